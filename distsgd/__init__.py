@@ -1,0 +1,1 @@
+"""Distributed mini-batch SGD for two-layer classifiers, with one answer to the last bit."""

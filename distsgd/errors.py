@@ -1,0 +1,85 @@
+"""The errors that distsgd raises on purpose, and the exit codes that they stand for.
+
+    DistsgdError
+    ├── RefusedError            exit 2: nothing was started, the user can mend it
+    │   ├── ConfigError         a key, a value, or two that do not go together
+    │   ├── DataError           what was read is not what a classifier can be trained on
+    │   ├── ResourceError       more CPUs, GPUs or nodes than there are; no such cluster; no such device
+    │   └── RunDirectoryError   the run directory holds another run, or another driver is at work in it
+    ├── TrainingError           exit 1: the run had begun; what was trained is in its newest checkpoint
+    │   ├── NonFiniteError      a loss or a gradient is not a number; the step was not applied
+    │   └── WorkerLostError     a worker or the parameter server died
+    ├── CheckpointError         exit 1: a checkpoint could not be written
+    └── Stopped                 exit 130 or 143: Ctrl-C or SIGTERM; resumable
+
+Every message says what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class DistsgdError(Exception):
+    """Base of all errors that are part of distsgd's behaviour. `exit_code` is the command line's."""
+
+    exit_code = 1
+
+
+class RefusedError(DistsgdError):
+    """The input, the configuration or the resources were refused before the first step."""
+
+    exit_code = 2
+
+
+class ConfigError(RefusedError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(RefusedError):
+    """The data cannot be trained on."""
+
+
+class ResourceError(RefusedError):
+    """What was asked of the machine or the cluster is not there."""
+
+
+class RunDirectoryError(RefusedError):
+    """The run directory cannot be used."""
+
+
+class TrainingError(DistsgdError):
+    """Training failed after it had begun."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is infinite or not a number; the step was not applied."""
+
+
+class WorkerLostError(TrainingError):
+    """A worker or the parameter server died or stopped answering."""
+
+
+class CheckpointError(DistsgdError):
+    """A checkpoint could not be written."""
+
+
+class Stopped(DistsgdError):
+    """The run was asked to stop by a signal; it has checkpointed and can be resumed."""
+
+    def __init__(self, message: str, *, signum: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """128 plus the signal's number, as a shell reports it: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + int(self.signum)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
