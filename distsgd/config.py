@@ -256,6 +256,10 @@ class Config(Section):
         """Return every key, dotted, with its resolved value."""
         return flatten(self.model_dump(mode="json"))
 
+    def explicit(self) -> dict[str, Any]:
+        """Return the dotted keys that were given rather than left at their defaults."""
+        return flatten(self.model_dump(mode="json", exclude_unset=True))
+
     def parameters(self) -> dict[str, Any]:
         """Return the flat hyper-parameters as they are logged: `lr`, `batch_size`, `data.train`, ..."""
         plain = {f"{s}." for s in PLAIN_SECTIONS}

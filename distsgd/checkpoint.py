@@ -1,0 +1,182 @@
+"""Checkpoints: written so that a crash at any moment leaves the older ones valid, read only if every byte is right.
+
+A checkpoint is two files of one name, `00000120.npz` with the arrays and `00000120.json`, its manifest, which is
+written last and holds the SHA-256 of the arrays' file and of itself. Without a valid manifest there is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distsgd.errors import CheckpointError
+from distsgd.state import Snapshot
+
+
+def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, str], *, keep: int) -> None:
+    """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
+
+    Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
+    """
+    arrays = {"parameters": snapshot.parameters}
+    if snapshot.velocity is not None:
+        arrays["velocity"] = snapshot.velocity
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    manifest = {
+        "step": snapshot.step,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "last_record": snapshot.last_record,
+        "identity": dict(identity),
+    }
+    manifest["manifest_sha256"] = _manifest_digest(manifest)
+    name = f"{snapshot.step:08d}"
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / f"{name}.npz", content)
+        write_atomically(folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
+        _remove_old(folder, keep)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint of step {snapshot.step} could not be written to {str(folder)!r}: {error.strerror}; "
+            "older checkpoints there are as they were; make room and use --resume"
+        ) from error
+
+
+def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
+    """Return the newest valid checkpoint, if there is one, and a sentence for each newer one that was passed over.
+
+    A checkpoint whose identity is not that of this run counts as damaged.
+    """
+    problems: list[str] = []
+    names = {path.stem for pattern in ("*.json", "*.npz") for path in folder.glob(pattern) if path.stem.isdecimal()}
+    for name in sorted(names, key=int, reverse=True):
+        try:
+            return _load(folder / f"{name}.json", folder / f"{name}.npz", identity), problems
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
+    return None, problems
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
+    """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
+    manifest = json.loads(manifest_path.read_bytes())
+    if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _manifest_digest(manifest):
+        raise ValueError("its manifest is damaged")
+    if manifest["identity"] != dict(identity):
+        raise ValueError("it belongs to another run")
+    content = arrays_path.read_bytes()
+    if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        raise ValueError("its arrays are damaged")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        velocity = arrays["velocity"] if "velocity" in arrays else None
+        return Snapshot(
+            step=manifest["step"],
+            parameters=arrays["parameters"],
+            velocity=velocity,
+            last_record=manifest["last_record"],
+        )
+
+
+def _remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, manifests first, and what an interrupted writer left."""
+    names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
+    for name in names[:-keep]:
+        (folder / f"{name}.json").unlink(missing_ok=True)
+    kept = set(names[-keep:])
+    for path in [*folder.glob("*.npz"), *folder.glob(".*.tmp")]:
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own, so that training does not wait for the disk.
+
+    If a newer snapshot comes before the last one is on disk, the one in between is dropped.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str], *, keep: int) -> None:
+        self._folder, self._identity, self._keep = folder, identity, keep
+        self._wake = threading.Condition()
+        self._pending: Snapshot | None = None
+        self._busy = self._closed = False
+        self._error: CheckpointError | None = None
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have `snapshot` written soon. Raises the CheckpointError of an earlier one that could not be written."""
+        with self._wake:
+            self._pending = snapshot
+            self._wake.notify_all()
+        self.check()
+
+    def check(self) -> None:
+        """Raise CheckpointError if a checkpoint could not be written since the last call."""
+        with self._wake:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def flush(self) -> None:
+        """Return when the newest submitted snapshot is on disk; raises CheckpointError if it could not be written."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._pending is None and not self._busy)
+        self.check()
+
+    def close(self) -> None:
+        """Write what is pending and end the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._busy = False
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: self._pending is not None or self._closed)
+                snapshot, self._pending = self._pending, None
+                if snapshot is None:
+                    return
+                self._busy = True
+            try:
+                save(self._folder, snapshot, self._identity, keep=self._keep)
+            except CheckpointError as error:
+                with self._wake:
+                    self._error = error

@@ -1,0 +1,72 @@
+"""The command line: options to configuration, errors to exit codes. With display.py the only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distsgd import __version__
+from distsgd.errors import DistsgdError
+
+EPILOG = """With no arguments it trains on the handwritten digits that scikit-learn carries, on a local Ray.
+
+Exit codes: 0 done, 1 failed, 2 refused (input, configuration, resources), 130 or 143 stopped."""
+
+
+class DistsgdGroup(click.Group):
+    """Turns the errors that distsgd raises on purpose into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DistsgdError as error:
+            click.echo(f"distsgd: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("distsgd: stopped at once by a second Ctrl-C; go on with --resume", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=DistsgdGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="distsgd")
+def main() -> None:
+    """Distributed mini-batch SGD for two-layer classifiers, with one answer to the last bit."""
+
+
+@main.command(epilog=EPILOG)
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a key, such as optim.lr=0.1.")
+@click.option("--data", metavar="PATH", help="Training rows (data.train): Parquet, Arrow, .npz, CSV, folder, glob.")
+@click.option("--val", metavar="PATH", help="Held-out rows (data.val).")
+@click.option("--workers", metavar="N", help="Worker processes (run.workers); 0 is the serial loop without Ray.")
+@click.option("--device", metavar="auto|cpu|cuda", help="What workers compute on (run.device).")
+@click.option("--address", metavar="ADDRESS", help="Ray cluster to join (run.address); without it, a local Ray.")
+@click.option("--run-dir", metavar="DIR", help="Where the run's files go (run.dir).")
+@click.option("--resume", is_flag=True, help="Go on with the run in the run directory.")
+@click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+def train(config: Path | None, assignments: tuple[str, ...], resume: bool, quiet: bool, **options: str | None) -> None:
+    """Train a classifier as CONFIG, a TOML file, says; options and --set go before what is in it."""
+    from distsgd.config import Config, parse_assignments, read_toml
+    from distsgd.display import make_observer
+    from distsgd.run import train as train_run
+
+    keys = {
+        "data": "data.train",
+        "val": "data.val",
+        "workers": "run.workers",
+        "device": "run.device",
+        "address": "run.address",
+        "run_dir": "run.dir",
+    }
+    given = {keys[name]: value for name, value in options.items() if value is not None}
+    layers = [read_toml(config) if config else {}, parse_assignments(assignments), given]
+    with make_observer(quiet=quiet) as observer:
+        train_run(Config.build(*layers), resume=resume, observer=observer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The arrays that rows are read into, and the order in which they are filled and normalised.
+
+Rows are read once, straight into the arrays that are kept. Only `standard` of a type that float32 cannot hold (float64,
+integers of four bytes and more) reads them twice: its statistics have to be known before a value is rounded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.data.columns import CellError, feature_block, fits_float32, storage_dtype
+from distsgd.data.dataset import InputSchema, Rows
+from distsgd.data.labels import LabelEncoder
+from distsgd.data.normalization import Moments, Normalization, block_rows
+from distsgd.data.sources import Source
+from distsgd.errors import DataError
+
+
+class Part:
+    """Those rows of a source that `chosen` (N,) marks, in the source's order, while they are being filled."""
+
+    def __init__(self, source: Source, chosen: NDArray[np.bool_], dtype: np.dtype[Any] | None = None) -> None:
+        self._source = source
+        self.chosen = chosen
+        self._seen = self._filled = 0
+        count = int(chosen.sum())
+        self.X = np.empty((count, len(source.schema.feature_types)), dtype or storage_dtype(source.schema))
+        self.y = np.empty(count, np.int64)
+
+    def take(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
+        """Take in what is chosen of the source's next rows, X (n, D) and y (n,)."""
+        chosen = self.chosen[self._seen : self._seen + len(y)]
+        self._seen += len(y)
+        if not chosen.all():
+            X, y = X[chosen], y[chosen]
+        place = slice(self._filled, self._filled + len(y))
+        self._filled += len(y)
+        self.y[place] = y
+        if normalization is None:
+            self.X[place] = X
+        else:
+            normalization.apply(X, out=self.X[place])
+
+    def check_finite(self) -> None:
+        """Refuse a value that became infinite when it was normalised and rounded."""
+        count = block_rows(self.X.shape[1])
+        for start in range(0, len(self.X), count):
+            finite = np.isfinite(self.X[start : start + count])
+            if not finite.all():
+                row, number = np.argwhere(~finite)[0]
+                place = self._source.place(int(np.flatnonzero(self.chosen)[start + row]))
+                name = self._source.schema.feature_names[number]
+                raise DataError(
+                    f"{place}: the value in column {name!r} is too large for float32 once it is normalised; rescale "
+                    "that column, or leave it out of data.features"
+                )
+
+    def rows(self) -> Rows:
+        """Return the filled arrays, no longer to be written to."""
+        self.X.flags.writeable = self.y.flags.writeable = False
+        return Rows(self.X, self.y)
+
+
+def fill_training(
+    source: Source,
+    encoder: LabelEncoder,
+    train: Part,
+    val: Part | None,
+    normalize: Literal["none", "unit", "standard"],
+) -> Normalization:
+    """Fill both parts of the training source with features and label codes; return the training rows' normalisation.
+
+    Integers of at most two bytes are left as they were stored; all else is normalised.
+    """
+    parts = [part for part in (train, val) if part]
+    keep = train.X.dtype.kind in "iu"
+    normalization = None
+    if normalize != "standard":
+        normalization = _by_type(source.schema, normalize)
+    elif not fits_float32(source.schema):
+        normalization = _scan(source, encoder, train.chosen)
+    for X, y in _examples(source, encoder):
+        for part in parts:
+            part.take(X, y, None if keep else normalization)
+    if normalization is None:
+        moments = Moments(train.X.shape[1])
+        moments.add(train.X)
+        normalization = moments.normalization(source.schema.feature_names)
+        if not keep:
+            for part in parts:
+                normalization.apply(part.X, out=part.X)
+    if keep:
+        return normalization.rounded()
+    for part in parts:
+        part.check_finite()
+    return normalization
+
+
+def fill_held_out(source: Source, encoder: LabelEncoder, normalization: Normalization, dtype: np.dtype[Any]) -> Part:
+    """Return all rows of a held-out source, kept as the training rows' `dtype` and normalised as they were."""
+    part = Part(source, np.ones(source.num_rows, bool), dtype)
+    keep = dtype.kind in "iu"
+    for X, y in _examples(source, encoder):
+        part.take(X, y, None if keep else normalization)
+    if not keep:
+        part.check_finite()
+    return part
+
+
+def check_memory(*sources: Source | None) -> None:
+    """Refuse rows that would not fit into this machine's memory."""
+    needed = sum(
+        source.num_rows * (storage_dtype(source.schema).itemsize * len(source.schema.feature_types) + 8)
+        for source in sources
+        if source
+    )
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        said = " and ".join(source.said for source in sources if source)
+        raise DataError(
+            f"the rows of {said} need {needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; "
+            "take fewer rows or features, or store them as a smaller integer type"
+        )
+
+
+def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normalization:
+    """Return the normalisation that depends on the columns' types alone."""
+    kinds = schema.feature_types
+    scale = np.ones(len(kinds))
+    if normalize == "unit":
+        scale /= [1 if kind.kind == "b" else np.iinfo(kind).max for kind in kinds]
+    return Normalization(np.zeros(len(kinds)), scale)
+
+
+def _scan(source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_]) -> Normalization:
+    """Return zero mean and unit variance for the chosen rows of a source, whose values are read for that alone."""
+    moments, start = Moments(len(source.schema.feature_types)), 0
+    for X, y in _examples(source, encoder):
+        moments.add(X[chosen[start : start + len(y)]])
+        start += len(y)
+    return moments.normalization(source.schema.feature_names)
+
+
+def _examples(source: Source, encoder: LabelEncoder) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+    """Yield a source's rows in order, in batches: features (n, D), checked, and label codes (n,)."""
+    dtype = storage_dtype(source.schema) if fits_float32(source.schema) else np.dtype(np.float64)
+    for batch in source.batches():
+        try:
+            X = feature_block(batch.table, source.schema, dtype)
+            y = encoder.encode(batch.table.column(source.schema.label))
+        except CellError as cell:
+            raise batch.refuse(cell.row, str(cell)) from None
+        yield X, y

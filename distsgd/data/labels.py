@@ -1,0 +1,117 @@
+"""Labels, as class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distsgd.data.columns import CellError
+from distsgd.data.dataset import InputSchema
+from distsgd.errors import DataError
+
+MAX_CLASSES = 65_536
+MAX_LABEL = 2**31
+REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or store the classes as strings"
+
+Label = int | str
+
+
+class LabelEncoder:
+    """Gives each distinct label a code: a class index if the classes are known, else in order of appearance.
+
+    With `classes` (C,) known, any other label is refused, for the reason that `unknown` gives.
+    """
+
+    def __init__(self, name: str, classes: NDArray[Any] | None, unknown: str) -> None:
+        self._name = name
+        self._classes = classes
+        self._unknown = unknown
+        self._codes: dict[Label, int] = {} if classes is None else {v: i for i, v in enumerate(classes.tolist())}
+
+    @classmethod
+    def for_training(cls, schema: InputSchema, count: int | None) -> LabelEncoder:
+        """Return an encoder for the classes 0 to count-1 or, without a count, for whatever labels there are."""
+        if count is None:
+            return cls(schema.label, None, "")
+        if schema.label_kind != "integer":
+            raise DataError(
+                f"data.classes is {count}, and column {schema.label!r} is of strings; leave data.classes unset"
+            )
+        if count > MAX_CLASSES:
+            raise DataError(f"data.classes is {count}; expected at most {MAX_CLASSES}")
+        return cls(schema.label, np.arange(count), f"is out of range; data.classes={count} expects 0 to {count - 1}")
+
+    @classmethod
+    def for_held_out(cls, schema: InputSchema, classes: NDArray[Any]) -> LabelEncoder:
+        """Return an encoder for the training rows' classes (C,)."""
+        return cls(
+            schema.label, classes, "is not among the training rows'; leave that row out, or add such rows to both"
+        )
+
+    def encode(self, column: pa.Array) -> NDArray[np.int64]:
+        """Return the codes (n,) of a batch's label column; CellError for a label that cannot be one."""
+        if column.null_count:
+            row = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
+            raise CellError(int(row), f"null in the label column {self._name!r}; leave unlabelled rows out")
+        if isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()
+        if pa.types.is_boolean(column.type):
+            column = column.cast(pa.uint8())
+        if pa.types.is_integer(column.type):
+            values = column.to_numpy()
+            self._check_range(values)
+            distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+            labels: list[Label] = distinct.tolist()
+        else:
+            encoded = column.dictionary_encode()
+            inverse, labels = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+            first = np.unique(inverse, return_index=True)[1]
+        # By row, so that the first bad row is named.
+        by_row = np.argsort(first)
+        table = np.empty(len(labels), np.int64)
+        for number in by_row.tolist():
+            table[number] = self._code(labels[number], int(first[number]))
+        return table[inverse]
+
+    def _check_range(self, values: NDArray[Any]) -> None:
+        bad = np.flatnonzero((values < 0) | (values >= MAX_LABEL))
+        if bad.size:
+            raise CellError(int(bad[0]), f"label {values[bad[0]]} in column {self._name!r} is out of range; {REMEDY}")
+
+    def _code(self, label: Label, row: int) -> int:
+        code = self._codes.get(label)
+        if code is not None:
+            return code
+        if self._classes is not None:
+            raise CellError(row, f"label {label!r} in column {self._name!r} {self._unknown}")
+        if isinstance(label, str) and (not label or label.endswith("\0")):
+            raise CellError(row, f"empty label in column {self._name!r}; leave unlabelled rows out")
+        if len(self._codes) == MAX_CLASSES:
+            raise CellError(
+                row, f"column {self._name!r} holds more than {MAX_CLASSES} distinct labels here; is it an identifier?"
+            )
+        self._codes[label] = len(self._codes)
+        return self._codes[label]
+
+    def finish(self, parts: Sequence[NDArray[np.int64]], said: str) -> NDArray[Any]:
+        """Return the sorted classes (C,), and turn the codes in `parts` into class indices, in place.
+
+        DataError if all labels are the same.
+        """
+        if self._classes is None:
+            labels = list(self._codes)
+            order = sorted(range(len(labels)), key=lambda code: labels[code])
+            ranks = np.empty(len(labels), np.int64)
+            ranks[order] = np.arange(len(labels))
+            for y in parts:
+                for start in range(0, len(y), 2**20):
+                    y[start : start + 2**20] = ranks[y[start : start + 2**20]]
+            self._classes = np.array([labels[code] for code in order])
+        if all((y == parts[0][0]).all() for y in parts):
+            label = self._classes[parts[0][0]].item()
+            raise DataError(f"{said}: every label in column {self._name!r} is {label!r}; expected two classes at least")
+        return self._classes

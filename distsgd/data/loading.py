@@ -1,0 +1,69 @@
+"""From a configuration to rows in memory: open, split, fill, normalise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.config import DataConfig
+from distsgd.data.dataset import DataSet, digest_of
+from distsgd.data.normalization import BatchTransform
+from distsgd.errors import DataError
+from distsgd.sampling import SPLIT_STREAM, keyed_permutation
+
+VAL_FRACTION = 0.2
+"""What is held out if neither `data.val` nor `data.val_fraction` says so."""
+
+
+def load(config: DataConfig) -> DataSet:
+    """Return the rows that a configuration names, checked, split, and ready to be gathered.
+
+    DataError, with file, column and row as far as there are such, for anything that cannot be trained on.
+    """
+    # These import pyarrow, which a process that only gathers never needs.
+    from distsgd.data.filling import Part, check_memory, fill_held_out, fill_training
+    from distsgd.data.labels import LabelEncoder
+    from distsgd.data.sources import open_source
+
+    source = open_source(config.train, config)
+    held_out = open_source(config.val, config, source) if config.val is not None else None
+    in_val = split(source.num_rows, config) if held_out is None else np.zeros(source.num_rows, bool)
+    check_memory(source, held_out)
+
+    encoder = LabelEncoder.for_training(source.schema, config.classes)
+    train, val = Part(source, ~in_val), Part(source, in_val) if in_val.any() else None
+    normalization = fill_training(source, encoder, train, val, config.normalize)
+    classes = encoder.finish([part.y for part in (train, val) if part], source.said)
+    if held_out:
+        val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
+
+    rows, val_rows = train.rows(), val.rows() if val else None
+    names = source.schema.feature_names
+    return DataSet(
+        train=rows,
+        val=val_rows,
+        classes=classes,
+        feature_names=names,
+        schema=source.schema,
+        normalization=normalization,
+        transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
+        digest=digest_of(rows, val_rows, classes, names, normalization),
+        source=config.train,
+    )
+
+
+def split(size: int, config: DataConfig) -> NDArray[np.bool_]:
+    """Return which of `size` rows are held out (size,): the first round(size * fraction) of the keyed permutation."""
+    fraction = VAL_FRACTION if config.val_fraction is None else config.val_fraction
+    count = round(size * fraction)
+    if fraction and not count:
+        raise DataError(
+            f"{config.train}: {fraction:g} of {size} rows is no row to hold out; raise data.val_fraction or set it to 0"
+        )
+    if count == size:
+        raise DataError(f"{config.train}: {fraction:g} of {size} rows leaves none to train on; lower data.val_fraction")
+    held_out = np.zeros(size, bool)
+    for start in range(0, count, 2**20):  # in pieces, because a permutation's temporaries are many times its size
+        positions = np.arange(start, min(start + 2**20, count))
+        held_out[keyed_permutation(config.split_seed, SPLIT_STREAM, size, positions)] = True
+    return held_out

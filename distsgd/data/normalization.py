@@ -1,0 +1,145 @@
+"""Normalisation: its statistics, its use on whole sets, and what is left of it to do to a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distsgd.errors import DataError
+
+BLOCK_BYTES = 2**20
+"""Bytes of a float64 block of rows: small enough to stay in a core's cache between two passes over it."""
+
+
+def block_rows(width: int) -> int:
+    """Return the rows of a block of (rows, width) float64; a function of the width alone, so that sums are too."""
+    return max(1, BLOCK_BYTES // (8 * width))
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """`(X - shift) * scale`, feature by feature."""
+
+    shift: NDArray[np.float64]
+    """(D,), in the units of the feature."""
+
+    scale: NDArray[np.float64]
+    """(D,), one over the units of the feature."""
+
+    def apply(self, X: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return `X` (N, D), of any numeric type, normalised in float64 and rounded to float32 once.
+
+        `out` (N, D) may be X itself. What float32 cannot hold becomes infinite. DataError if X is not (N, D).
+        """
+        width = len(self.shift)
+        if X.ndim != 2 or X.shape[1] != width:
+            raise DataError(f"found features of shape {X.shape}, expected (rows, {width})")
+        if out is None:
+            out = np.empty(X.shape, np.float32)
+        count = block_rows(width)
+        buffer = np.empty((min(count, len(X)), width))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(X), count):
+                rows = X[start : start + count]
+                block = buffer[: len(rows)]
+                np.subtract(rows, self.shift, out=block, dtype=np.float64)
+                block *= self.scale
+                out[start : start + count] = block
+        return out
+
+    def rounded(self) -> Normalization:
+        """Return the normalisation whose numbers float32 holds exactly, so that batches and `apply` use the same."""
+        return Normalization(*(v.astype(np.float32).astype(np.float64) for v in (self.shift, self.scale)))
+
+    def batch_transform(self) -> BatchTransform:
+        """Return what a batch of rows stored as they were needs; the numbers have to be `rounded`."""
+        shift = self.shift.astype(np.float32) if self.shift.any() else None
+        scale = self.scale.astype(np.float32)
+        if (scale == scale[0]).all():
+            scale = scale[:1]
+        return BatchTransform(shift, None if len(scale) == 1 and scale[0] == 1 else scale)
+
+
+@dataclass(frozen=True)
+class BatchTransform:
+    """What is left to do to a gathered batch: `(X - shift) * scale` in float32; None leaves a step out.
+
+    The arrays may be NumPy's or CuPy's.
+    """
+
+    shift: Any = None
+    """(D,) float32."""
+
+    scale: Any = None
+    """(D,) float32, or (1,) for a factor that all features share."""
+
+    def on(self, xp: ModuleType) -> BatchTransform:
+        """Return the transform with its arrays on `xp`'s device."""
+        return BatchTransform(*(None if v is None else xp.asarray(v) for v in (self.shift, self.scale)))
+
+
+class Moments:
+    """Mean and variance of the columns of a stream of rows.
+
+    Rows are taken in blocks of a size that depends on the width alone, so that the result has the same bits however
+    the stream is cut. Within a block the mean is subtracted first; blocks are merged by the formula of Chan, Golub
+    and LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances", 1979). All rows are
+    taken relative to the first one, which makes a constant column's variance exactly 0.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._buffer = np.empty((block_rows(width), width))
+        self._filled = 0
+        self._count = 0
+        self._origin = np.zeros(width)
+        self._mean = np.zeros(width)
+        self._squares = np.zeros(width)
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Take in rows (n, D) of any numeric type."""
+        if self._count == self._filled == 0 and len(rows):
+            self._origin[:] = rows[0]
+        start = 0
+        while start < len(rows):
+            count = min(len(self._buffer) - self._filled, len(rows) - start)
+            self._buffer[self._filled : self._filled + count] = rows[start : start + count]
+            self._filled += count
+            start += count
+            if self._filled == len(self._buffer):
+                self._merge()
+
+    def _merge(self) -> None:
+        """Merge the block that has been filled into the totals."""
+        block, added = self._buffer[: self._filled], self._filled
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            block -= self._origin
+            mean = block.mean(axis=0)
+            block -= mean
+            np.square(block, out=block)
+            total = self._count + added
+            step = mean - self._mean
+            self._squares += block.sum(axis=0) + step * step * (self._count * added / total)
+            self._mean += step * (added / total)
+        self._count, self._filled = total, 0
+
+    def normalization(self, names: tuple[str, ...]) -> Normalization:
+        """Return zero mean and unit (population) variance for what was added; constant columns become 0.
+
+        DataError if a column's spread is too large or too small for float64 arithmetic.
+        """
+        if self._filled:
+            self._merge()
+        std = np.sqrt(self._squares / self._count)
+        with np.errstate(divide="ignore", over="ignore"):
+            scale = np.where(std == 0, 1.0, 1.0 / std)
+        bad = np.flatnonzero(~np.isfinite(scale) | ~np.isfinite(std) | (scale == 0))
+        if bad.size:
+            raise DataError(
+                f"the standard deviation of feature {names[bad[0]]!r} is {std[bad[0]]:.3g}, beyond what can be divided "
+                "by; rescale that column, or leave it out of data.features"
+            )
+        return Normalization(self._origin + self._mean, scale)

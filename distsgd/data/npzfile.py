@@ -1,0 +1,112 @@
+"""An .npz archive with the arrays X (N, D) and y (N,), read in blocks of rows."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distsgd.data.readers import reading
+from distsgd.errors import DataError
+
+FEATURES, LABEL = "X", "y"
+
+Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class NpzFile:
+    """The archive as a table: a fixed-size-list column `X` and a column `y`."""
+
+    path: str
+    schema: pa.Schema
+    num_rows: int
+
+    @classmethod
+    def open(cls, path: str) -> NpzFile:
+        """Check the shapes and types of the two arrays, which their headers give."""
+        with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            for name in (FEATURES, LABEL):
+                if name not in names:
+                    raise DataError(f"{path} holds the arrays {names}; expected X (N, D) and y (N,)")
+            headers = []
+            for name in (FEATURES, LABEL):
+                with archive.open(f"{name}.npy") as member:
+                    headers.append(_header(member))
+        (X_shape, _, X_type), (y_shape, _, y_type) = headers
+        if len(X_shape) != 2 or len(y_shape) != 1:
+            raise DataError(
+                f"{path}: X has shape {X_shape} and y has shape {y_shape}; expected X (N, D), one flat row for each "
+                "example, and y (N,): reshape them"
+            )
+        if X_shape[0] != y_shape[0]:
+            raise DataError(f"{path}: X has {X_shape[0]} rows and y has {y_shape[0]}; expected one label for each row")
+        if X_shape[0] < 0 or not 0 < X_shape[1] < 2**31:
+            raise DataError(f"{path}: X has shape {X_shape}; expected at least one feature")
+        X_arrow = pa.list_(_arrow_type(path, FEATURES, X_type), X_shape[1])
+        schema = pa.schema({FEATURES: X_arrow, LABEL: _arrow_type(path, LABEL, y_type)})
+        return cls(path, schema, X_shape[0])
+
+    def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in order, a block of each array at a time."""
+        with reading(self.path, ".npz"), zipfile.ZipFile(self.path) as archive:
+            for X, y in zip(*(_blocks(archive, name, max_rows) for name in (FEATURES, LABEL)), strict=True):
+                features = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
+                yield pa.record_batch({FEATURES: features, LABEL: pa.array(y)}).select(list(columns))
+
+
+def _header(member: IO[bytes]) -> Header:
+    """Return shape, whether the order is Fortran's, and type of the array whose bytes follow."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    return shape, fortran, dtype
+
+
+def _arrow_type(path: str, name: str, dtype: np.dtype[Any]) -> pa.DataType:
+    """Return the Arrow type of an array's values; DataError for objects, which only pickle can read, and the like."""
+    if dtype.kind == "U":
+        return pa.string()
+    if dtype.kind in "biuf" and dtype.itemsize <= 8:
+        return pa.from_numpy_dtype(dtype.newbyteorder("="))
+    raise DataError(
+        f"{path}: the array {name} is of type {dtype}; expected numbers"
+        + (
+            ", or text of type 'U', for the labels: try y.astype(str)"
+            if name == LABEL
+            else ": convert it and save again"
+        )
+    )
+
+
+def _blocks(archive: zipfile.ZipFile, name: str, max_rows: int) -> Iterator[NDArray[Any]]:
+    """Yield consecutive rows of an array, at most `max_rows` at a time, without reading it whole.
+
+    numpy.load would keep a second copy of all rows. Reading to the end makes zipfile check the member's checksum.
+    """
+    with archive.open(f"{name}.npy") as member:
+        shape, fortran, dtype = _header(member)
+        if fortran and len(shape) > 1:  # the rows are not consecutive: this one has to be read whole
+            array = _values(member, (shape[1], shape[0]), dtype).T
+            for start in range(0, shape[0], max_rows):
+                yield np.ascontiguousarray(array[start : start + max_rows])
+        else:
+            for start in range(0, shape[0], max_rows):
+                yield _values(member, (min(max_rows, shape[0] - start), *shape[1:]), dtype)
+        if member.read(1):
+            raise ValueError(f"array {name} is longer than its header says")
+
+
+def _values(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read an array of the given shape, in this machine's byte order."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    data = member.read(size)
+    if len(data) != size:
+        raise EOFError("an array ends before its last row")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,132 @@
+"""A path's files as one table of rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from distsgd.config import DataConfig
+from distsgd.data import npzfile
+from distsgd.data.columns import check_same, check_types, in_order_of, resolve, storage_dtype
+from distsgd.data.csvfile import CsvFile, with_common_types
+from distsgd.data.dataset import InputSchema
+from distsgd.data.files import find, recognise
+from distsgd.data.npzfile import NpzFile
+from distsgd.data.readers import ArrowFile, DataFile, Digits, ParquetFile
+from distsgd.errors import DataError
+
+BATCH_BYTES = 2**23
+"""Bytes of feature values that are decoded at a time."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive rows of one file."""
+
+    table: pa.RecordBatch
+    path: str
+    start: int
+    """The first row's number within the file, from 0."""
+
+    def refuse(self, row: int, problem: str) -> DataError:
+        """Return the error for one row of the batch."""
+        return DataError(f"{self.path}, row {self.start + row}: {problem}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows from one or many files of one format, in the order of the files' sorted paths."""
+
+    said: str
+    files: tuple[DataFile, ...]
+    schema: InputSchema
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files, N."""
+        return sum(file.num_rows for file in self.files)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all rows in order; DataError if a file cannot be read or holds another number of rows than it said."""
+        names = [*self.schema.columns, self.schema.label]
+        row_bytes = sum(kind.itemsize for kind in self.schema.feature_types)
+        max_rows = max(1, min(65_536, BATCH_BYTES // row_bytes))
+        for file in self.files:
+            start = 0
+            for table in file.batches(names, max_rows):
+                if start + table.num_rows > file.num_rows:
+                    break
+                yield Batch(table, file.path, start)
+                start += table.num_rows
+            else:
+                if start == file.num_rows:
+                    continue
+            raise DataError(
+                f"{file.path} says that it has {file.num_rows} rows and holds another number; write it again"
+            )
+
+    def place(self, row: int) -> str:
+        """Return the file, and the row within it, of row `row` of [0, N)."""
+        starts = [0, *itertools.accumulate(file.num_rows for file in self.files)]
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        return f"{self.files[number].path}, row {row - starts[number]}"
+
+
+def open_source(said: str, config: DataConfig, training: Source | None = None) -> Source:
+    """Open what `said` names, and check that all its files have the same columns, and those of `training`.
+
+    DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
+    """
+    like = training.files[0].schema if training else None
+    files = [Digits.open()] if said == "digits" else _open_files(find(said), config.label, like)
+    filled = [file for file in files if file.num_rows]
+    if not filled:
+        raise DataError(f"{said} has no rows; expected at least one for each class")
+    label = npzfile.LABEL if isinstance(files[0], NpzFile) else config.label
+    if isinstance(files[0], NpzFile) and config.label not in ("label", npzfile.LABEL):
+        raise DataError(
+            f"{said}: data.label is {config.label!r}, and in .npz files labels are the array y; leave it unset"
+        )
+    # A list column without a fixed size has its width in its first row, so that empty files cannot be compared.
+    schemas = [resolve(file, label, config.features) for file in filled]
+    for file, schema in zip(filled[1:], schemas[1:], strict=True):
+        check_same(file, schema, schemas[0], filled[0].path)
+        check_types(file, schema, schemas[0], filled[0].path, None)
+    if training is None:
+        if config.normalize == "unit":
+            _check_unit(filled[0], schemas[0])
+        return Source(said, tuple(files), schemas[0])
+    check_same(filled[0], schemas[0], training.schema, training.said)
+    storage = None if config.normalize == "unit" else storage_dtype(training.schema)
+    check_types(filled[0], schemas[0], training.schema, training.said, storage)
+    return Source(said, tuple(files), in_order_of(schemas[0], training.schema))
+
+
+def _open_files(paths: list[str], label: str, like: pa.Schema | None) -> list[DataFile]:
+    """Open files of one format, which the first one gives."""
+    form = recognise(paths[0])
+    for path in paths[1:]:
+        other = recognise(path)
+        if other != form:
+            raise DataError(f"{path} is {other} and {paths[0]} is {form}; expected one format: keep one, or use a glob")
+    if form == "Parquet":
+        return [ParquetFile.open(path) for path in paths]
+    if form == "Arrow IPC":
+        return [ArrowFile.open(path) for path in paths]
+    if form == ".npz":
+        return [NpzFile.open(path) for path in paths]
+    return list(with_common_types([CsvFile.open(path) for path in paths], label, like))
+
+
+def _check_unit(file: DataFile, schema: InputSchema) -> None:
+    """Refuse `unit` for columns that have no largest value by their type."""
+    remedy = "use data.normalize=standard, or none"
+    if isinstance(file, CsvFile):
+        raise DataError(f"{file.path}: data.normalize=unit needs integer types, and CSV has none; {remedy}")
+    for name, kind in zip(schema.columns, schema.types, strict=True):
+        if np.dtype(kind).kind == "f":
+            raise DataError(f"{file.path}: column {name!r} is {kind}, and data.normalize=unit needs integers; {remedy}")

@@ -1,0 +1,90 @@
+"""The canonical tree in which shard gradients are added, and who holds which part of it.
+
+Floating-point addition is not associative, so the order is fixed by the shard index alone: `sum(lo, hi)` is the leaf
+if `hi - lo == 1`, else `sum(lo, mid) + sum(mid, hi)`, where `mid - lo` is the largest power of two below `hi - lo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+Node = tuple[int, int]
+"""A subtree, named by its shards: the first and one past the last."""
+
+T = TypeVar("T")
+
+
+def middle(lo: int, hi: int) -> int:
+    """Return where the canonical tree splits the shards [lo, hi), of which there are at least two."""
+    return lo + (1 << ((hi - lo - 1).bit_length() - 1))
+
+
+def tree_sum(node: Node, known: Callable[[Node, int], T | None], add: Callable[[T, T, int], T], depth: int = 0) -> T:
+    """Return the sum over `node`: what `known` returns for it, or else the sum of its two halves.
+
+    Both functions also get the number of the buffer that they may write their result to: a left half has its
+    parent's, a right half the next one, so `buffers(num_shards)` of them are enough for any node.
+    `known` must know every leaf that is reached, else KeyError.
+    """
+    value = known(node, depth)
+    if value is not None:
+        return value
+    lo, hi = node
+    if hi - lo == 1:
+        raise KeyError(f"shard {lo} is missing")
+    mid = middle(lo, hi)
+    left = tree_sum((lo, mid), known, add, depth)
+    return add(left, tree_sum((mid, hi), known, add, depth + 1), depth)
+
+
+def buffers(num_shards: int) -> int:
+    """Return how many buffers a `tree_sum` over any node of the tree needs."""
+    return (num_shards - 1).bit_length() + 1
+
+
+def roots(shards: range, num_shards: int) -> list[Node]:
+    """Return the largest subtrees of the tree over `num_shards` that lie whole within `shards`, from left to right."""
+
+    def visit(lo: int, hi: int) -> list[Node]:
+        if shards.start <= lo and hi <= shards.stop:
+            return [(lo, hi)]
+        if hi <= shards.start or shards.stop <= lo:
+            return []
+        mid = middle(lo, hi)
+        return visit(lo, mid) + visit(mid, hi)
+
+    return visit(0, num_shards) if shards else []
+
+
+def is_complete(held: Mapping[Node, object], num_shards: int) -> bool:
+    """Return whether the nodes in `held` cover every shard exactly once."""
+    position = 0
+    for lo, hi in sorted(held):
+        if lo != position:
+            return False
+        position = hi
+    return position == num_shards
+
+
+def assign(workers: int, num_shards: int) -> list[range]:
+    """Return a contiguous run of shards for each worker; sizes differ by one at most."""
+    return [range(num_shards * w // workers, num_shards * (w + 1) // workers) for w in range(workers)]
+
+
+class Partial(NamedTuple):
+    """What a worker sends of one subtree: sums over the examples of its shards."""
+
+    node: Node
+    gradient: Any  # (P,) float32, flat
+    loss: float  # added in float64 along the same tree
+    count: int
+
+
+def sum_of_losses(partials: Mapping[Node, Partial], num_shards: int) -> float:
+    """Return the mini-batch's loss sum, added in the canonical order."""
+
+    def known(node: Node, _: int) -> float | None:
+        return partials[node].loss if node in partials else None
+
+    return tree_sum((0, num_shards), known, lambda left, right, _: left + right)

@@ -1,0 +1,215 @@
+"""Training that has begun: steps, journal, checkpoints and tracking, until the result is written."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from distsgd import checkpoint
+from distsgd.classifier import Classifier, weights_sha256
+from distsgd.config import Config
+from distsgd.data import DataSet
+from distsgd.diagnosis import offending_rows
+from distsgd.errors import DistsgdError, NonFiniteError, Stopped, TrainingError
+from distsgd.journal import Journal
+from distsgd.model import Net
+from distsgd.result import Result, Status
+from distsgd.rundir import RunDirectory
+from distsgd.signals import noted_stop_signals
+from distsgd.state import Plan, Snapshot
+
+
+class Trainer(Protocol):
+    """What a session needs of a trainer: local.LocalTrainer or trainer.RayTrainer."""
+
+    data: DataSet
+    numerics: dict[str, str]
+    warnings: list[str]
+
+    def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102
+    def stop(self) -> None: ...  # noqa: D102
+    def take_records(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def snapshot(self) -> Snapshot: ...  # noqa: D102
+    def timings(self) -> dict[str, float]: ...  # noqa: D102
+    def evaluate(self) -> dict[str, float]: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Observer:
+    """Is told how a run goes; this one ignores it. The command line's prints."""
+
+    def note(self, text: str) -> None:
+        """Take a sentence that the user should see."""
+
+    def started(self, session: Session) -> None:
+        """Training begins."""
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """A line was added to the journal."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One driver's time with a run."""
+
+    config: Config
+    """With what `auto` came to."""
+    directory: RunDirectory
+    trainer: Trainer
+    plan: Plan
+    net: Net
+    start: Snapshot
+    observer: Observer
+    identity: dict[str, str]
+    resumed: bool
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def execute(self) -> Result:
+        """Train to the end, write model and result; after an error or a stop, write a checkpoint and raise."""
+        self._began = self._checkpointed = time.monotonic()
+        self._newest = self.start
+        self._warnings = list(self.trainer.warnings)
+        with self._stack, noted_stop_signals() as self._wish:
+            self._open()
+            self.observer.started(self)
+            for warning in self._warnings:
+                self.observer.note(f"warning: {warning}")
+            try:
+                self._fit()
+            except BaseException as error:
+                with contextlib.suppress(DistsgdError):  # the first error is the one to tell of
+                    self._keep_newest()
+                self._finish("FAILED")
+                if isinstance(error, NonFiniteError):
+                    raise self._explained(error) from None
+                raise
+            if self._newest.step == self.plan.total_steps:
+                return self._finish("FINISHED")
+            self._finish("KILLED")
+            raise self._stopped()
+
+    def _open(self) -> None:
+        """Open journal, checkpoint writer and tracker."""
+        self._journal = self._stack.enter_context(
+            Journal.open(self.directory.journal, resume_step=self.start.step if self.resumed else None)
+        )
+        validated = [record for record in self._journal.records() if "val/loss" in record]
+        self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
+        self._writer = checkpoint.Writer(
+            self.directory.checkpoints, self.identity, keep=self.config.checkpoint.keep
+        )
+        self._stack.callback(self._writer.close)
+
+    def _fit(self) -> None:
+        """Train to the last step, or until a signal asks to stop; the last state is on disk when it returns."""
+        step, total = self.start.step, self.plan.total_steps
+        last_line = self._journal.last_step
+        if self.plan.is_evaluated(step) and (last_line is None or last_line < step):
+            self._end_epoch()
+        while step < total and self._wish.signum is None:
+            until = self.plan.epoch_end(step)
+            step = self.trainer.run(until, self._tick)
+            self._tick()
+            if step == total or (step == until and self._wish.signum is None):
+                self._end_epoch()
+        self._keep_newest()
+
+    def _tick(self) -> None:
+        """Journal what is new, checkpoint if it is time, pass a wish to stop on."""
+        if self._wish.signum is not None:
+            self.trainer.stop()
+        due = time.monotonic() - self._checkpointed >= self.config.checkpoint.every_s
+        snapshot = self.trainer.snapshot() if due else None
+        for record in self.trainer.take_records():  # after the snapshot, so that its own records are among them
+            if not self.plan.is_evaluated(record["step"]):  # else `_end_epoch` completes and journals it
+                self._log(record)
+        if snapshot is not None and not self.plan.is_evaluated(snapshot.step):
+            self._checkpoint(snapshot)
+        self._writer.check()
+
+    def _end_epoch(self) -> None:
+        """Validate, where the plan says so, and checkpoint."""
+        snapshot = self.trainer.snapshot()
+        step = snapshot.step
+        if self.plan.is_evaluated(step):
+            self._validated = self.trainer.evaluate()
+            if not all(math.isfinite(value) for value in self._validated.values()):
+                raise NonFiniteError(f"step {step}: the validation loss is not finite")
+            of_this_step = snapshot.last_record.get("step") == step
+            record = snapshot.last_record if of_this_step else {"step": step, "epoch": self.plan.epoch(step)}
+            self._log(record | self._validated)
+        self._checkpoint(snapshot)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self._journal.append(record)
+        self._tracker.notify()
+        self.observer.logged(record)
+
+    def _checkpoint(self, snapshot: Snapshot) -> None:
+        """Have `snapshot` written; the journal's lines up to it are on disk first."""
+        self._journal.sync()
+        self._writer.submit(snapshot)
+        self._newest, self._checkpointed = snapshot, time.monotonic()
+
+    def _keep_newest(self) -> None:
+        """Write a checkpoint of the trainer's state if it is newer than the last one, and wait until it is on disk."""
+        snapshot = self.trainer.snapshot()
+        if snapshot.step > self._newest.step:
+            self._checkpoint(snapshot)
+        self._writer.flush()
+
+    def _finish(self, status: Status) -> Result:
+        """Write the result, and the model if training is complete, and end the tracking."""
+        newest = self._newest
+        model = Classifier(
+            net=self.net,
+            flat=newest.parameters,
+            classes=self.trainer.data.classes,
+            normalization=self.trainer.data.normalization,
+        )
+        if status == "FINISHED":
+            model.save(self.directory.model)
+        timings: dict[str, float] = {}
+        with contextlib.suppress(TrainingError):  # the parameter server may be what died
+            timings = self.trainer.timings()
+        result = Result(
+            status=status,
+            weights_sha256=weights_sha256(newest.parameters),
+            steps=newest.step,
+            epochs=self.plan.epoch(newest.step),
+            train_loss=newest.last_record.get("train/loss"),
+            val_loss=self._validated.get("val/loss"),
+            val_accuracy=self._validated.get("val/accuracy"),
+            wall_s=time.monotonic() - self._began,
+            samples_per_s=timings.get("samples_per_s"),
+            step_ms_p50=timings.get("step_ms_p50"),
+            step_ms_p95=timings.get("step_ms_p95"),
+            mlflow_run_id=None,
+            numerics=self.trainer.numerics,
+            run_dir=self.directory.path,
+            warnings=self._warnings,
+        )
+        return result
+
+    def _explained(self, error: NonFiniteError) -> NonFiniteError:
+        """Return `error` with the rows that caused it, and what to do."""
+        where = offending_rows(self._newest, data=self.trainer.data, net=self.net, plan=self.plan)
+        return NonFiniteError(
+            f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
+            "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
+        )
+
+    def _stopped(self) -> Stopped:
+        signum = self._wish.signum or signal.SIGINT
+        path = shlex.quote(str(self.directory.path))
+        return Stopped(
+            f"stopped by {signal.Signals(signum).name} after step {self._newest.step} of {self.plan.total_steps}; "
+            f"go on with: distsgd train --resume --run-dir {path}",
+            signum=signum,
+        )

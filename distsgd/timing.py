@@ -1,0 +1,56 @@
+"""How long steps take, as the journal and the result report it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+WARM_UP_S = 1.0
+"""Seconds of steps at the start that the summary leaves out, unless the run has no more than that."""
+
+KEPT = 100_000
+"""Newest steps whose durations the percentiles are taken from."""
+
+
+class StepTimes:
+    """Durations of steps, each from the end of the one before."""
+
+    def __init__(self) -> None:
+        self._end = 0.0
+        self._steps: deque[tuple[float, int]] = deque(maxlen=KEPT)  # seconds, examples
+        self._warm_up_s = 0.0
+        self._since = (0, 0.0, 0)  # steps, seconds, examples
+
+    def start(self, now: float) -> None:
+        """Begin a stretch of steps at `now`, seconds of any clock."""
+        self._end = now
+
+    def add(self, now: float, examples: int) -> None:
+        """Note that a step over `examples` ended at `now`."""
+        seconds, self._end = now - self._end, now
+        if self._warm_up_s < WARM_UP_S:
+            self._warm_up_s += seconds
+            if self._warm_up_s >= WARM_UP_S:
+                self._steps.clear()
+        self._steps.append((seconds, examples))
+        self._since = (self._since[0] + 1, self._since[1] + seconds, self._since[2] + examples)
+
+    def since_last(self) -> dict[str, float]:
+        """Return the mean step time and the throughput since the last call."""
+        (steps, seconds, examples), self._since = self._since, (0, 0.0, 0)
+        if not steps or not seconds:
+            return {}
+        return {"time/step_ms": 1e3 * seconds / steps, "time/samples_per_s": examples / seconds}
+
+    def summary(self) -> dict[str, float]:
+        """Return `step_ms_p50`, `step_ms_p95` and `samples_per_s`; nothing if no step was timed."""
+        if not self._steps:
+            return {}
+        seconds, examples = np.array(self._steps).T
+        p50, p95 = np.percentile(seconds * 1e3, [50, 95])
+        return {
+            "step_ms_p50": float(p50),
+            "step_ms_p95": float(p95),
+            "samples_per_s": float(examples.sum() / seconds.sum()),
+        }
