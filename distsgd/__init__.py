@@ -1,9 +1,9 @@
 """Distributed mini-batch SGD for two-layer classifiers, with one answer to the last bit.
 
-    import distsgd
+import distsgd
 
-    result = distsgd.train({"data.train": "rows.parquet", "optim.lr": 0.1})
-    result.model.predict(X)
+result = distsgd.train({"data.train": "rows.parquet", "optim.lr": 0.1})
+result.model.predict(X)
 """
 
 from __future__ import annotations

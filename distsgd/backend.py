@@ -22,7 +22,8 @@ def array_module(device: Device) -> ModuleType:
         raise ResourceError(f"run.device is 'cuda', but {problem}; use run.device=cpu, or mend that")
     import cupy
 
-    return cupy  # type: ignore[no-any-return]
+    module: ModuleType = cupy
+    return module
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def cuda_problem() -> str | None:
 
 def to_host(array: Any) -> np.ndarray:
     """Return an array of either backend as a NumPy array, copied only if it lies on a GPU."""
-    return array if isinstance(array, np.ndarray) else array.get()  # type: ignore[no-any-return]
+    return array if isinstance(array, np.ndarray) else array.get()
 
 
 def gpu_fingerprint() -> dict[str, str]:

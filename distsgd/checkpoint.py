@@ -103,7 +103,7 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
     if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError("its arrays are damaged")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        velocity = arrays["velocity"] if "velocity" in arrays else None
+        velocity = arrays.get("velocity")
         return Snapshot(
             step=manifest["step"],
             parameters=arrays["parameters"],

@@ -41,7 +41,8 @@ class Classifier:
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the most probable class (n,) for raw features X (n, D)."""
-        return self.classes[self.predict_proba(X).argmax(axis=1)]
+        predicted: np.ndarray = self.classes[self.predict_proba(X).argmax(axis=1)]
+        return predicted
 
     def save(self, path: Path) -> None:
         """Write `model.npz`: W1 b1 W2 b2 float32, classes, shift and scale; readable without pickle."""

@@ -7,12 +7,15 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from distsgd.backend import Device, cuda_problem
 from distsgd.config import Config
 from distsgd.errors import ResourceError
+from distsgd.scratch import scratch_folder
 
 CONNECT_S = 3.0
 """Seconds in which a cluster's address must accept a connection."""
@@ -31,6 +34,8 @@ class Cluster:
     cpus: float
     gpus: float
     local: bool
+    runtime_env: dict[str, Any]
+    """What actors must be started with; nothing on a local Ray, whose processes have the environment already."""
 
 
 def address_of(config: Config) -> str | None:
@@ -45,66 +50,94 @@ def cores() -> int:
 
 
 def default_workers(config: Config, cpus: float) -> int:
-    """Return the number of workers that `auto` stands for where there are `cpus`."""
+    """Return the number of workers that are asked for, where there are `cpus`."""
+    if isinstance(config.run.workers, int):
+        return config.run.workers
     return max(1, min(int(cpus) // config.run.blas_threads, config.train.num_shards))
 
 
 @contextlib.contextmanager
-def connected(config: Config, *, data_bytes: int, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Join the cluster that the configuration names, or start a local one with room for `data_bytes` of rows.
+def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | None]:
+    """Join the cluster that the configuration or RAY_ADDRESS names and yield it; None if a local Ray is to be started.
 
-    Local worker processes get `environment`. A Ray that the caller has already started is used and left running.
-    Raises ResourceError if the cluster cannot be reached.
+    A Ray that the caller has already started is used and left running. Raises ResourceError if the cluster cannot be
+    reached or cannot hold what is asked of it.
     """
-    import ray
-
-    if ray.is_initialized():
-        yield _resources(local=False)
-        return
     address = address_of(config)
-    try:
-        if address is None:
-            _start_local(config, data_bytes, environment)
-        else:
-            _join(address)
-        yield _resources(local=address is None)
-    finally:
-        ray.shutdown()
-
-
-def _start_local(config: Config, data_bytes: int, environment: dict[str, str]) -> None:
+    if config.run.workers == 0 or (address is None and not _is_initialized()):
+        _check_local(config)
+        yield None
+        return
     import ray
 
-    # A token of this process's own keeps other users of the machine out. Without one, Ray would write a token file
-    # to the home directory, which changes what a later `ray start` does.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token":
+    ours = not ray.is_initialized()
+    if ours and address is not None:
+        _join(address)
+    try:
+        cluster = _resources(environment, local=False)
+        check_cpus(config, default_workers(config, cluster.cpus), cluster)
+        yield cluster
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> Iterator[Cluster]:
+    """Start a local Ray with room for `data_bytes` of rows, whose processes get `environment`, and yield it."""
+    # Ray turns token authentication on for a local cluster. With a token of this process's own it need not write one
+    # to the home directory, which would change what a later `ray start` does.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    asked = config.run.workers if isinstance(config.run.workers, int) else 0
-    limit = PER_CORE * cores()
-    if asked > limit:
-        raise ResourceError(
-            f"{asked} workers are asked for, and this machine has {cores()} cores, which carry {limit} at most; "
-            "lower run.workers, or join a cluster with --address"
-        )
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)  # Ray's processes inherit it
+    import ray
+
+    workers = config.run.workers
+    with _environment_set(environment), scratch_folder() as folder:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), (workers if isinstance(workers, int) else 0) * config.run.blas_threads),
+                object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder),
+            )
+            yield _resources(environment, local=True)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment_set(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, which processes started meanwhile inherit."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(cores(), asked * config.run.blas_threads),
-            object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _is_initialized() -> bool:
+    """Return whether this process is connected to a Ray, without importing it to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _check_local(config: Config) -> None:
+    """Raise ResourceError if this machine cannot sensibly carry the workers that are asked for."""
+    workers, limit = config.run.workers, PER_CORE * cores()
+    if isinstance(workers, int) and workers * config.run.blas_threads > limit:
+        raise ResourceError(
+            f"{workers} workers with {config.run.blas_threads} BLAS threads each are asked for, and this machine has "
+            f"{cores()} cores, which carry {limit} threads at most; lower run.workers, or join a cluster with --address"
+        )
 
 
 def _join(address: str) -> None:
@@ -125,18 +158,21 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
-        raise ResourceError(f"the Ray cluster at {address!r} cannot be joined: {_first_lines(error)}; {remedy}") from None
+        raise ResourceError(
+            f"the Ray cluster at {address!r} cannot be joined: {_first_lines(error)}; {remedy}"
+        ) from None
 
 
 def _first_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:3]).rstrip(".") or type(error).__name__
 
 
-def _resources(*, local: bool) -> Cluster:
+def _resources(environment: dict[str, str], *, local: bool) -> Cluster:
     import ray
 
-    total = ray.cluster_resources()
-    return Cluster(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), local=local)
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    runtime_env = {} if local else {"env_vars": environment}
+    return Cluster(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), local=local, runtime_env=runtime_env)
 
 
 def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:

@@ -214,6 +214,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
         batch, shards, workers = self.train.batch_size, self.train.num_shards, self.run.workers
+        if workers == 0 and self.run.device == "cuda":
+            raise ValueError(
+                "run.workers is 0, the serial loop on the CPU, and run.device is 'cuda', which needs a worker"
+            )
         if batch < shards:
             raise ValueError(
                 f"train.batch_size is {batch}, smaller than train.num_shards, {shards}; every shard of a "

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from distsgd.data import DataSet
 from distsgd.batch import Batch
-from distsgd.model import Net, Workspace, forward, losses_and_softmax
-from distsgd.state import Plan, Snapshot
+from distsgd.model import Workspace, forward, losses_and_softmax
+from distsgd.setup import Setup
+from distsgd.state import Snapshot
 
 NAMED_ROWS = 5
 """Offending rows that are named at most."""
 
 
-def offending_rows(state: Snapshot, *, data: DataSet, net: Net, plan: Plan) -> str:
-    """Return a clause on the first shard, and its first rows, whose losses with the parameters in `state` are not finite.
+def offending_rows(setup: Setup, state: Snapshot) -> str:
+    """Return a clause on the first shard, and its first rows, whose losses with `state` are not finite.
 
     Rows are counted from 0 among the training rows, after the held-out rows were taken out.
     """
-    sampler = plan.sampler
+    sampler, data, net = setup.plan.sampler, setup.data, setup.net
     batch = Batch(data.train, data.transform, sampler.max_shard_count, "cpu")
     workspace = Workspace(net, sampler.max_shard_count, np)
     parameters = net.split(state.parameters)

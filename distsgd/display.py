@@ -10,7 +10,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from distsgd.result import Result
 from distsgd.session import Observer, Session
@@ -44,7 +43,7 @@ class QuietObserver(Observer):
 
 def opening(session: Session) -> str:
     """Return a sentence on what is trained, on what, where."""
-    data, run, net = session.trainer.data, session.config.run, session.net
+    data, run, net = session.setup.data, session.setup.config.run, session.setup.net
     held_out = f" and {len(data.val.y)} held-out" if data.val is not None else ""
     where = "in this process" if run.workers == 0 else f"by {run.workers} worker{'s' * (run.workers != 1)} on Ray"
     return (
@@ -77,7 +76,7 @@ class PlainObserver(Observer):
 
     def started(self, session: Session) -> None:
         """Print what is trained."""
-        self._total = session.plan.total_steps
+        self._total = session.setup.plan.total_steps
         click.echo(opening(session), err=True)
 
     def logged(self, record: Mapping[str, Any]) -> None:
@@ -123,10 +122,16 @@ class LiveObserver(Observer):
     def started(self, session: Session) -> None:
         """Print what is trained and start the bar."""
         self._console.print(opening(session))
-        plan = session.plan
+        plan = session.setup.plan
         self._task = self._progress.add_task(
-            "", total=plan.total_steps, completed=session.start.step, epoch=plan.epoch(session.start.step),
-            epochs=plan.epoch(plan.total_steps), loss="-", accuracy="-", rate="-",
+            "",
+            total=plan.total_steps,
+            completed=session.setup.start.step,
+            epoch=plan.epoch(session.setup.start.step),
+            epochs=plan.epoch(plan.total_steps),
+            loss="-",
+            accuracy="-",
+            rate="-",
         )
 
     def logged(self, record: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ class CheckpointError(DistsgdError):
     """A checkpoint could not be written."""
 
 
-class Stopped(DistsgdError):
+class Stopped(DistsgdError):  # noqa: N818 - it is no error that one was asked to stop
     """The run was asked to stop by a signal; it has checkpointed and can be resumed."""
 
     def __init__(self, message: str, *, signum: int = signal.SIGINT) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from distsgd import numerics, validation
-from distsgd.config import Config
-from distsgd.data import DataSet
 from distsgd.errors import NonFiniteError
-from distsgd.model import Net
 from distsgd.serial import SerialLoop
-from distsgd.state import Plan, Snapshot
+from distsgd.setup import Setup
+from distsgd.state import Snapshot
 from distsgd.timing import StepTimes
 
 TICK_S = 0.2
@@ -26,18 +24,18 @@ TICK_S = 0.2
 class LocalTrainer:
     """Runs `serial.step` over and over."""
 
-    def __init__(self, *, config: Config, data: DataSet, net: Net, plan: Plan, start: Snapshot) -> None:
-        self._config, self.data, self._plan, self._state = config, data, plan, start
-        self._loop = SerialLoop(config=config, data=data, net=net, plan=plan)
+    def __init__(self, setup: Setup) -> None:
+        self._config, self.data, self._plan, self._state = setup.config, setup.data, setup.plan, setup.start
+        self._loop = SerialLoop(setup)
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
         self._stopped = False
         self._blas = contextlib.ExitStack()
-        self._blas.enter_context(numerics.pinned_blas(config.run.blas_threads, config.run.blas_kernel))
+        self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
         self.warnings: list[str] = []
-        val = data.val
-        self._validation = None if val is None else validation.Validation(net, val, data.transform, "cpu")
+        val, transform = self.data.val, self.data.transform
+        self._validation = None if val is None else validation.Validation(setup.net, val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""

@@ -150,7 +150,7 @@ def loss_and_correct(parameters: Parameters, X: Array, y: Array, *, workspace: W
 
 def softmax_scores(parameters: Parameters, X: np.ndarray) -> np.ndarray:
     """Return class probabilities (n, C) float32 for normalised X (n, D) float32; for prediction, on the CPU."""
-    s = np.maximum(X @ parameters.W1 + parameters.b1, 0) @ parameters.W2 + parameters.b2
+    s: np.ndarray = np.maximum(X @ parameters.W1 + parameters.b1, 0) @ parameters.W2 + parameters.b2
     s -= s.max(axis=1, keepdims=True)
     np.exp(s, out=s)
     s /= s.sum(axis=1, keepdims=True)

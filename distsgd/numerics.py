@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -55,7 +56,7 @@ def fingerprint(device: Device) -> dict[str, str]:
     return found | (gpu_fingerprint() if device == "cuda" else {})
 
 
-def _blas_libraries() -> list[dict[str, str]]:
+def _blas_libraries() -> list[dict[str, Any]]:
     """Return the BLAS that NumPy has loaded; SciPy's own copy, which nothing here calls, is left out."""
     libraries = [b for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"]
     return [b for b in libraries if "numpy" in str(b["filepath"]).lower()] or libraries

@@ -78,7 +78,7 @@ class Partial(NamedTuple):
     node: Node
     gradient: Any  # (P,) float32, flat
     loss: float  # added in float64 along the same tree
-    count: int
+    examples: int
 
 
 def sum_of_losses(partials: Mapping[Node, Partial], num_shards: int) -> float:
@@ -87,4 +87,7 @@ def sum_of_losses(partials: Mapping[Node, Partial], num_shards: int) -> float:
     def known(node: Node, _: int) -> float | None:
         return partials[node].loss if node in partials else None
 
-    return tree_sum((0, num_shards), known, lambda left, right, _: left + right)
+    def add(left: float, right: float, _: int) -> float:
+        return left + right
+
+    return tree_sum((0, num_shards), known, add)

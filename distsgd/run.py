@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distsgd import checkpoint, cluster, data, numerics, rundir
-from distsgd.backend import Device
+from distsgd.cluster import Cluster
 from distsgd.config import Config
-from distsgd.data import DataSet
 from distsgd.errors import ConfigError, RunDirectoryError
 from distsgd.local import LocalTrainer
-from distsgd.model import Net
 from distsgd.result import Result
 from distsgd.session import Observer, Session, Trainer
-from distsgd.state import Plan, Snapshot
+from distsgd.setup import Setup
 
 
 def train(
@@ -32,32 +31,24 @@ def train(
         config = Config.build(config or {})
     observer = observer or Observer()
     with contextlib.ExitStack() as stack:
-        if resume:
-            return _resume(config, observer, stack)
-        path = Path(config.run.dir) if config.run.dir else rundir.default_path(config)
-        rundir.check_new(path)
-        dataset = data.load(config.data)
-        plan, net, start = _beginning(config, dataset)
-        trainer, resolved = _make_trainer(config, path, dataset, plan, net, start, stack)
-        stack.enter_context(rundir.locked(path))
-        rundir.check_new(path)
-        directory = rundir.create(path, resolved=resolved, requested=config, data_digest=dataset.digest)
-        identity = rundir.identity(directory, config, dataset.digest)
-        session = Session(
-            config=resolved,
-            directory=directory,
-            trainer=trainer,
-            plan=plan,
-            net=net,
-            start=start,
-            observer=observer,
-            identity=identity,
-            resumed=False,
-        )
-        return session.execute()
+        return _resume(config, observer, stack) if resume else _begin(config, observer, stack)
+
+
+def _begin(config: Config, observer: Observer, stack: contextlib.ExitStack) -> Result:
+    """Start a new run; the run directory is made last, when nothing can be refused any more."""
+    path = Path(config.run.dir) if config.run.dir else rundir.default_path(config)
+    rundir.check_new(path)
+    joined = stack.enter_context(cluster.joined(config, _environment(config)))
+    setup = Setup.beginning(config, data.load(config.data))
+    trainer, setup = _make_trainer(setup, path, joined, stack)
+    stack.enter_context(rundir.locked(path))
+    rundir.check_new(path)
+    directory = rundir.create(path, resolved=setup.config, requested=config, data_digest=setup.data.digest)
+    return Session(setup=setup, directory=directory, trainer=trainer, observer=observer, resumed=False).execute()
 
 
 def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> Result:
+    """Go on with a run from its newest valid checkpoint, or from its first step if it has none."""
     path = Path(config.run.dir) if config.run.dir else rundir.find_resumable(config)
     directory, stored, data_digest = rundir.read(path)
     config = _resumed_config(stored, config, path)
@@ -66,32 +57,21 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
     if finished is not None and finished.status == "FINISHED":
         observer.note(f"the run in {str(path)!r} has finished; nothing is left to do")
         return finished
-    dataset = data.load(config.data)
-    if dataset.digest != data_digest:
+    joined = stack.enter_context(cluster.joined(config, _environment(config)))
+    setup = Setup.beginning(config, data.load(config.data))
+    if setup.data.digest != data_digest:
         raise RunDirectoryError(
             f"the rows of {config.data.train!r} are not those that the run in {str(path)!r} began with; "
             "name the same data, or start a new run"
         )
-    plan, net, start = _beginning(config, dataset)
-    identity = rundir.identity(directory, config, dataset.digest)
+    identity = rundir.identity(directory, config, data_digest)
     newest, problems = checkpoint.load_newest(directory.checkpoints, identity)
     for problem in problems:
         observer.note(f"warning: {problem}")
-    observer.note(f"resuming {str(path)!r} after step {newest.step if newest else 0} of {plan.total_steps}")
-    start = newest or start
-    trainer, resolved = _make_trainer(config, path, dataset, plan, net, start, stack)
-    session = Session(
-        config=resolved,
-        directory=directory,
-        trainer=trainer,
-        plan=plan,
-        net=net,
-        start=start,
-        observer=observer,
-        identity=identity,
-        resumed=True,
-    )
-    return session.execute()
+    setup = dataclasses.replace(setup, start=newest or setup.start)
+    observer.note(f"resuming {str(path)!r} after step {setup.start.step} of {setup.plan.total_steps}")
+    trainer, setup = _make_trainer(setup, path, joined, stack)
+    return Session(setup=setup, directory=directory, trainer=trainer, observer=observer, resumed=True).execute()
 
 
 def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
@@ -105,36 +85,28 @@ def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
     return config
 
 
-def _beginning(config: Config, dataset: DataSet) -> tuple[Plan, Net, Snapshot]:
-    """Return the plan, the net and the state before the first step."""
-    net = Net(dataset.train.X.shape[1], config.model.hidden, len(dataset.classes))
-    flat = net.initial(config.train.seed, config.model.scale)
-    velocity = 0 * flat if config.optim.momentum else None
-    return Plan.of(config, len(dataset.train.y)), net, Snapshot(step=0, parameters=flat, velocity=velocity)
+def _environment(config: Config) -> dict[str, str]:
+    return numerics.environment(config.run.blas_threads, config.run.blas_kernel)
 
 
 def _make_trainer(
-    config: Config, path: Path, dataset: DataSet, plan: Plan, net: Net, start: Snapshot, stack: contextlib.ExitStack
-) -> tuple[Trainer, Config]:
-    """Return a trainer that is closed with `stack`, and the configuration with what `auto` came to."""
-    trainer: Trainer
-    device: Device = "cpu"
-    workers = config.run.workers
-    if workers == 0:
-        if config.run.device == "cuda":
-            raise ConfigError("run.workers=0 is the serial loop on the CPU; run.device=cuda needs a worker")
-        trainer = LocalTrainer(config=config, data=dataset, net=net, plan=plan, start=start)
+    setup: Setup, path: Path, joined: Cluster | None, stack: contextlib.ExitStack
+) -> tuple[Trainer, Setup]:
+    """Return a trainer that is closed with `stack`, and the setup with what `auto` came to in its configuration."""
+    config = setup.config
+    if config.run.workers == 0:
+        resolved: dict[str, Any] = {"run.device": "cpu"}
+        trainer: Trainer = LocalTrainer(setup)
     else:
         from distsgd.trainer import RayTrainer
 
-        environment = numerics.environment(config.run.blas_threads, config.run.blas_kernel)
-        size = sum(part.X.nbytes + part.y.nbytes for part in (dataset.train, dataset.val) if part is not None)
-        found = stack.enter_context(cluster.connected(config, data_bytes=size, environment=environment))
-        workers = cluster.default_workers(config, found.cpus) if workers == "auto" else workers
-        cluster.check_cpus(config, workers, found)
-        device = cluster.choose_device(config, workers, found)
-        trainer = RayTrainer(
-            config=config, workers=workers, device=device, data=dataset, net=net, plan=plan, start=start
+        found = joined or stack.enter_context(
+            cluster.started(config, _environment(config), data_bytes=setup.data_bytes)
         )
+        workers = cluster.default_workers(config, found.cpus)
+        device = cluster.choose_device(config, workers, found)
+        resolved = {"run.workers": workers, "run.device": device}
+        trainer = RayTrainer(setup, workers=workers, device=device, runtime_env=found.runtime_env)
     stack.callback(trainer.close)
-    return trainer, config.with_values({"run.workers": workers, "run.device": device, "run.dir": str(path)})
+    config = config.with_values({**resolved, "run.dir": str(path)})
+    return trainer, dataclasses.replace(setup, config=config, data=trainer.data)

@@ -10,23 +10,23 @@ import numpy as np
 
 from distsgd import optim
 from distsgd.batch import Batch
-from distsgd.config import Config
-from distsgd.data import DataSet
-from distsgd.model import Net, Workspace, loss_and_gradient_sums
+from distsgd.model import Workspace, loss_and_gradient_sums
 from distsgd.reduction import Node, Partial, tree_sum
 from distsgd.sampling import IntArray, RowsAhead
-from distsgd.state import Plan, Snapshot
+from distsgd.setup import Setup
+from distsgd.state import Snapshot
 
 
 class SerialLoop:
     """One step after the other, one shard after the other."""
 
-    def __init__(self, *, config: Config, data: DataSet, net: Net, plan: Plan) -> None:
-        self._config, self._net, self._plan = config, net, plan
-        self._shards = range(plan.sampler.num_shards)
-        self._rows = RowsAhead(plan.sampler)
-        self._batch = Batch(data.train, data.transform, plan.sampler.max_shard_count, "cpu")
-        self._workspace = Workspace(net, plan.sampler.max_shard_count, np)
+    def __init__(self, setup: Setup) -> None:
+        self._config, self._net, self._plan = setup.config, setup.net, setup.plan
+        sampler, data = setup.plan.sampler, setup.data
+        self._shards = range(sampler.num_shards)
+        self._rows = RowsAhead(sampler)
+        self._batch = Batch(data.train, data.transform, sampler.max_shard_count, "cpu")
+        self._workspace = Workspace(setup.net, sampler.max_shard_count, np)
 
     def step(self, state: Snapshot) -> tuple[Snapshot, float]:
         """Return the state after one more step, and the loss L of the step's mini-batch."""
@@ -37,15 +37,15 @@ class SerialLoop:
             return self.shard_gradient(W, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
 
         def add(a: Partial, b: Partial, _: int) -> Partial:
-            return Partial((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.count + b.count)
+            return Partial((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
 
         total = tree_sum((0, len(self._shards)), leaf, add)
         g, new, scratch = np.empty_like(W), np.empty_like(W), np.empty_like(W)
         for part, l2 in zip(net.bounds, (config.l2, 0.0, config.l2, 0.0), strict=True):
-            optim.average(total.gradient[part], total.count, W[part], l2, out=g[part], scratch=scratch[part])
+            optim.average(total.gradient[part], total.examples, W[part], l2, out=g[part], scratch=scratch[part])
         velocity = None if state.velocity is None else np.empty_like(W)
         optim.update(W, g, state.velocity, lr=lr, config=config, out=new, velocity_out=velocity)
-        loss = total.loss / total.count + optim.l2_loss(net, W, config.l2)
+        loss = total.loss / total.examples + optim.l2_loss(net, W, config.l2)
         return Snapshot(step=state.step + 1, parameters=new, velocity=velocity, last_record=state.last_record), loss
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> Partial:

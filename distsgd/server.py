@@ -45,7 +45,8 @@ class ParameterServer:
     @property
     def parameters(self) -> np.ndarray:
         """The parameters (P,) after `step` steps; overwritten two steps later."""
-        return self._parameters[self._current]
+        current: np.ndarray = self._parameters[self._current]
+        return current
 
     def run(self, link: ServerLink, until: int) -> int:
         """Train up to step `until`, or until `stop` is called; return the number of steps done in all.
@@ -57,7 +58,7 @@ class ParameterServer:
             while self.step < until and not self._stop.is_set():
                 partials = link.exchange(self.step, self.parameters)
                 loss = self.apply(partials)
-                self._times.add(time.perf_counter(), sum(partial.count for partial in partials))
+                self._times.add(time.perf_counter(), sum(partial.examples for partial in partials))
                 if self.step % self.config.train.log_every == 0 or self.step == until:
                     self._record(loss)
         return self.step
@@ -71,7 +72,7 @@ class ParameterServer:
         num_shards = self.config.train.num_shards
         if not reduction.is_complete(held, num_shards):
             raise ValueError(f"step {self.step}: gradients came for {sorted(held)} of {num_shards} shards")
-        count = sum(partial.count for partial in partials)
+        count = sum(partial.examples for partial in partials)
         loss = reduction.sum_of_losses(held, num_shards) / count
         if not (np.isfinite(loss) and self._update(held, count)):
             raise NonFiniteError(f"step {self.step}: the mini-batch's loss ({loss}) or gradient is not finite")
@@ -106,12 +107,16 @@ class ParameterServer:
         """Return one block of the gradients' sum over all shards, as a view of what is held or of a buffer."""
 
         def known(node: Node, _: int) -> np.ndarray | None:
-            return held[node].gradient[part] if node in held else None
+            if node not in held:
+                return None
+            gradient: np.ndarray = held[node].gradient
+            return gradient[part]
 
         def add(left: np.ndarray, right: np.ndarray, buffer: int) -> np.ndarray:
             return np.add(left, right, out=self._sums[buffer, : len(left)])
 
-        return reduction.tree_sum((0, self.config.train.num_shards), known, add)
+        total: np.ndarray = reduction.tree_sum((0, self.config.train.num_shards), known, add)
+        return total
 
     def _record(self, loss: float) -> None:
         """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""

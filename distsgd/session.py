@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from distsgd import checkpoint
+from distsgd import checkpoint, rundir
 from distsgd.classifier import Classifier, weights_sha256
-from distsgd.config import Config
 from distsgd.data import DataSet
 from distsgd.diagnosis import offending_rows
 from distsgd.errors import DistsgdError, NonFiniteError, Stopped, TrainingError
 from distsgd.journal import Journal
-from distsgd.model import Net
 from distsgd.result import Result, Status
 from distsgd.rundir import RunDirectory
+from distsgd.setup import Setup
 from distsgd.signals import noted_stop_signals
-from distsgd.state import Plan, Snapshot
+from distsgd.state import Snapshot
 
 
 class Trainer(Protocol):
@@ -58,22 +57,19 @@ class Observer:
 class Session:
     """One driver's time with a run."""
 
-    config: Config
-    """With what `auto` came to."""
+    setup: Setup
+    """With what `auto` came to in its configuration, and rows that all processes of this node share."""
     directory: RunDirectory
     trainer: Trainer
-    plan: Plan
-    net: Net
-    start: Snapshot
     observer: Observer
-    identity: dict[str, str]
     resumed: bool
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def execute(self) -> Result:
         """Train to the end, write model and result; after an error or a stop, write a checkpoint and raise."""
         self._began = self._checkpointed = time.monotonic()
-        self._newest = self.start
+        self._plan, self._config = self.setup.plan, self.setup.config
+        self._newest = self.setup.start
         self._warnings = list(self.trainer.warnings)
         with self._stack, noted_stop_signals() as self._wish:
             self._open()
@@ -89,7 +85,7 @@ class Session:
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
                 raise
-            if self._newest.step == self.plan.total_steps:
+            if self._newest.step == self._plan.total_steps:
                 return self._finish("FINISHED")
             self._finish("KILLED")
             raise self._stopped()
@@ -97,23 +93,22 @@ class Session:
     def _open(self) -> None:
         """Open journal, checkpoint writer and tracker."""
         self._journal = self._stack.enter_context(
-            Journal.open(self.directory.journal, resume_step=self.start.step if self.resumed else None)
+            Journal.open(self.directory.journal, resume_step=self.setup.start.step if self.resumed else None)
         )
         validated = [record for record in self._journal.records() if "val/loss" in record]
         self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
-        self._writer = checkpoint.Writer(
-            self.directory.checkpoints, self.identity, keep=self.config.checkpoint.keep
-        )
+        identity = rundir.identity(self.directory, self._config, self.setup.data.digest)
+        self._writer = checkpoint.Writer(self.directory.checkpoints, identity, keep=self._config.checkpoint.keep)
         self._stack.callback(self._writer.close)
 
     def _fit(self) -> None:
         """Train to the last step, or until a signal asks to stop; the last state is on disk when it returns."""
-        step, total = self.start.step, self.plan.total_steps
+        step, total = self.setup.start.step, self._plan.total_steps
         last_line = self._journal.last_step
-        if self.plan.is_evaluated(step) and (last_line is None or last_line < step):
+        if self._plan.is_evaluated(step) and (last_line is None or last_line < step):
             self._end_epoch()
         while step < total and self._wish.signum is None:
-            until = self.plan.epoch_end(step)
+            until = self._plan.epoch_end(step)
             step = self.trainer.run(until, self._tick)
             self._tick()
             if step == total or (step == until and self._wish.signum is None):
@@ -124,12 +119,12 @@ class Session:
         """Journal what is new, checkpoint if it is time, pass a wish to stop on."""
         if self._wish.signum is not None:
             self.trainer.stop()
-        due = time.monotonic() - self._checkpointed >= self.config.checkpoint.every_s
+        due = time.monotonic() - self._checkpointed >= self._config.checkpoint.every_s
         snapshot = self.trainer.snapshot() if due else None
         for record in self.trainer.take_records():  # after the snapshot, so that its own records are among them
-            if not self.plan.is_evaluated(record["step"]):  # else `_end_epoch` completes and journals it
+            if not self._plan.is_evaluated(record["step"]):  # else `_end_epoch` completes and journals it
                 self._log(record)
-        if snapshot is not None and not self.plan.is_evaluated(snapshot.step):
+        if snapshot is not None and not self._plan.is_evaluated(snapshot.step):
             self._checkpoint(snapshot)
         self._writer.check()
 
@@ -137,18 +132,17 @@ class Session:
         """Validate, where the plan says so, and checkpoint."""
         snapshot = self.trainer.snapshot()
         step = snapshot.step
-        if self.plan.is_evaluated(step):
+        if self._plan.is_evaluated(step):
             self._validated = self.trainer.evaluate()
             if not all(math.isfinite(value) for value in self._validated.values()):
                 raise NonFiniteError(f"step {step}: the validation loss is not finite")
             of_this_step = snapshot.last_record.get("step") == step
-            record = snapshot.last_record if of_this_step else {"step": step, "epoch": self.plan.epoch(step)}
+            record = snapshot.last_record if of_this_step else {"step": step, "epoch": self._plan.epoch(step)}
             self._log(record | self._validated)
         self._checkpoint(snapshot)
 
     def _log(self, record: dict[str, Any]) -> None:
         self._journal.append(record)
-        self._tracker.notify()
         self.observer.logged(record)
 
     def _checkpoint(self, snapshot: Snapshot) -> None:
@@ -168,10 +162,10 @@ class Session:
         """Write the result, and the model if training is complete, and end the tracking."""
         newest = self._newest
         model = Classifier(
-            net=self.net,
+            net=self.setup.net,
             flat=newest.parameters,
-            classes=self.trainer.data.classes,
-            normalization=self.trainer.data.normalization,
+            classes=self.setup.data.classes,
+            normalization=self.setup.data.normalization,
         )
         if status == "FINISHED":
             model.save(self.directory.model)
@@ -182,7 +176,7 @@ class Session:
             status=status,
             weights_sha256=weights_sha256(newest.parameters),
             steps=newest.step,
-            epochs=self.plan.epoch(newest.step),
+            epochs=self._plan.epoch(newest.step),
             train_loss=newest.last_record.get("train/loss"),
             val_loss=self._validated.get("val/loss"),
             val_accuracy=self._validated.get("val/accuracy"),
@@ -195,11 +189,12 @@ class Session:
             run_dir=self.directory.path,
             warnings=self._warnings,
         )
+        self.directory.write_json("result.json", result.to_json())
         return result
 
     def _explained(self, error: NonFiniteError) -> NonFiniteError:
         """Return `error` with the rows that caused it, and what to do."""
-        where = offending_rows(self._newest, data=self.trainer.data, net=self.net, plan=self.plan)
+        where = offending_rows(self.setup, self._newest)
         return NonFiniteError(
             f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
             "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
@@ -209,7 +204,7 @@ class Session:
         signum = self._wish.signum or signal.SIGINT
         path = shlex.quote(str(self.directory.path))
         return Stopped(
-            f"stopped by {signal.Signals(signum).name} after step {self._newest.step} of {self.plan.total_steps}; "
+            f"stopped by {signal.Signals(signum).name} after step {self._newest.step} of {self._plan.total_steps}; "
             f"go on with: distsgd train --resume --run-dir {path}",
             signum=signum,
         )

@@ -29,7 +29,7 @@ def noted_stop_signals() -> Iterator[StopWish]:
         return
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def note(signum: int, _: FrameType | None) -> None:
         wish.signum = signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -39,9 +39,7 @@ class Plan:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the step after `step` steps."""
         steps_per_epoch = self.sampler.steps_per_epoch
-        return learning_rate(
-            self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps
-        )
+        return learning_rate(self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
 
     def epoch(self, step: int) -> float:
         """Return the passes over the data that `step` steps make."""

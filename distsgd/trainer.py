@@ -12,13 +12,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from distsgd import numerics, reduction, validation
 from distsgd.backend import Device
-from distsgd.config import Config
-from distsgd.data import DataSet
 from distsgd.errors import DistsgdError, ResourceError, TrainingError, WorkerLostError
 from distsgd.links.ray_calls import RayCallsLink
-from distsgd.model import Net
 from distsgd.server import ParameterServer
-from distsgd.state import Plan, Snapshot
+from distsgd.setup import Setup
+from distsgd.state import Snapshot
 from distsgd.worker import Worker
 
 TICK_S = 0.2
@@ -59,53 +57,46 @@ class WorkerActor:
 class RayTrainer:
     """A parameter server and workers on the Ray that this process is connected to."""
 
-    def __init__(
-        self, *, config: Config, workers: int, device: Device, data: DataSet, net: Net, plan: Plan, start: Snapshot
-    ) -> None:
-        self._config = config
+    def __init__(self, setup: Setup, *, workers: int, device: Device, runtime_env: dict[str, Any]) -> None:
+        self._config, self._runtime_env = setup.config, runtime_env
         self._actors: list[Any] = []
         self.warnings: list[str] = []
+        data, sampler = setup.data, setup.plan.sampler
         # From here on this process, too, reads the node's one copy of the rows.
-        rows = [None if part is None else ray.put(part) for part in (data.train, data.val)]
-        self.data = dataclasses.replace(data, train=ray.get(rows[0]), val=None if rows[1] is None else ray.get(rows[1]))
+        train, val = ray.put(data.train), None if data.val is None else ray.put(data.val)
+        self.data = dataclasses.replace(data, train=ray.get(train), val=None if val is None else ray.get(val))
         try:
-            self._server = self._start_server(net=net, plan=plan, start=start)
-            self._workers = self._start_workers(
-                workers, device, net=net, sampler=plan.sampler, train=rows[0], val=rows[1], transform=data.transform
-            )
+            self._server = self._start_server(net=setup.net, plan=setup.plan, start=setup.start)
+            self._workers = self._start_workers(workers, device)
+            self._set_up(device, net=setup.net, sampler=sampler, train=train, val=val, transform=data.transform)
         except BaseException:
             self.close()
             raise
-        assignment = reduction.assign(workers, config.train.num_shards)
-        self._link = RayCallsLink(self._workers, assignment=assignment, timeout_s=config.run.timeout_s)
+        assignment = reduction.assign(workers, sampler.num_shards)
+        self._link = RayCallsLink(self._workers, assignment=assignment, timeout_s=setup.config.run.timeout_s)
 
     def _start_server(self, **keywords: Any) -> Any:
-        run = self._config.run
-        server = (
-            ray.remote(ServerActor)
-            .options(num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env())
-            .remote(blas_threads=run.blas_threads, config=self._config, **keywords)
-        )
+        remote = ray.remote(ServerActor).options(num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env)
+        server = remote.remote(blas_threads=self._config.run.blas_threads, config=self._config, **keywords)
         self._actors.append(server)
-        self._get(server.ready.remote(), "the parameter server")
         return server
 
-    def _start_workers(self, workers: int, device: Device, **keywords: Any) -> list[Any]:
-        """Start the workers and wait until all of them are set up; a difference in arithmetic becomes a warning."""
+    def _start_workers(self, workers: int, device: Device) -> list[Any]:
         run = self._config.run
+        gpus = run.gpus_per_worker if device == "cuda" else 0
         remote = ray.remote(WorkerActor).options(
-            num_cpus=run.blas_threads,
-            num_gpus=run.gpus_per_worker if device == "cuda" else 0,
-            runtime_env=self._runtime_env(),
+            num_cpus=run.blas_threads, num_gpus=gpus, runtime_env=self._runtime_env
         )
         actors = [remote.remote() for _ in range(workers)]
         self._actors += actors
-        replies = [
-            actor.setup.remote(
-                blas_threads=run.blas_threads, blas_kernel=run.blas_kernel, device=device, **keywords
-            )
-            for actor in actors
-        ]
+        return actors
+
+    def _set_up(self, device: Device, **keywords: Any) -> None:
+        """Wait until all actors are ready; a difference in arithmetic between workers becomes a warning."""
+        run = self._config.run
+        arguments = {"blas_threads": run.blas_threads, "blas_kernel": run.blas_kernel, "device": device, **keywords}
+        replies = [worker.setup.remote(**arguments) for worker in self._workers]
+        self._get(self._server.ready.remote(), "the parameter server")
         fingerprints = [self._get(reply, f"worker {number}") for number, reply in enumerate(replies)]
         self.numerics: dict[str, str] = fingerprints[0]
         for number, found in enumerate(fingerprints):
@@ -114,10 +105,6 @@ class RayTrainer:
                     f"worker {number} computes with {found}, worker 0 with {self.numerics}: the last bits depend on "
                     "which of them computes what; run.blas_kernel holds all to one kernel"
                 )
-        return actors
-
-    def _runtime_env(self) -> dict[str, Any]:
-        return {"env_vars": numerics.environment(self._config.run.blas_threads, self._config.run.blas_kernel)}
 
     def _get(self, reply: Any, who: str, timeout_s: float | None = None) -> Any:
         """Return what an actor answers; its errors come as they were raised there."""
@@ -169,9 +156,7 @@ class RayTrainer:
         rows = len(self.data.val.y)
         flat = self._server.current_parameters.remote()
         shares = reduction.assign(len(self._workers), validation.block_count(rows))
-        replies = [
-            worker.evaluate.remote(flat, share) for worker, share in zip(self._workers, shares, strict=True)
-        ]
+        replies = [worker.evaluate.remote(flat, share) for worker, share in zip(self._workers, shares, strict=True)]
         blocks = [block for number, reply in enumerate(replies) for block in self._get(reply, f"worker {number}")]
         return validation.metrics(blocks, rows)
 

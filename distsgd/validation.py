@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from distsgd.backend import Device, array_module
-from distsgd.data import BatchTransform, Rows
 from distsgd.batch import Batch
+from distsgd.data import BatchTransform, Rows
 from distsgd.model import Net, Workspace, loss_and_correct
 
 BLOCK = 512

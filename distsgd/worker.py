@@ -9,12 +9,13 @@ import numpy as np
 
 from distsgd import reduction
 from distsgd.backend import Device, array_module
-from distsgd.data import BatchTransform, Rows
 from distsgd.batch import Batch
+from distsgd.data import BatchTransform, Rows
 from distsgd.model import Net, Parameters, Workspace, loss_and_gradient_sums
 from distsgd.reduction import Node, Partial
 from distsgd.sampling import IntArray, RowsAhead, Sampler
 from distsgd.validation import Validation
+
 
 class Worker:
     """Computes for whatever shards it is told; of its own it has but buffers, rows are shared by the node."""
@@ -68,7 +69,9 @@ class Worker:
         def add(left: Partial, right: Partial, _: int) -> Partial:
             gradient = left.gradient
             gradient += right.gradient
-            return Partial((left.node[0], right.node[1]), gradient, left.loss + right.loss, left.count + right.count)
+            return Partial(
+                (left.node[0], right.node[1]), gradient, left.loss + right.loss, left.examples + right.examples
+            )
 
         partial = reduction.tree_sum(root, leaf, add)
         if not on_host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,9 +24,10 @@ def resolve(file: DataFile, label: str, features: tuple[str, ...] | None) -> Inp
     DataError if a column is missing, appears twice or is of a type that cannot be used.
     """
     names = file.schema.names
+    counts = Counter(names)
     for name in (label, *(features if features is not None else names)):
-        if names.count(name) > 1:
-            raise DataError(f"{file.path}: {names.count(name)} columns have the name {name!r}; rename all but one")
+        if counts[name] > 1:
+            raise DataError(f"{file.path}: {counts[name]} columns have the name {name!r}; rename all but one")
     if label not in names:
         raise DataError(
             f"{file.path}: no column {label!r}{nearest(label, names)} for data.label; the columns are {_listing(names)}"
@@ -56,17 +58,18 @@ def _listing(names: Sequence[str]) -> str:
 
 def _check_chosen(file: DataFile, label: str, features: tuple[str, ...]) -> None:
     """Refuse a choice of feature columns that is empty, repeats one, or names the label or what is not there."""
-    names = file.schema.names
-    for number, name in enumerate(features):
+    names = dict.fromkeys(file.schema.names)
+    chosen = Counter(features)
+    for name in features:
         if name == label:
             raise DataError(f"{file.path}: data.features names {name!r}, which is the label; leave it out")
         if name not in names:
             others = [known for known in names if known != label]
             raise DataError(
                 f"{file.path}: no column {name!r}{nearest(name, others)} for the features; "
-                f"the columns are {_listing(names)}"
+                f"the columns are {_listing(list(names))}"
             )
-        if name in features[:number]:
+        if chosen[name] > 1:
             raise DataError(f"data.features names {name!r} twice; name it once")
     if not features:
         raise DataError(f"{file.path}: no feature column; expected at least one beside the label {label!r}")
@@ -115,14 +118,15 @@ def _list_width(file: DataFile, column: str) -> int:
 
 def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first: str) -> None:
     """Refuse a file whose columns are not those of `first`; their order may differ."""
+    known, found = set(expected.columns), set(schema.columns)
     for name in schema.columns:
-        if name not in expected.columns:
+        if name not in known:
             raise DataError(
                 f"{file.path}: column {name!r} is not in {first}; expected the same columns: drop it, or name the "
                 "feature columns in data.features"
             )
     for name in expected.columns:
-        if name not in schema.columns:
+        if name not in found:
             raise DataError(f"{file.path}: no column {name!r}, which {first} has; expected the same columns")
     if schema.width != expected.width:
         raise DataError(

@@ -47,6 +47,11 @@ class InputSchema:
     """What the labels are; booleans count as the integers 0 and 1."""
 
     @property
+    def num_features(self) -> int:
+        """The number of features, D."""
+        return len(self.columns) if self.width is None else self.width
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the D features: the columns', or `column[0]`, `column[1]`, ... for a list column."""
         if self.width is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -53,11 +54,15 @@ def find(said: str) -> list[str]:
             if not found:
                 raise DataError(f"folder {said!r} holds no data file; expected names in {', '.join(SUFFIXES)}")
             return found
-        os.stat(path)
+        kind = os.stat(path).st_mode
     except FileNotFoundError:
         return _expand(said, path)
     except OSError as error:
         raise DataError(f"{said} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{said!r} cannot be a path ({error})") from None
+    if not stat.S_ISREG(kind):
+        raise DataError(f"{said} is a pipe or a device; expected a file, which can be read more than once")
     return [path]
 
 
@@ -80,7 +85,7 @@ def _expand(said: str, path: str) -> list[str]:
         folder = os.path.dirname(path) or "."
         known = [*os.listdir(folder), "digits"] if os.access(folder, os.R_OK) else []
         raise DataError(
-            f"{said} does not exist{nearest(os.path.basename(path), known)}; expected a file, folder or glob"
+            f"{said!r} does not exist{nearest(os.path.basename(path), known)}; expected a file, folder or glob"
         )
     found = sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
     if not found:

@@ -29,7 +29,7 @@ class Part:
         self.chosen = chosen
         self._seen = self._filled = 0
         count = int(chosen.sum())
-        self.X = np.empty((count, len(source.schema.feature_types)), dtype or storage_dtype(source.schema))
+        self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
         self.y = np.empty(count, np.int64)
 
     def take(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
@@ -115,7 +115,7 @@ def fill_held_out(source: Source, encoder: LabelEncoder, normalization: Normaliz
 def check_memory(*sources: Source | None) -> None:
     """Refuse rows that would not fit into this machine's memory."""
     needed = sum(
-        source.num_rows * (storage_dtype(source.schema).itemsize * len(source.schema.feature_types) + 8)
+        source.num_rows * (storage_dtype(source.schema).itemsize * source.schema.num_features + 8)
         for source in sources
         if source
     )
@@ -139,7 +139,7 @@ def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normali
 
 def _scan(source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_]) -> Normalization:
     """Return zero mean and unit variance for the chosen rows of a source, whose values are read for that alone."""
-    moments, start = Moments(len(source.schema.feature_types)), 0
+    moments, start = Moments(source.schema.num_features), 0
     for X, y in _examples(source, encoder):
         moments.add(X[chosen[start : start + len(y)]])
         start += len(y)

@@ -129,17 +129,16 @@ class Moments:
     def normalization(self, names: tuple[str, ...]) -> Normalization:
         """Return zero mean and unit (population) variance for what was added; constant columns become 0.
 
-        DataError if a column's spread is too large or too small for float64 arithmetic.
+        DataError if a column's values lie further apart than float64 can square.
         """
         if self._filled:
             self._merge()
         std = np.sqrt(self._squares / self._count)
-        with np.errstate(divide="ignore", over="ignore"):
-            scale = np.where(std == 0, 1.0, 1.0 / std)
-        bad = np.flatnonzero(~np.isfinite(scale) | ~np.isfinite(std) | (scale == 0))
+        bad = np.flatnonzero(~np.isfinite(std))
         if bad.size:
             raise DataError(
-                f"the standard deviation of feature {names[bad[0]]!r} is {std[bad[0]]:.3g}, beyond what can be divided "
-                "by; rescale that column, or leave it out of data.features"
+                f"the values of feature {names[bad[0]]!r} lie too far apart for a standard deviation; rescale "
+                "that column, or leave it out of data.features"
             )
+        scale = 1.0 / np.where(std == 0, 1.0, std)
         return Normalization(self._origin + self._mean, scale)

@@ -31,10 +31,11 @@ class NpzFile:
     def open(cls, path: str) -> NpzFile:
         """Check the shapes and types of the two arrays, which their headers give."""
         with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            names = archive.namelist()
             for name in (FEATURES, LABEL):
-                if name not in names:
-                    raise DataError(f"{path} holds the arrays {names}; expected X (N, D) and y (N,)")
+                if f"{name}.npy" not in names:
+                    found = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "none"
+                    raise DataError(f"{path} holds the arrays {found}; expected X (N, D) and y (N,)")
             headers = []
             for name in (FEATURES, LABEL):
                 with archive.open(f"{name}.npy") as member:

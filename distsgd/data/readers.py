@@ -52,6 +52,10 @@ def reading(path: str, form: Format) -> Iterator[None]:
         said = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, PermissionError):
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        if "Expected all lists to be of size" in said:  # Parquet holds a null as a list of nothing
+            raise DataError(
+                f"{path}: a list column holds a null or a list of another length; leave such rows out"
+            ) from None
         remedy = "mend that row" if form == "CSV" else "it is damaged or was cut short: write it again"
         raise DataError(f"{path} cannot be read as {form} ({said[:200]}); {remedy}") from None
 

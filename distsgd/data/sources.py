@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows from one or many files of one format, in the order of the files' sorted paths."""
+    """Rows from one or many files of one format, none of them empty, in the order of their sorted paths."""
 
     said: str
     files: tuple[DataFile, ...]
@@ -53,8 +53,8 @@ class Source:
     def batches(self) -> Iterator[Batch]:
         """Yield all rows in order; DataError if a file cannot be read or holds another number of rows than it said."""
         names = [*self.schema.columns, self.schema.label]
-        row_bytes = sum(kind.itemsize for kind in self.schema.feature_types)
-        max_rows = max(1, min(65_536, BATCH_BYTES // row_bytes))
+        value_bytes = max(np.dtype(kind).itemsize for kind in self.schema.types)
+        max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
         for file in self.files:
             start = 0
             for table in file.batches(names, max_rows):
@@ -91,7 +91,7 @@ def open_source(said: str, config: DataConfig, training: Source | None = None) -
         raise DataError(
             f"{said}: data.label is {config.label!r}, and in .npz files labels are the array y; leave it unset"
         )
-    # A list column without a fixed size has its width in its first row, so that empty files cannot be compared.
+    # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
     schemas = [resolve(file, label, config.features) for file in filled]
     for file, schema in zip(filled[1:], schemas[1:], strict=True):
         check_same(file, schema, schemas[0], filled[0].path)
@@ -99,11 +99,11 @@ def open_source(said: str, config: DataConfig, training: Source | None = None) -
     if training is None:
         if config.normalize == "unit":
             _check_unit(filled[0], schemas[0])
-        return Source(said, tuple(files), schemas[0])
+        return Source(said, tuple(filled), schemas[0])
     check_same(filled[0], schemas[0], training.schema, training.said)
     storage = None if config.normalize == "unit" else storage_dtype(training.schema)
     check_types(filled[0], schemas[0], training.schema, training.said, storage)
-    return Source(said, tuple(files), in_order_of(schemas[0], training.schema))
+    return Source(said, tuple(filled), in_order_of(schemas[0], training.schema))
 
 
 def _open_files(paths: list[str], label: str, like: pa.Schema | None) -> list[DataFile]:

@@ -1,0 +1,120 @@
+"""Normalisation against scikit-learn, and its numerical edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from data_helpers import list_table, load_table, some_rows, wide_table
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import StandardScaler
+
+from distsgd.config import DataConfig
+from distsgd.data import Normalization
+from distsgd.data.loading import split
+from distsgd.data.normalization import Moments, block_rows
+from distsgd.errors import DataError
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64", "int64"])
+@pytest.mark.parametrize("shape", [list_table, wide_table])
+def test_standard_agrees_with_scikit_learn_on_the_training_rows(tmp_path, dtype, shape):
+    X, y = some_rows(count=400, width=5, dtype=dtype)
+    X[:, 2] = 7
+    data = load_table(shape(X, y), tmp_path)
+    scaler = StandardScaler().fit(X[~split(400, DataConfig())].astype(np.float64))
+    tolerance = 1e-6 if data.train.X.dtype.kind in "iu" else 1e-12
+    np.testing.assert_allclose(data.normalization.shift, scaler.mean_, rtol=tolerance)
+    np.testing.assert_allclose(1 / data.normalization.scale, scaler.scale_, rtol=tolerance)
+    assert data.normalization.shift[2] == 7
+    assert data.normalization.scale[2] == 1
+    if data.train.X.dtype == np.float32:
+        assert data.val is not None
+        expected = scaler.transform(X.astype(np.float64))
+        np.testing.assert_allclose(data.train.X, expected[~split(400, DataConfig())], atol=1e-6)
+        np.testing.assert_allclose(data.val.X, expected[split(400, DataConfig())], atol=1e-6)
+        assert not data.train.X[:, 2].any()
+
+
+def test_stored_floats_are_what_apply_gives_for_prediction(tmp_path):
+    X, y = some_rows(count=400, width=5)
+    data = load_table(list_table(X, y), tmp_path)
+    assert np.array_equal(data.train.X, data.normalization.apply(X[~split(400, DataConfig())]))
+    assert data.transform.shift is None
+    assert data.transform.scale is None
+
+
+def test_large_timestamps_lose_nothing(tmp_path):
+    _, y = some_rows(count=100)
+    seconds = 1_700_000_000 + np.arange(100)
+    data = load_table(pa.table({"t": seconds, "label": y}), tmp_path, val_fraction=0)
+    np.testing.assert_allclose(data.train.X[:, 0], (np.arange(100) - 49.5) / np.arange(100).std(), rtol=1e-6)
+
+
+def test_unit_divides_by_the_maximum_of_the_type(tmp_path):
+    _, y = some_rows()
+    kinds = ["uint8", "int8", "uint16", "int32", "bool"]
+    columns = {kind: some_rows(width=1, dtype=kind)[0][:, 0] for kind in kinds}
+    data = load_table(pa.table({**columns, "label": y}), tmp_path, normalize="unit", val_fraction=0)
+    maxima = [255, 127, 65535, 2**31 - 1, 1]
+    for number, (kind, maximum) in enumerate(zip(kinds, maxima, strict=True)):
+        np.testing.assert_allclose(data.train.X[:, number], columns[kind] / maximum, rtol=1e-7)
+
+
+def test_unit_of_one_small_type_is_one_factor_for_all_features(tmp_path):
+    X, y = some_rows(dtype="uint8")
+    data = load_table(list_table(X, y), tmp_path, normalize="unit")
+    assert data.transform.shift is None
+    assert data.transform.scale.tolist() == [np.float32(1 / 255)]
+    assert data.normalization.scale.tolist() == [float(np.float32(1 / 255))] * 3
+
+
+def test_apply_rounds_once_and_checks_the_shape():
+    normalization = Normalization(np.array([1e9, 0.1]), np.array([3.0, 1 / 3]))
+    X = np.array([[1e9 + 1, 0.7], [5, np.nan]])
+    expected = ((X - normalization.shift) * normalization.scale).astype(np.float32)
+    assert np.array_equal(normalization.apply(X), expected, equal_nan=True)
+    assert normalization.apply(X[:0]).shape == (0, 2)
+    for bad in (X[:, :1], X[0], X[None]):
+        with pytest.raises(DataError, match=r"expected \(rows, 2\)"):
+            normalization.apply(bad)
+
+
+@given(st.integers(1, 400), st.integers(0, 2**32 - 1), st.data())
+def test_moments_do_not_depend_on_how_rows_are_cut(count, seed, data):
+    width = 400
+    assert block_rows(width) == 327
+    X = np.random.default_rng(seed).normal(1e6, 1e-2, (count, width)).astype(np.float32)
+    whole, cut = Moments(width), Moments(width)
+    whole.add(X)
+    bounds = sorted(data.draw(st.lists(st.integers(0, count), max_size=5)))
+    for start, stop in zip([0, *bounds], [*bounds, count], strict=True):
+        cut.add(X[start:stop])
+    names = tuple(map(str, range(width)))
+    a, b = whole.normalization(names), cut.normalization(names)
+    assert a.shift.tobytes() == b.shift.tobytes()
+    assert a.scale.tobytes() == b.scale.tobytes()
+    std = X.astype(np.float64).std(axis=0)
+    np.testing.assert_allclose(a.scale, np.where(std == 0, 1, 1 / np.where(std == 0, 1, std)), rtol=1e-9)
+    np.testing.assert_allclose(a.shift, X.astype(np.float64).mean(axis=0), rtol=1e-15)
+
+
+def test_moments_merge_many_blocks_of_far_values():
+    X = np.random.default_rng(0).normal(1e12, 1.0, (5 * block_rows(2) + 3, 2))
+    moments = Moments(2)
+    moments.add(X)
+    result = moments.normalization(("a", "b"))
+    np.testing.assert_allclose(result.shift, X.astype(np.longdouble).mean(axis=0).astype(float), rtol=3e-16)
+    np.testing.assert_allclose(1 / result.scale, X.astype(np.longdouble).std(axis=0).astype(float), rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [1e200, 1e-310])
+def test_a_spread_that_cannot_be_divided_by_is_refused(tmp_path, value):
+    table = pa.table({"a": [0.0, 1.0, 2.0], "b": [0.0, value, 0.0], "label": [0, 1, 1]})
+    if value < 1:
+        data = load_table(table, tmp_path, val_fraction=0)  # its variance is 0 in float64: a constant
+        assert data.normalization.scale[1] == 1
+        return
+    with pytest.raises(DataError, match=r"feature 'b' lie too far apart.*rescale"):
+        load_table(table, tmp_path, val_fraction=0)
