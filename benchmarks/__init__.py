@@ -1,0 +1,1 @@
+"""distsgd against its peers, on the same data, in one run: see docs/benchmarks.md."""

@@ -1,0 +1,178 @@
+"""Run all contestants in alternation and show how their steps compare: `python -m benchmarks.compare`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from benchmarks import machine, picture, report, summary
+from benchmarks.contestants import CONTESTANTS, REPOSITORY, Contestant, ContestantError, Settings, measure
+from benchmarks.shapes import SHAPES, Shape, StoredType, make_data, parse_shape
+
+Measurements = dict[Shape, dict[str, list[dict[str, Any]]]]
+"""For each shape and contestant, what it printed, a round each."""
+
+
+class ShapeType(click.ParamType[Shape]):
+    """`D-H-C@BATCH` on a command line."""
+
+    name = "D-H-C@BATCH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        """Return the shape."""
+        try:
+            return value if isinstance(value, Shape) else parse_shape(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def alternate(
+    contestants: Sequence[Contestant],
+    shapes: Sequence[Shape],
+    *,
+    stored: StoredType,
+    rounds: int,
+    settings: Settings,
+    data: Path,
+    console: Console,
+) -> tuple[Measurements, list[dict[str, Any]]]:
+    """Measure every contestant once in each round, in turns; return the measurements and each round's load average.
+
+    A contestant that fails is told of and left out of the rest of that shape: the others' figures stand.
+    """
+    by_name = {contestant.name: contestant for contestant in contestants}
+    measurements: Measurements = {shape: {name: [] for name in by_name} for shape in shapes}
+    failed: set[tuple[Shape, str]] = set()
+    loads = []
+    for shape in shapes:
+        folder = make_data(shape, stored, data)
+        for number in range(rounds):
+            loads.append({"shape": str(shape), "round": number + 1, "load_average": machine.load_average()})
+            for name in summary.rotated(list(by_name), number):
+                if (shape, name) in failed:
+                    continue
+                try:
+                    found = measure(by_name[name], shape, folder, settings)
+                except ContestantError as error:
+                    failed.add((shape, name))
+                    console.print(f"[red]left out:[/red] {error}", highlight=False)
+                    continue
+                measurements[shape][name].append(found)
+                time_ms = summary.milliseconds(found["step_ms_p50"])
+                console.print(f"{shape}  round {number + 1}/{rounds}  {name:16} {time_ms} ms", highlight=False)
+    return measurements, loads
+
+
+def rows_of(measurements: Measurements) -> dict[Shape, list[summary.Row]]:
+    """Return the table's rows of every shape."""
+    return {
+        shape: summary.rows(shape, {name: [m["step_ms_p50"] for m in found] for name, found in by_name.items()})
+        for shape, by_name in measurements.items()
+    }
+
+
+def as_json(measurements: Measurements, rows: report.Results, about: dict[str, Any]) -> dict[str, Any]:
+    """Return what is written to compare.json."""
+    return about | {
+        "shapes": [
+            {
+                "shape": str(shape),
+                "rows": shape.rows,
+                "parameters": shape.parameters,
+                "summary": [asdict(row) | {"met": row.met} for row in rows[shape]],
+                "measurements": by_name,
+            }
+            for shape, by_name in measurements.items()
+        ]
+    }
+
+
+def present(names: Sequence[str], console: Console) -> list[Contestant]:
+    """Return the contestants of these names that can take part here, telling of those that cannot."""
+    found = []
+    for contestant in CONTESTANTS:
+        if names and contestant.name not in names:
+            continue
+        problem = contestant.missing()
+        if problem is None:
+            found.append(contestant)
+        else:
+            console.print(f"[yellow]{contestant.label} is left out: {problem}[/yellow]", highlight=False)
+    return found
+
+
+def shared_options(command: Any) -> Any:
+    """Add the options that all benchmark commands have."""
+    for option in (
+        click.option("--seconds", default=3.0, show_default=True, help="Seconds of steps in each measurement."),
+        click.option("--rounds", default=5, show_default=True, help="Measurements of each contestant."),
+        click.option("--workers", default=2, show_default=True, help="Processes that share a mini-batch."),
+        click.option(
+            "--stored", default="float32", type=click.Choice(["float32", "uint8"]), show_default=True,
+            help="Type of the features in memory; bytes are divided by 255 in the batch.",
+        ),
+        click.option(
+            "--shapes", multiple=True, type=ShapeType(), default=SHAPES, help="A net and mini-batch; may be repeated."
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command()
+@shared_options
+@click.option(
+    "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="A contestant; may be repeated."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=REPOSITORY / "benchmarks" / "results", help="Folder for results."
+)
+@click.option("--markdown", type=click.Path(path_type=Path, exists=True), help="File whose results section to renew.")
+def main(
+    shapes: tuple[Shape, ...],
+    stored: StoredType,
+    workers: int,
+    rounds: int,
+    seconds: float,
+    only: tuple[str, ...],
+    out: Path,
+    markdown: Path | None,
+) -> None:
+    """Time distsgd and its peers on the same rows, nets and mini-batches, in alternation."""
+    console = Console()
+    settings = Settings(workers=workers, threads=machine.cores(), seconds=seconds)
+    about: dict[str, Any] = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine.facts(),
+        "settings": asdict(settings) | {"rounds": rounds, "stored": stored},
+    }
+    contestants = present(only, console)
+    with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as data:
+        measurements, loads = alternate(
+            contestants, shapes, stored=stored, rounds=rounds, settings=settings, data=Path(data), console=console
+        )
+    results = rows_of(measurements)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "compare.json").write_text(json.dumps(as_json(measurements, results, about | {"loads": loads}), indent=1))
+    picture.draw(results, out / "compare.png")
+    console.print(report.table(results))
+    console.print(f"written: {out / 'compare.json'}, {out / 'compare.png'}", highlight=False)
+    if markdown is not None:
+        busiest = max(entry["load_average"] for entry in loads)
+        conditions = (
+            f"{workers} workers, {rounds} rounds of {seconds:g} s, features stored as {stored}, "
+            f"load average before a round at most {busiest:.1f}; {about['started'][:10]}."
+        )
+        report.replace_results(markdown, report.markdown(results, about["machine"], conditions))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Who takes part, and how a contestant is run: a program of its own, with its number of threads in its environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import Shape
+from distsgd.numerics import THREAD_VARIABLES
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+SLACK_S = 300.0
+"""Seconds for the start, and for the last steps, of the slowest contestant."""
+
+DEFAULT_SHARDS = 4
+"""The `train.num_shards` that distsgd runs with if nobody sets it."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A program in benchmarks/peers."""
+
+    name: str
+    label: str
+    module: str
+    one_process: bool = False
+    """It has one process, whose threads use all cores, rather than one process and one thread for each worker."""
+    num_shards: int | None = None
+    """Shards that distsgd cuts a mini-batch into; None stands for one for each worker."""
+    needs: str | None = None
+    """A module that may not be installed."""
+
+    def missing(self) -> str | None:
+        """Return why it cannot take part here, or None."""
+        if self.needs is None or importlib.util.find_spec(self.needs) is not None:
+            return None
+        return f"{self.needs} is not installed; pip install '.[bench]'"
+
+
+OURS = Contestant("distsgd", "distsgd, a shard for each worker", "distsgd_run")
+OURS_DEFAULT = Contestant(
+    "distsgd-default", f"distsgd, {DEFAULT_SHARDS} shards", "distsgd_run", num_shards=DEFAULT_SHARDS
+)
+BOUND = Contestant("bound", "arithmetic alone, plain NumPy", "bound")
+
+CONTESTANTS = (
+    OURS,
+    OURS_DEFAULT,
+    Contestant("ddp", "PyTorch DDP, gloo", "torch_ddp", needs="torch"),
+    Contestant("torch", "PyTorch, one process, all cores", "torch_single", one_process=True, needs="torch"),
+    Contestant("sklearn", "scikit-learn MLPClassifier", "sklearn_mlp", one_process=True),
+    Contestant("ray", "Ray actors, NumPy", "ray_actors"),
+    BOUND,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is the same for all measurements of a comparison."""
+
+    workers: int
+    threads: int
+    """Threads of contestants with one process: all cores."""
+    seconds: float
+    warm_up_s: float = 1.0
+
+
+class ContestantError(Exception):
+    """A contestant ended without a measurement."""
+
+
+def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> dict[str, Any]:
+    """Run a contestant once and return what it printed; ContestantError, with its output, if it failed."""
+    arguments = {
+        "shape": shape,
+        "data": data,
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "num-shards": contestant.num_shards or settings.workers,
+        "warm-up": settings.warm_up_s,
+        "seconds": settings.seconds,
+    }
+    command = [sys.executable, "-m", f"benchmarks.peers.{contestant.module}"]
+    command += [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
+    threads = str(settings.threads if contestant.one_process else 1)
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, threads)
+    limit = SLACK_S + settings.warm_up_s + settings.seconds
+    try:
+        ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise ContestantError(f"{contestant.name} at {shape} had not ended after {limit:g} s") from None
+    if ended.returncode:
+        raise ContestantError(
+            f"{contestant.name} at {shape} ended with exit code {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+        )
+    measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return measured

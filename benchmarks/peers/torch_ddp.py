@@ -1,0 +1,60 @@
+"""PyTorch's DistributedDataParallel over gloo, one process and one thread for each worker."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.peers.common import StepClock, Task, main, share_of
+from benchmarks.peers.torch_net import load, make_model, make_optimizer, shuffled, train_step
+
+STEPS_BETWEEN_VOTES = 10
+"""Steps after which the ranks agree whether to go on: none may stop while another waits for its gradient."""
+
+
+def train(rank: int, task: Task, folder: str, results: Any) -> None:
+    """Train as one rank; rank 0 reports its steps, which all take equally long."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    meeting_point = f"file://{folder}/meeting-point"
+    timeout = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=task.workers, timeout=timeout)
+    X, y = load(task)
+    model = DistributedDataParallel(make_model(task.shape), gradient_as_bucket_view=True, static_graph=True)
+    optimizer = make_optimizer(model)
+    batches = shuffled(len(X), task.shape.batch, share_of(rank, task.workers, task.shape.batch))
+    votes = torch.full((1,), float(task.workers))
+    dist.barrier()
+    clock = StepClock(task)
+    while votes.item() == task.workers:
+        for _ in range(STEPS_BETWEEN_VOTES):
+            train_step(model, optimizer, X, y, next(batches))
+            more = clock.step()
+        votes.fill_(more)
+        dist.all_reduce(votes)
+        clock.restart()
+    if rank == 0:
+        results.put(clock.summary())
+    dist.destroy_process_group()
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Return rank 0's summary."""
+    results = mp.get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory(dir=Path(task.data)) as folder:
+        context = mp.spawn(train, args=(task, folder, results), nprocs=task.workers, join=False)
+        summary: dict[str, Any] = results.get()
+        while not context.join():
+            pass
+    return summary
+
+
+if __name__ == "__main__":
+    main(measure)

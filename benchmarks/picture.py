@@ -1,0 +1,42 @@
+"""A comparison as a picture: a group of bars for each shape, on a logarithmic scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+from benchmarks.contestants import CONTESTANTS, OURS
+from benchmarks.report import Results
+from benchmarks.summary import milliseconds
+
+
+def draw(results: Results, path: Path) -> None:
+    """Write the picture; whiskers span the fastest and the slowest round."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = {row.contestant for rows in results.values() for row in rows}
+    contestants = [contestant for contestant in CONTESTANTS if contestant.name in names]
+    width = 0.85 / len(contestants)
+    figure, axes = plt.subplots(figsize=(2.6 * len(results) + 2, 4.8), layout="constrained")
+    for number, contestant in enumerate(contestants):
+        for place, rows in enumerate(results.values()):
+            for row in rows:
+                if row.contestant != contestant.name:
+                    continue
+                x = place + (number - (len(contestants) - 1) / 2) * width
+                whiskers = [[row.median_ms - row.fastest_ms], [row.slowest_ms - row.median_ms]]
+                colour = "black" if contestant is OURS else f"C{number}"
+                label = None if place else contestant.label
+                axes.bar(x, row.median_ms, width, yerr=whiskers, color=colour, ecolor="gray", label=label)
+                axes.annotate(
+                    milliseconds(row.median_ms), (x, row.slowest_ms), (0, 2), textcoords="offset points", ha="center",
+                    fontsize=6,
+                )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_ylabel("milliseconds a step (median)")
+    axes.set_xticks(range(len(results)), [str(shape) for shape in results])
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,85 @@
+"""Tables of a comparison: for the terminal, and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.contestants import CONTESTANTS, OURS, Contestant
+from benchmarks.shapes import Shape
+from benchmarks.summary import Row, milliseconds, ratio_text
+
+BEGIN, END = "<!-- results begin -->", "<!-- results end -->"
+
+LABELS = {contestant.name: contestant.label for contestant in CONTESTANTS}
+
+Results = Mapping[Shape, Sequence[Row]]
+
+
+def table(results: Results) -> Table:
+    """Return the table of all shapes and contestants."""
+    drawn = Table(title="Milliseconds a step (medians), and how many times distsgd's step that is")
+    for column in ("net@batch", "contestant"):
+        drawn.add_column(column)
+    for column in ("median", "fastest", "slowest", "over distsgd", "target"):
+        drawn.add_column(column, justify="right")
+    for shape, rows in results.items():
+        for number, row in enumerate(rows):
+            colour = {True: "green", False: "red", None: ""}[row.met]
+            ratio = ratio_text(row.contestant, row.ratio)
+            drawn.add_row(
+                str(shape) if number == 0 else "",
+                LABELS.get(row.contestant, row.contestant),
+                *(milliseconds(value) for value in (row.median_ms, row.fastest_ms, row.slowest_ms)),
+                f"[{colour}]{ratio}[/{colour}]" if colour else ratio,
+                ratio_text(row.contestant, row.target),
+            )
+        drawn.add_section()
+    return drawn
+
+
+def markdown(results: Results, facts: Mapping[str, Any], conditions: str) -> str:
+    """Return both tables, milliseconds and ratios with their targets, under a line on machine and conditions."""
+    contestants = [c for c in CONTESTANTS if any(row.contestant == c.name for rows in results.values() for row in rows)]
+    peers = [contestant for contestant in contestants if contestant is not OURS]
+    lines = [
+        f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
+        + ", ".join(f"{name} {facts[name]}" for name in ("numpy", "torch", "scikit-learn", "ray") if name in facts)
+        + f"; {facts['blas']}. {conditions}",
+        "",
+        "Milliseconds a step, medians:",
+        "",
+        *_grid(results, contestants, lambda row: milliseconds(row.median_ms)),
+        "",
+        "Over distsgd's step with a shard for each worker (in brackets: the target):",
+        "",
+        *_grid(results, peers, _ratio_and_target),
+    ]
+    return "\n".join(lines)
+
+
+def _ratio_and_target(row: Row) -> str:
+    text = ratio_text(row.contestant, row.ratio)
+    return text if row.target is None else f"{text} ({ratio_text(row.contestant, row.target)})"
+
+
+def _grid(results: Results, contestants: Sequence[Contestant], cell: Any) -> list[str]:
+    """Return a Markdown table with a line for each shape and a column for each contestant."""
+    lines = ["| net@batch | " + " | ".join(c.label for c in contestants) + " |", "|---|" + "--:|" * len(contestants)]
+    for shape, rows in results.items():
+        found = {row.contestant: cell(row) for row in rows}
+        lines.append(f"| {shape} | " + " | ".join(found.get(c.name, "-") for c in contestants) + " |")
+    return lines
+
+
+def replace_results(path: Path, text: str) -> None:
+    """Put `text` between the two markers of a Markdown file; ValueError if it has not got them."""
+    content = path.read_text()
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} has no section between {BEGIN} and {END} to put the results in")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
