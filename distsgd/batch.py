@@ -1,4 +1,4 @@
-"""A mini-batch's buffers on a device: allocated once, filled again and again."""
+"""Mini-batch buffers on a device: allocated once, filled again and again."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ from distsgd.data import BatchTransform, Rows, gather
 
 
 class Batch:
-    """Rows on a device, and buffers there that hold at most `count` of them, ready for the net."""
+    """Rows on a device, and buffers there that hold at most `count` of them each, ready for the net."""
 
     def __init__(self, rows: Rows, transform: BatchTransform, count: int, device: Device) -> None:
         xp = self._xp = array_module(device)
         self._rows = Rows(xp.asarray(rows.X), xp.asarray(rows.y))
         self._transform = transform.on(xp)
-        width = rows.X.shape[1]
-        self._X, self._y = xp.empty((count, width), xp.float32), xp.empty(count, xp.int64)
-        self._raw = None if rows.X.dtype == np.float32 else xp.empty((count, width), rows.X.dtype)
+        self._shape = (count, rows.X.shape[1])
+        self._raw = None if rows.X.dtype == np.float32 else xp.empty(self._shape, rows.X.dtype)
+        self._buffers: list[tuple[Any, Any]] = []
 
-    def gather(self, index: np.ndarray) -> tuple[Any, Any]:
-        """Return features (n, D) float32 and classes (n,) of the rows `index` (n,), valid until the next call."""
-        n = len(index)
-        X, y = self._X[:n], self._y[:n]
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of one buffer."""
+        count, width = self._shape
+        return int(count * (4 * width + 8))
+
+    def gather(self, index: np.ndarray, buffer: int = 0) -> tuple[Any, Any]:
+        """Return features (n, D) float32 and classes (n,) of the rows `index` (n,), in the buffer of that number.
+
+        They are valid until the buffer is used again; buffers are made when they are first used.
+        """
+        n, xp = len(index), self._xp
+        while len(self._buffers) <= buffer:
+            self._buffers.append((xp.empty(self._shape, xp.float32), xp.empty(self._shape[0], xp.int64)))
+        X, y = (array[:n] for array in self._buffers[buffer])
         raw = None if self._raw is None else self._raw[:n]
-        gather(self._rows, self._xp.asarray(index), self._transform, xp=self._xp, X_out=X, y_out=y, raw=raw)
+        gather(self._rows, xp.asarray(index), self._transform, xp=xp, X_out=X, y_out=y, raw=raw)
         return X, y

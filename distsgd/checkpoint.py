@@ -34,6 +34,7 @@ def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, str], *, keep:
     content = buffer.getvalue()
     manifest = {
         "step": snapshot.step,
+        "skipped": snapshot.skipped,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "last_record": snapshot.last_record,
@@ -108,6 +109,7 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
             step=manifest["step"],
             parameters=arrays["parameters"],
             velocity=velocity,
+            skipped=manifest["skipped"],
             last_record=manifest["last_record"],
         )
 

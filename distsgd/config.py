@@ -56,6 +56,9 @@ class OptimConfig(Section):
     nesterov: bool = False
     """Nesterov's momentum in place of the classical one."""
 
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm that the averaged gradient, L2 included, may have; a longer one is scaled down; unset, none is."""
+
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """How the learning rate changes after warm-up."""
 
@@ -92,6 +95,9 @@ class TrainConfig(Section):
 
     sampling: Literal["shuffle", "replacement"] = "shuffle"
     """`shuffle`: every row exactly once per epoch; `replacement`: each position draws any row."""
+
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or a gradient is not finite: `stop` the run, or `skip` that mini-batch's update."""
 
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the journal; the last step of an epoch is always logged."""
@@ -163,8 +169,17 @@ class RunConfig(Section):
     dir: str | None = None
     """Run directory; unset, `runs/<name>` with a name made of the data's and the time."""
 
-    timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds after which a worker that does not answer is given up."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds after which a worker that does not answer is given up; its shards go to the others."""
+
+    link: Literal["auto", "ray"] = "auto"
+    """How workers are reached: `auto`, by shared memory on the server's node and a relay on others; `ray`, by calls."""
+
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that a worker that was lost is replaced; after that the run goes on with fewer."""
+
+    min_workers: int = Field(default=1, ge=1)
+    """Workers below which the run stops, with a checkpoint, once none is to be replaced any more."""
 
     @field_validator("workers", mode="after")
     @classmethod

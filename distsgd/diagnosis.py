@@ -26,7 +26,7 @@ def offending_rows(setup: Setup, state: Snapshot) -> str:
     with np.errstate(all="ignore"):
         for shard, rows in zip(shards, sampler.shard_rows(range(state.step, state.step + 1), shards), strict=True):
             X, y = batch.gather(rows)
-            losses = losses_and_softmax(forward(parameters, X, workspace)[1], y, workspace)
+            losses = losses_and_softmax(forward(parameters, X, workspace), y, np)
             bad = rows[~np.isfinite(losses)]
             if len(bad):
                 named = ", ".join(map(str, bad[:NAMED_ROWS]))

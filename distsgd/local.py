@@ -46,7 +46,9 @@ class LocalTrainer:
             with np.errstate(all="ignore"):  # what overflows is found by looking at the results
                 state, loss = self._loop.step(self._state)
             if not (np.isfinite(loss) and np.isfinite(state.parameters).all()):
-                raise NonFiniteError(f"step {state.step}: the mini-batch's loss ({loss}) or gradient is not finite")
+                if self._config.train.on_nonfinite == "stop":
+                    raise NonFiniteError(f"step {state.step}: the mini-batch's loss ({loss}) or gradient is not finite")
+                state = dataclasses.replace(self._state, step=state.step, skipped=self._state.skipped + 1)
             self._times.add(time.perf_counter(), count)
             self._state = state
             if state.step % self._config.train.log_every == 0 or state.step == until:
@@ -57,7 +59,7 @@ class LocalTrainer:
         return self._state.step
 
     def _record(self, loss: float) -> None:
-        record = self._plan.record(self._state.step, loss) | self._times.since_last()
+        record = self._plan.record(self._state.step, loss, skipped=self._state.skipped) | self._times.since_last()
         self._records.append(record)
         self._state = dataclasses.replace(self._state, last_record=record)
 

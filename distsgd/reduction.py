@@ -57,6 +57,11 @@ def roots(shards: range, num_shards: int) -> list[Node]:
     return visit(0, num_shards) if shards else []
 
 
+def most_roots(num_shards: int) -> int:
+    """Return a bound on the number of roots of any contiguous run of shards: two at each level of the tree."""
+    return max(1, 2 * (num_shards - 1).bit_length())
+
+
 def is_complete(held: Mapping[Node, object], num_shards: int) -> bool:
     """Return whether the nodes in `held` cover every shard exactly once."""
     position = 0

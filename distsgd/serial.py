@@ -6,6 +6,8 @@ functions of model, optim, reduction and sampling.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from distsgd import optim
@@ -24,6 +26,7 @@ class SerialLoop:
         self._config, self._net, self._plan = setup.config, setup.net, setup.plan
         sampler, data = setup.plan.sampler, setup.data
         self._shards = range(sampler.num_shards)
+        self._blocks = list(optim.blocks(setup.net))
         self._rows = RowsAhead(sampler)
         self._batch = Batch(data.train, data.transform, sampler.max_shard_count, "cpu")
         self._workspace = Workspace(setup.net, sampler.max_shard_count, np)
@@ -40,13 +43,30 @@ class SerialLoop:
             return Partial((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
 
         total = tree_sum((0, len(self._shards)), leaf, add)
-        g, new, scratch = np.empty_like(W), np.empty_like(W), np.empty_like(W)
-        for part, l2 in zip(net.bounds, (config.l2, 0.0, config.l2, 0.0), strict=True):
-            optim.average(total.gradient[part], total.examples, W[part], l2, out=g[part], scratch=scratch[part])
+        new, scratch = np.empty_like(W), np.empty_like(W)
         velocity = None if state.velocity is None else np.empty_like(W)
-        optim.update(W, g, state.velocity, lr=lr, config=config, out=new, velocity_out=velocity)
+        parts = [(part, config.l2 if decays else 0.0) for part, decays in self._blocks]
+        if config.clip_norm is not None:
+            squares = [
+                optim.squared_norm(total.gradient[b], total.examples, W[b], l2=l2, scratch=scratch[b])
+                for b, l2 in parts
+            ]
+            lr *= optim.clip_factor(config, squares)
+        for b, l2 in parts:
+            optim.update(
+                total.gradient[b],
+                total.examples,
+                W[b],
+                None if state.velocity is None else state.velocity[b],
+                lr=lr,
+                l2=l2,
+                config=config,
+                out=new[b],
+                velocity_out=None if velocity is None else velocity[b],
+                scratch=scratch[b],
+            )
         loss = total.loss / total.examples + optim.l2_loss(net, W, config.l2)
-        return Snapshot(step=state.step + 1, parameters=new, velocity=velocity, last_record=state.last_record), loss
+        return replace(state, step=state.step + 1, parameters=new, velocity=velocity), loss
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> Partial:
         """Return the sums of losses and gradients over the examples of one shard, in arrays of their own."""

@@ -8,34 +8,46 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from distsgd import optim, reduction
+from distsgd.aggregation import Aggregation
 from distsgd.config import Config
 from distsgd.errors import NonFiniteError
-from distsgd.links import ServerLink
 from distsgd.model import Net
 from distsgd.reduction import Node, Partial
 from distsgd.state import Plan, Snapshot
 from distsgd.timing import StepTimes
 
 
+class Link(Protocol):
+    """What the parameter server needs of its link to the workers; see links.crew.Crew."""
+
+    @property
+    def buffers(self) -> np.ndarray:
+        """The two parameter buffers (2, P) float32 that workers read."""
+        ...
+
+    def exchange(self, step: int, buffer: int, shards: range) -> list[Partial]:
+        """Return the gradients of `shards` for step `step`, with the parameters in one of the buffers."""
+        ...
+
+
 class ParameterServer:
     """Parameters, update rule and step counter. `run` trains; the other methods may be called meanwhile."""
 
-    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot) -> None:
-        self.config, self.net, self.plan = config, net, plan
-        self.step = start.step
+    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, link: Link, threads: int = 1) -> None:
+        self.config, self.net, self.plan, self.link = config, net, plan, link
+        self.step, self.skipped = start.step, start.skipped
         # Updates are written to the other buffer, so that no reader sees half of one and a bad one is dropped.
-        self._parameters = np.stack([start.parameters, start.parameters])
+        self._parameters = link.buffers
+        self._parameters[:] = start.parameters
         self._velocity = None if start.velocity is None else np.stack([start.velocity, start.velocity])
-        self._current = 0
-        self._blocks = list(optim.blocks(net))
-        self._sums = np.empty((reduction.buffers(config.train.num_shards), optim.BLOCK), np.float32)
-        self._g = np.empty(optim.BLOCK, np.float32)
-        self._scratch = np.empty(optim.BLOCK, np.float32)
+        self._current = self._before = 0
+        self._aggregation = Aggregation(net, config.train.num_shards, threads=threads)
+        self._shards = range(config.train.num_shards)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._records: list[dict[str, Any]] = []
@@ -48,81 +60,64 @@ class ParameterServer:
         current: np.ndarray = self._parameters[self._current]
         return current
 
-    def run(self, link: ServerLink, until: int) -> int:
+    def run(self, until: int) -> int:
         """Train up to step `until`, or until `stop` is called; return the number of steps done in all.
 
-        Raises NonFiniteError with the parameters as they were before the offending step.
+        Raises NonFiniteError with the parameters as they were before the offending step, and whatever the link raises.
         """
         self._times.start(time.perf_counter())
+        log_every, clock = self.config.train.log_every, time.perf_counter
         with np.errstate(all="ignore"):  # what overflows is found by looking at the results
             while self.step < until and not self._stop.is_set():
-                partials = link.exchange(self.step, self.parameters)
+                partials = self.link.exchange(self.step, self._current, self._shards)
                 loss = self.apply(partials)
-                self._times.add(time.perf_counter(), sum(partial.examples for partial in partials))
-                if self.step % self.config.train.log_every == 0 or self.step == until:
+                self._times.add(clock(), sum(partial.examples for partial in partials))
+                if self.step % log_every == 0 or self.step == until:
                     self._record(loss)
         return self.step
 
     def apply(self, partials: Sequence[Partial]) -> float:
         """Add the gradients in the canonical tree, apply the update; return the mini-batch's mean loss without L2.
 
-        Raises NonFiniteError, leaving the parameters as they were, if the loss or the gradient is not finite.
+        If the loss or the gradient is not finite the parameters stay as they were: NonFiniteError, or, if the
+        configuration says `skip`, one more skipped step.
         """
         held = {partial.node: partial for partial in partials}
         num_shards = self.config.train.num_shards
         if not reduction.is_complete(held, num_shards):
-            raise ValueError(f"step {self.step}: gradients came for {sorted(held)} of {num_shards} shards")
+            raise ValueError(f"step {self.step + 1}: gradients came for {sorted(held)} of {num_shards} shards")
         count = sum(partial.examples for partial in partials)
         loss = reduction.sum_of_losses(held, num_shards) / count
-        if not (np.isfinite(loss) and self._update(held, count)):
-            raise NonFiniteError(f"step {self.step}: the mini-batch's loss ({loss}) or gradient is not finite")
+        good = bool(np.isfinite(loss)) and self._update(held, count)
+        if not good and self.config.train.on_nonfinite == "stop":
+            raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
         with self._lock:
-            self._current = 1 - self._current
             self.step += 1
+            self._before = self._current
+            if good:
+                self._current = 1 - self._current
+            else:
+                self.skipped += 1
         return loss
 
     def _update(self, held: Mapping[Node, Partial], count: int) -> bool:
-        """Write the updated parameters to the other buffer; return whether the whole gradient was finite."""
-        config, old, new = self.config.optim, self._current, 1 - self._current
-        lr, velocity = self.plan.learning_rate(self.step), self._velocity
-        for part, decays in self._blocks:
-            total = self._block_sum(held, part)
-            g, scratch = self._g[: len(total)], self._scratch[: len(total)]
-            weights = self._parameters[old, part]
-            optim.average(total, count, weights, config.l2 if decays else 0.0, out=g, scratch=scratch)
-            if not (np.isfinite(np.dot(g, g)) or np.isfinite(g).all()):
-                return False
-            optim.update(
-                weights,
-                g,
-                None if velocity is None else velocity[old, part],
-                lr=lr,
-                config=config,
-                out=self._parameters[new, part],
-                velocity_out=None if velocity is None else velocity[new, part],
-            )
-        return True
-
-    def _block_sum(self, held: Mapping[Node, Partial], part: slice) -> np.ndarray:
-        """Return one block of the gradients' sum over all shards, as a view of what is held or of a buffer."""
-
-        def known(node: Node, _: int) -> np.ndarray | None:
-            if node not in held:
-                return None
-            gradient: np.ndarray = held[node].gradient
-            return gradient[part]
-
-        def add(left: np.ndarray, right: np.ndarray, buffer: int) -> np.ndarray:
-            return np.add(left, right, out=self._sums[buffer, : len(left)])
-
-        total: np.ndarray = reduction.tree_sum((0, self.config.train.num_shards), known, add)
-        return total
+        """Write the updated parameters to the other buffer; return whether all of them are finite."""
+        old, new, velocity = self._current, 1 - self._current, self._velocity
+        return self._aggregation.update(
+            {node: partial.gradient for node, partial in held.items()},
+            count,
+            self._parameters[old],
+            None if velocity is None else velocity[old],
+            lr=self.plan.learning_rate(self.step),
+            config=self.config.optim,
+            out=self._parameters[new],
+            velocity_out=None if velocity is None else velocity[new],
+        )
 
     def _record(self, loss: float) -> None:
         """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""
-        before = self._parameters[1 - self._current]
-        loss += optim.l2_loss(self.net, before, self.config.optim.l2)
-        record = self.plan.record(self.step, loss) | self._times.since_last()
+        loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2)
+        record = self.plan.record(self.step, loss, skipped=self.skipped) | self._times.since_last()
         with self._lock:
             self._last_record = record
             self._records.append(record)
@@ -138,7 +133,11 @@ class ParameterServer:
         with self._lock:
             velocity = None if self._velocity is None else self._velocity[self._current].copy()
             return Snapshot(
-                step=self.step, parameters=self.parameters.copy(), velocity=velocity, last_record=self._last_record
+                step=self.step,
+                parameters=self.parameters.copy(),
+                velocity=velocity,
+                skipped=self.skipped,
+                last_record=self._last_record,
             )
 
     def current_parameters(self) -> np.ndarray:

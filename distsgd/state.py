@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,14 +56,17 @@ class Plan:
         steps = self.sampler.steps_per_epoch * self.config.train.eval_every
         return step == self.total_steps or step % steps == 0 < step
 
-    def record(self, step: int, loss: float) -> dict[str, Any]:
-        """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch."""
-        return {
-            "step": step,
-            "epoch": self.epoch(step),
-            "train/loss": loss,
-            "train/lr": self.learning_rate(step - 1),
-        }
+    def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
+        """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch.
+
+        A loss that is not finite, of a step that was skipped, is left out.
+        """
+        record = {"step": step, "epoch": self.epoch(step), "train/lr": self.learning_rate(step - 1)}
+        if math.isfinite(loss):
+            record["train/loss"] = loss
+        if skipped:
+            record["train/skipped_steps"] = skipped
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +76,7 @@ class Snapshot:
     step: int
     parameters: np.ndarray  # (P,) float32
     velocity: np.ndarray | None = None  # (P,) float32, with momentum
+    skipped: int = 0
+    """Steps whose update was not applied because it was not finite."""
     last_record: dict[str, Any] = field(default_factory=dict)
     """The newest journal record of training; validation completes it if the step is an epoch's last."""

@@ -5,6 +5,8 @@ A plain class that runs without Ray; trainer.py makes an actor of it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from distsgd import reduction
@@ -13,8 +15,11 @@ from distsgd.batch import Batch
 from distsgd.data import BatchTransform, Rows
 from distsgd.model import Net, Parameters, Workspace, loss_and_gradient_sums
 from distsgd.reduction import Node, Partial
-from distsgd.sampling import IntArray, RowsAhead, Sampler
+from distsgd.sampling import RowsAhead, Sampler
 from distsgd.validation import Validation
+
+AHEAD_BYTES = 2**26
+"""Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
 
 
 class Worker:
@@ -37,6 +42,8 @@ class Worker:
         self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
         self._buffers = self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32)
         self._rows = RowsAhead(sampler)
+        self._ahead: tuple[int, range] | None = None
+        self._gathered: list[tuple[Any, Any]] = []
 
     def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray | None = None) -> list[Partial]:
         """Return the gradient sums of a run of shards: one partial for each subtree that lies whole within it.
@@ -47,24 +54,37 @@ class Worker:
         roots = reduction.roots(shards, self.sampler.num_shards)
         if out is None:
             out = np.empty((len(roots), self.net.size), np.float32)
-        parameters, rows = self._upload(flat), self._rows.of(step, shards)
+        parameters = self.net.split(self._xp.asarray(flat))
         with np.errstate(all="ignore"):  # the server looks at every result
-            return [self._subtree(root, parameters, rows, shards.start, out[i]) for i, root in enumerate(roots)]
+            return [self._subtree(root, step, parameters, shards, out[i]) for i, root in enumerate(roots)]
 
-    def _subtree(
-        self, root: Node, parameters: Parameters, rows: list[IntArray], first: int, out: np.ndarray
-    ) -> Partial:
-        """Return the partial of one subtree, its gradient in `out`; `rows` are those of the shards from `first`."""
+    def prepare(self, step: int, shards: range) -> None:
+        """Gather the mini-batch rows of a run of shards that is likely to be computed next, if memory allows."""
+        if len(shards) * self._batch.buffer_bytes <= AHEAD_BYTES:
+            rows = self._rows.of(step, shards)
+            self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
+            self._ahead = (step, shards)
+
+    def _examples(self, step: int, shards: range, shard: int) -> tuple[Any, Any]:
+        """Return features (n, D) and classes (n,) of one of the shards."""
+        number = shard - shards.start
+        if self._ahead == (step, shards):
+            return self._gathered[number]
+        self._ahead = None
+        return self._batch.gather(self._rows.of(step, shards)[number])
+
+    def _subtree(self, root: Node, step: int, parameters: Parameters, shards: range, out: np.ndarray) -> Partial:
+        """Return the partial of one subtree of `shards`, its gradient in `out`."""
         on_host = self._xp is np
         buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
 
         def leaf(node: Node, buffer: int) -> Partial | None:
             if node[1] - node[0] > 1:
                 return None
-            index, gradient = rows[node[0] - first], buffers[buffer]
-            X, y = self._batch.gather(index)
+            X, y = self._examples(step, shards, node[0])
+            gradient = buffers[buffer]
             loss = loss_and_gradient_sums(parameters, X, y, out=self.net.split(gradient), workspace=self._workspace)
-            return Partial(node, gradient, loss, len(index))
+            return Partial(node, gradient, loss, len(y))
 
         def add(left: Partial, right: Partial, _: int) -> Partial:
             gradient = left.gradient
@@ -81,6 +101,3 @@ class Worker:
     def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
         """See Validation.evaluate."""
         return [] if self._validation is None else self._validation.evaluate(flat, blocks)
-
-    def _upload(self, flat: np.ndarray) -> Parameters:
-        return self.net.split(self._xp.asarray(flat))

@@ -1,20 +1,61 @@
-"""How the parameter server and the workers talk."""
+"""How the parameter server and the workers talk.
+
+To the server, whoever computes gradients is a `Peer`: a worker on its own node, over shared memory (shared_memory.py),
+or a worker or a whole node's relay, over Ray (ray_calls.py). A `Crew` (crew.py) is all of a server's peers, and gets a
+step's gradients out of them whichever of them die meanwhile.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from distsgd.reduction import Partial
 
 
-class ServerLink(Protocol):
-    """What the parameter server needs of a link to its workers."""
+class Answer(NamedTuple):
+    """What a peer computed of one run of shards."""
 
-    def exchange(self, step: int, parameters: np.ndarray) -> list[Partial]:
-        """Hand `parameters` (P,) to every worker for step `step` and return what they computed for all shards.
+    step: int
+    shards: range
+    partials: Sequence[Partial]
+    """One for each subtree that lies whole within `shards`; the arrays are valid until the peer is asked again."""
 
-        The arrays are valid until the next call. Raises WorkerLostError if a worker dies or does not answer in time.
+
+class PeerLostError(Exception):
+    """A peer died, or has hung up, or speaks nonsense; its shards are for others to compute."""
+
+
+class PeerFailedError(Exception):
+    """A peer's computation raised an error, which another's would as well."""
+
+
+class Peer(Protocol):
+    """Computes runs of shards, one at a time."""
+
+    name: str
+    """Which worker or relay it is, as messages name it."""
+
+    host: str
+
+    weight: int
+    """Workers that it stands for."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to receive."""
+        ...
+
+    def start(self, step: int, shards: range, buffer: int) -> None:
+        """Have the gradients of `shards` computed with the parameters in one of the two buffers.
+
+        Raises PeerLostError if the peer is gone.
         """
+        ...
+
+    def receive(self) -> Answer:
+        """Return the answer that has come. Raises PeerLostError or PeerFailedError in its place."""
+        ...
+
+    def close(self, *, kill: bool = False) -> None:
+        """Hang up; with `kill`, end a process that does not answer any more."""
         ...

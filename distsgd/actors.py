@@ -1,0 +1,151 @@
+"""The plain classes as Ray actors; trainer.py and staff.py start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+
+from distsgd import numerics
+from distsgd.backend import Device
+from distsgd.config import Config
+from distsgd.links.crew import Crew, InterruptedStepError, Loss
+from distsgd.links.lobby import Lobby
+from distsgd.links.ray_calls import Courier, RayPeer
+from distsgd.links.shared_memory import REFUSALS, Seat, Welcome
+from distsgd.model import Net
+from distsgd.reduction import Partial
+from distsgd.relay import Relay
+from distsgd.server import ParameterServer
+from distsgd.state import Plan, Snapshot
+from distsgd.worker import Worker
+
+
+class Place(NamedTuple):
+    """Where an actor is."""
+
+    node: str
+    """Ray's id of the node."""
+
+    host: str
+    address: str
+    """Where workers of that node find it; empty for a worker."""
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+class _Host:
+    """A crew and the lobby that its workers come in by: what a server and a relay have in common."""
+
+    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+        cores = len(os.sched_getaffinity(0))
+        num_shards = config.train.num_shards
+        self._crew = Crew(net.size, timeout_s=config.run.timeout_s, spin=workers < cores)
+        self._lobby = Lobby(self._crew, Welcome(net.size, num_shards, spin=workers <= cores))
+        self._threads = cores
+
+    def place(self) -> Place:
+        """Return where it is."""
+        return Place(_node(), socket.gethostname(), self._lobby.address)
+
+    def size(self) -> int:
+        """See Crew.size."""
+        return self._crew.size()
+
+    def take_losses(self) -> list[Loss]:
+        """See Crew.take_losses."""
+        return self._crew.take_losses()
+
+
+class ServerActor(_Host):
+    """The parameter server as a Ray actor; it answers other calls while `run` trains."""
+
+    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
+        self._blas = numerics.pinned_blas(config.run.blas_threads, None)
+        self._blas.__enter__()
+        super().__init__(config=config, net=net, workers=workers)
+        self._courier = Courier(self._crew.buffers)
+        self._server = ParameterServer(
+            config=config, net=net, plan=plan, start=start, link=self._crew, threads=self._threads
+        )
+
+    def join(self, actor: Any, name: str, host: str, weight: int) -> None:
+        """Take in a worker, or a relay for `weight` workers, that is reached by Ray calls."""
+        self._crew.join(RayPeer(actor, name, host, weight, self._courier))
+
+    def run(self, until: int) -> int:
+        """See ParameterServer.run."""
+        try:
+            return self._server.run(until)
+        except InterruptedStepError:
+            return self._server.step
+
+    def stop(self) -> None:
+        """See ParameterServer.stop."""
+        self._server.stop()
+        self._crew.interrupt()
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """See ParameterServer.take_records."""
+        return self._server.take_records()
+
+    def snapshot(self) -> Snapshot:
+        """See ParameterServer.snapshot."""
+        return self._server.snapshot()
+
+    def current_parameters(self) -> np.ndarray:
+        """See ParameterServer.current_parameters."""
+        return self._server.current_parameters()
+
+    def timings(self) -> dict[str, float]:
+        """See ParameterServer.timings."""
+        return self._server.timings()
+
+
+class RelayActor(_Host):
+    """A relay as a Ray actor."""
+
+    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+        super().__init__(config=config, net=net, workers=workers)
+        self._relay = Relay(self._crew, config.train.num_shards)
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[Partial]:
+        """See Relay.compute."""
+        return self._relay.compute(step, flat, shards)
+
+
+class WorkerActor:
+    """A worker as a Ray actor; `setup` rather than the constructor does the work, so that its errors come back."""
+
+    def setup(
+        self, *, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
+    ) -> tuple[Place, dict[str, str]]:
+        """Make the worker; return where it is, and the fingerprint of its arithmetic."""
+        self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
+        self._blas.__enter__()
+        self._worker = Worker(device=device, **keywords)
+        return Place(_node(), socket.gethostname(), ""), numerics.fingerprint(device)
+
+    def sit_down(self, address: str, name: str) -> str | None:
+        """Serve the server or relay at `address` on this node from now on; return what is in the way, if it is."""
+        try:
+            seat = Seat.take(address, name, self._worker.net.size)
+        except REFUSALS as error:
+            return f"{type(error).__name__}: {error}"
+        threading.Thread(target=seat.serve, args=(self._worker,), name="seat", daemon=True).start()
+        return None
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[Partial]:
+        """See Worker.compute."""
+        return self._worker.compute(step, flat, shards)
+
+    def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
+        """See Worker.evaluate."""
+        return self._worker.evaluate(flat, blocks)

@@ -1,0 +1,159 @@
+"""Short messages between the processes of one node, which are doorbell and death notice at once.
+
+The sockets are Unix `SOCK_SEQPACKET` ones with an abstract name: messages keep their bounds and their order, nothing
+is left in the file system, and when a process dies, however it dies, its peers read the end of the stream within
+milliseconds. Abstract names have no file permissions, so the kernel is asked who is at the other end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+SPIN_S = 100e-6
+"""Seconds that a wait polls, giving the core away in between, before it blocks: waking an idle core takes 30 µs."""
+
+LONGEST = 8192
+"""Bytes of the longest message."""
+
+
+class HungUpError(Exception):
+    """The other end of a connection is gone."""
+
+
+class SilentError(Exception):
+    """Nothing came within the time that was set."""
+
+
+class Connection:
+    """One end of a connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    @classmethod
+    def to(cls, name: str) -> Connection:
+        """Connect to the listener of that name on this node; OSError if there is none, or it is another user's."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect("\0" + name)
+            _check_user(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    def fileno(self) -> int:
+        """Return the descriptor, readable when a message, or the end, has come."""
+        return self._socket.fileno()
+
+    @property
+    def peer_pid(self) -> int:
+        """The process at the other end, as the kernel knows it."""
+        return _credentials(self._socket)[0]
+
+    def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message; HungUpError if the other end is gone or takes nothing any more."""
+        try:
+            if descriptors:
+                socket.send_fds(self._socket, [message], descriptors)
+            else:
+                self._socket.send(message)
+        except OSError as error:  # BlockingIOError, too: a peer with a full buffer of these does not read them
+            raise HungUpError(str(error)) from None
+
+    def wait(self, timeout_s: float | None, *, spin_s: float = 0.0) -> None:
+        """Return when something can be received; SilentError if that takes longer than `timeout_s`."""
+        if spin_s:
+            end, ready = time.perf_counter() + spin_s, self._poll.poll
+            while not ready(0):
+                if time.perf_counter() > end:
+                    break
+                os.sched_yield()
+            else:
+                return
+        if not self._poll.poll(None if timeout_s is None else 1000 * timeout_s):
+            raise SilentError
+
+    def receive(self) -> bytes:
+        """Return the message that has come; HungUpError at the end of the stream, BlockingIOError if there is none."""
+        try:
+            message = self._socket.recv(LONGEST)
+        except ConnectionError as error:
+            raise HungUpError(str(error)) from None
+        if not message:
+            raise HungUpError("end of stream")
+        return message
+
+    def receive_descriptors(self, count: int) -> tuple[bytes, list[int]]:
+        """Return a message and the descriptors that came with it; HungUpError if it is not so many."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._socket, LONGEST, count, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError as error:
+            raise HungUpError(str(error)) from None
+        if not message or len(descriptors) != count:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise HungUpError("end of stream" if not message else f"{len(descriptors)} descriptors, not {count}")
+        return message, descriptors
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where the processes of a node connect to."""
+
+    name: str
+    """The abstract name: random, so that whoever was told it by Ray was meant to know it."""
+
+    socket: socket.socket
+
+    @classmethod
+    def open(cls) -> Listener:
+        """Listen under a new name."""
+        name = f"distsgd-{secrets.token_hex(16)}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.bind("\0" + name)
+        sock.listen(128)
+        return cls(name, sock)
+
+    def accept(self) -> Connection:
+        """Wait for a connection and return it; OSError if it is another user's, or if the listener was closed."""
+        sock, _ = self.socket.accept()
+        try:
+            _check_user(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(sock)
+
+    def close(self) -> None:
+        """Stop listening; a thread in `accept` gets an OSError."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            self.socket.close()
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other end."""
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid
+
+
+def _check_user(sock: socket.socket) -> None:
+    uid = _credentials(sock)[1]
+    if uid != os.getuid():
+        raise PermissionError(f"the process at the other end runs as user {uid}, this one as {os.getuid()}")

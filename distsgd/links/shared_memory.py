@@ -1,0 +1,172 @@
+"""Workers on the server's own node: bulk data in shared memory, short messages on a socket, no Ray call in a step.
+
+The server owns the memory: the two parameter buffers, which workers can only read, and for each worker the rows that
+it writes its gradient sums to. A message carries the step, the shards and the buffer, so nothing depends on the order
+in which a processor's stores become visible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from distsgd import reduction
+from distsgd.links import Answer, PeerFailedError, PeerLostError
+from distsgd.links.doorbell import SPIN_S, Connection, HungUpError, SilentError
+from distsgd.links.memory import Segment
+from distsgd.reduction import Partial
+
+TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
+HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
+SUMS = struct.Struct("<dq")  # of one subtree: loss, examples
+
+HANDSHAKE_S = 10.0
+"""Seconds in which both sides have to get to know each other."""
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """What a server tells a worker that connects."""
+
+    parameters: int
+    """P."""
+
+    num_shards: int
+    spin: bool
+    """Whether there are cores enough for waits to poll before they block."""
+
+
+class MemoryPeer:
+    """The server's side of one worker."""
+
+    weight = 1
+
+    def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
+        self.name, self.host, self.pid = name, host, connection.peer_pid
+        self._connection, self._slots, self._num_shards = connection, slots, num_shards
+        self._nodes: dict[range, list[reduction.Node]] = {}
+
+    @classmethod
+    def welcome(cls, connection: Connection, board: Segment, welcome: Welcome) -> MemoryPeer:
+        """Exchange greetings and memory with a worker that has connected.
+
+        Raises HungUpError, SilentError or ValueError if it is not one, or is gone.
+        """
+        connection.wait(HANDSHAKE_S)
+        hello = json.loads(connection.receive())
+        if not isinstance(hello, dict) or hello.get("parameters") != welcome.parameters:
+            raise ValueError(f"a worker greets with {hello!r} and not with {welcome.parameters} parameters")
+        slots = Segment.create(reduction.most_roots(welcome.num_shards), welcome.parameters)
+        try:
+            connection.send(json.dumps(vars(welcome)).encode(), (board.descriptor, slots.descriptor))
+        finally:
+            slots.close()
+        return cls(connection, str(hello["name"]), socket.gethostname(), slots, welcome.num_shards)
+
+    def fileno(self) -> int:
+        """See `links.Peer`."""
+        return self._connection.fileno()
+
+    def start(self, step: int, shards: range, buffer: int) -> None:
+        """See `links.Peer`."""
+        try:
+            self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer))
+        except HungUpError as error:
+            raise PeerLostError(str(error)) from None
+
+    def receive(self) -> Answer:
+        """See `links.Peer`."""
+        try:
+            message = self._connection.receive()
+            kind, step, lo, hi = HEAD.unpack_from(message)
+            if kind == b"F":
+                raise PeerFailedError(message[HEAD.size :].decode(errors="replace"))
+            shards = range(lo, hi)
+            if shards not in self._nodes:
+                self._nodes[shards] = reduction.roots(shards, self._num_shards)
+            nodes, sums, rows = self._nodes[shards], SUMS.iter_unpack(message[HEAD.size :]), self._slots.rows
+            return Answer(
+                step,
+                shards,
+                [Partial(node, rows[i], *s) for i, (node, s) in enumerate(zip(nodes, sums, strict=True))],
+            )
+        except (HungUpError, struct.error, ValueError) as error:
+            raise PeerLostError(str(error)) from None
+
+    def close(self, *, kill: bool = False) -> None:
+        """See `links.Peer`."""
+        if kill:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self._connection.close()
+
+
+class Computer(Protocol):
+    """What a worker does for the link; see worker.Worker."""
+
+    def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray) -> Sequence[Partial]: ...  # noqa: D102
+    def prepare(self, step: int, shards: range) -> None: ...  # noqa: D102
+
+
+class Seat:
+    """A worker's side: its place at the server's memory."""
+
+    def __init__(self, connection: Connection, board: Segment, slots: Segment, *, spin: bool) -> None:
+        self._connection, self._board, self._slots = connection, board.rows, slots.rows
+        self._spin_s = SPIN_S if spin else 0.0
+
+    @classmethod
+    def take(cls, address: str, name: str, parameters: int) -> Seat:
+        """Connect to the server that listens at `address` on this node.
+
+        Raises OSError if there is none to reach, and HungUpError, SilentError or ValueError if it is not a server.
+        """
+        connection = Connection.to(address)
+        try:
+            connection.send(json.dumps({"name": name, "parameters": parameters}).encode())
+            connection.wait(HANDSHAKE_S)
+            message, descriptors = connection.receive_descriptors(2)
+            try:
+                welcome = Welcome(**json.loads(message))
+                board = Segment.attach(descriptors[0], 2, parameters, writable=False)
+                count = reduction.most_roots(welcome.num_shards)
+                slots = Segment.attach(descriptors[1], count, parameters, writable=True)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, board, slots, spin=welcome.spin)
+
+    def serve(self, worker: Computer) -> None:
+        """Compute what the server asks for until it hangs up."""
+        connection, spin_s = self._connection, self._spin_s
+        with suppress(HungUpError):
+            while True:
+                connection.wait(None, spin_s=spin_s)
+                step, lo, hi, buffer = TASK.unpack(connection.receive())
+                shards = range(lo, hi)
+                try:
+                    partials = worker.compute(step, self._board[buffer], shards, self._slots)
+                except Exception as error:  # whatever it is, the run has to hear of it
+                    text = f"{type(error).__name__}: {error}"[:1000]
+                    connection.send(HEAD.pack(b"F", step, lo, hi) + text.encode()[:4000])
+                    continue
+                sums = b"".join(SUMS.pack(partial.loss, partial.examples) for partial in partials)
+                connection.send(HEAD.pack(b"D", step, lo, hi) + sums)
+                worker.prepare(step + 1, shards)
+        connection.close()
+
+
+REFUSALS = (OSError, HungUpError, SilentError, ValueError, TypeError)
+"""What `Seat.take` raises where shared memory is not to be had."""
