@@ -51,7 +51,7 @@ def main() -> None:
 def train(config: Path | None, assignments: tuple[str, ...], resume: bool, quiet: bool, **options: str | None) -> None:
     """Train a classifier as CONFIG, a TOML file, says; options and --set go before what is in it."""
     from distsgd.config import Config, parse_assignments, read_toml
-    from distsgd.display import make_observer
+    from distsgd.display import make_observer, print_ending
     from distsgd.run import train as train_run
 
     keys = {
@@ -65,7 +65,21 @@ def train(config: Path | None, assignments: tuple[str, ...], resume: bool, quiet
     given = {keys[name]: value for name, value in options.items() if value is not None}
     layers = [read_toml(config) if config else {}, parse_assignments(assignments), given]
     with make_observer(quiet=quiet) as observer:
-        train_run(Config.build(*layers), resume=resume, observer=observer)
+        result = train_run(Config.build(*layers), resume=resume, observer=observer)
+    if not quiet:
+        print_ending(result)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--uri", metavar="URI", help="MLflow store; without it, the one that the run was to be told to.")
+def sync(run_dir: Path, uri: str | None) -> None:
+    """Tell MLflow what it does not have yet of the run in RUN_DIR; nothing is sent twice."""
+    from distsgd.tracking_sync import sync as sync_run
+
+    synced = sync_run(run_dir, uri)
+    click.echo(f"MLflow run {synced.run_id} has all {synced.lines} lines of the journal, status {synced.status}")
+    click.echo(f"look at it: {synced.look}")
 
 
 if __name__ == "__main__":

@@ -204,6 +204,15 @@ class TrackingConfig(Section):
     timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that the end of a run waits for MLflow to take what is left of the journal."""
 
+    required: bool = False
+    """Refuse to start if the store cannot be reached; False trains on and leaves the rest to `distsgd sync`."""
+
+    @model_validator(mode="after")
+    def _required_is_enabled(self) -> Self:
+        if self.required and not self.enabled:
+            raise ValueError("tracking.required is true and tracking.enabled is false; keep one of them")
+        return self
+
 
 class CheckpointConfig(Section):
     """What is kept for resumption."""

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distsgd import tracking_about, tracking_uri
 from distsgd.result import Result
 from distsgd.session import Observer, Session
 
@@ -64,6 +65,34 @@ def describe(record: Mapping[str, Any]) -> str:
     return "  ".join(parts + [form.format(record[key]) for key, form in formats.items() if key in record])
 
 
+def ending(result: Result) -> list[tuple[str, str]]:
+    """Return what to print of a finished run: names and values, those that were not measured left out."""
+    path = result.run_dir
+    logged = tracking_about.read_id(path)
+    lines: list[tuple[str, str | None]] = [
+        ("status", result.status),
+        ("trained", f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"),
+        ("train loss", _number("{:.4f}", result.train_loss)),
+        ("val loss", _number("{:.4f}", result.val_loss)),
+        ("val accuracy", _number("{:.4f}", result.val_accuracy)),
+        ("samples/s", _number("{:,.0f}", result.samples_per_s)),
+        ("model", str(path / "model.npz")),
+        ("MLflow run", result.mlflow_run_id),
+        ("look at it", tracking_uri.how_to_look(**logged) if result.mlflow_run_id and logged else None),
+    ]
+    return [(name, value) for name, value in lines if value is not None]
+
+
+def print_ending(result: Result) -> None:
+    """Print the short table at the end to standard output."""
+    for name, value in ending(result):
+        click.echo(f"{name:<12}  {value}")
+
+
+def _number(form: str, value: float | None) -> str | None:
+    return None if value is None else form.format(value)
+
+
 class PlainObserver(Observer):
     """Prints plain lines to standard error, a few a minute."""
 
@@ -85,11 +114,6 @@ class PlainObserver(Observer):
         if now - self._printed >= PLAIN_EVERY_S or record["step"] == self._total:
             self._printed = now
             click.echo(describe(record), err=True)
-
-    def finished(self, result: Result, closing: Mapping[str, str]) -> None:
-        """Print the result and where things are."""
-        for key, value in closing.items():
-            click.echo(f"{key:>16}  {value}")
 
 
 class LiveObserver(Observer):
@@ -117,11 +141,11 @@ class LiveObserver(Observer):
 
     def note(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text)
+        self._console.print(text, markup=False)
 
     def started(self, session: Session) -> None:
         """Print what is trained and start the bar."""
-        self._console.print(opening(session))
+        self._console.print(opening(session), markup=False)
         plan = session.setup.plan
         self._task = self._progress.add_task(
             "",

@@ -10,6 +10,7 @@
     │   ├── NonFiniteError      a loss or a gradient is not a number; the step was not applied
     │   └── WorkerLostError     a worker or the parameter server died
     ├── CheckpointError         exit 1: a checkpoint could not be written
+    ├── TrackingError           exit 1: `distsgd sync` could not tell MLflow of a run
     └── Stopped                 exit 130 or 143: Ctrl-C or SIGTERM; resumable
 
 Every message says what was found, what was expected, and what to do.
@@ -64,6 +65,10 @@ class WorkerLostError(TrainingError):
 
 class CheckpointError(DistsgdError):
     """A checkpoint could not be written."""
+
+
+class TrackingError(DistsgdError):
+    """MLflow could not be told of a run."""
 
 
 class Stopped(DistsgdError):  # noqa: N818 - it is no error that one was asked to stop

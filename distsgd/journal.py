@@ -1,67 +1,101 @@
-"""The run's journal, `metrics.jsonl`: a line for each logged step, written before anything else hears of it."""
+"""The run's journal, `metrics.jsonl`: a line for each logged step, written before anything else hears of it.
+
+A line that is there stays as it is. A run that goes on from a checkpoint computes the steps after it again, and what
+it would write for them is there already, with the same losses: so whoever reads along, such as the tracking, never
+sees a step twice.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from distsgd.errors import RunDirectoryError
+from distsgd.errors import RunDirectoryError, TrainingError
+
+Record = dict[str, Any]
 
 
 class Journal:
     """Lines in the order of their steps; each is written whole, by one call."""
 
-    def __init__(self, path: Path, file: BinaryIO, records: list[dict[str, Any]]) -> None:
-        self._path, self._file, self._records = path, file, records
+    def __init__(self, file: BinaryIO, records: list[Record]) -> None:
+        self._file = file
+        self._records = {record["step"]: record for record in records}
+        self._last = records[-1]["step"] if records else None
 
     @classmethod
     def open(cls, path: Path, *, resume_step: int | None) -> Journal:
-        """Open a new journal, or with `resume_step` one that exists, whose later lines are cut off.
+        """Open a new journal, or with `resume_step` one that exists, cut off before its first damaged line.
 
-        Raises RunDirectoryError if a line that is kept cannot be read.
+        Raises RunDirectoryError if a line up to `resume_step` is damaged: no step before the checkpoint that the run
+        goes on from would write it again.
         """
         if resume_step is None:
-            return cls(path, open(path, "xb", buffering=0), [])
+            return cls(open(path, "xb", buffering=0), [])
         file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the journal closes it
-        file.seek(0)
-        kept: list[dict[str, Any]] = []
-        size = 0
-        for number, line in enumerate(file.read().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break
-            record = _parse(line, path, number, kept)
-            if record["step"] > resume_step:
-                break
-            kept.append(record)
-            size += len(line)
-        file.truncate(size)
-        file.seek(size)
-        os.fsync(file.fileno())
-        return cls(path, file, kept)
+        try:
+            file.seek(0)
+            kept: list[Record] = []
+            size = 0
+            try:
+                for line, record in _parsed(file.read(), path):
+                    kept.append(record)
+                    size += len(line)
+            except RunDirectoryError:
+                if not kept or kept[-1]["step"] < resume_step:
+                    raise
+            file.truncate(size)
+            os.fsync(file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, kept)
 
     @property
     def last_step(self) -> int | None:
         """The step of the last line, or None if there is no line."""
-        return self._records[-1]["step"] if self._records else None
+        return self._last
 
-    def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a record with the time of day added, and return it as written; steps must increase."""
+    def append(self, record: Mapping[str, Any]) -> Record:
+        """Write a record with the time of day added, and return its line; one that is there for this step stays.
+
+        Raises TrainingError if it cannot be written; the journal is then as it was.
+        """
+        step = record["step"]
+        if step in self._records:
+            return self._records[step]
+        if self._last is not None and step < self._last:
+            raise ValueError(f"a line for step {step} comes after that of step {self._last}")
         line = {**record, "timestamp_ms": time.time_ns() // 1_000_000}
-        if self.last_step is not None and line["step"] <= self.last_step:
-            raise ValueError(f"a line for step {line['step']} comes after that of step {self.last_step}")
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._records.append(line)
+        self._write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._records[step] = line
+        self._last = step
         return line
 
-    def records(self) -> list[dict[str, Any]]:
+    def _write(self, line: bytes) -> None:
+        """Write a line whole, or not at all."""
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise TrainingError(
+                f"the journal {self._file.name!r} could not be written: {error.strerror}; make room and use --resume"
+            ) from error
+
+    def records(self) -> list[Record]:
         """Return all lines."""
-        return list(self._records)
+        return list(self._records.values())
 
     def sync(self) -> None:
         """Return when all lines are on disk."""
@@ -76,24 +110,49 @@ class Journal:
         self._file.close()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a journal; RunDirectoryError if one of them cannot be read."""
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if line.endswith(b"\n"):
-            records.append(_parse(line, path, number, records))
-    return records
+class Reader:
+    """Reads a journal that another part of the program, or another process, may be adding to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset, self._lines = path, 0, 0
+
+    def new(self) -> list[Record]:
+        """Return the whole lines since the last call; RunDirectoryError if one of them is damaged."""
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        records = [record for _, record in _parsed(content, self._path, before=self._lines)]
+        self._offset += len(content)
+        self._lines += len(records)
+        return records
 
 
-def _parse(line: bytes, path: Path, number: int, before: list[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        numbers = all(
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            for value in record.values()
-        )
-        if not (numbers and isinstance(record["step"], int) and (not before or before[-1]["step"] < record["step"])):
-            raise ValueError
-    except (ValueError, KeyError, AttributeError):
-        raise RunDirectoryError(f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}") from None
-    return dict(record)
+def difference(line: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
+    """Return the first key of training or validation in which a record is not what its journal line says."""
+    keys = (key for key in record if key.startswith(("train/", "val/")))
+    return next((key for key in keys if line.get(key) != record[key]), None)
+
+
+def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[bytes, Record]]:
+    """Yield each whole line and its record; an end without a newline was torn off by a crash and does not count.
+
+    `before` is the number of lines before `content`.
+    """
+    last = -1
+    for number, line in enumerate(content.split(b"\n")[:-1], start=before + 1):
+        try:
+            record = json.loads(line)
+            numbers = all(
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                for value in record.values()
+            )
+            if not numbers or not isinstance(record["step"], int) or record["step"] <= last:
+                raise ValueError
+        except (ValueError, KeyError, AttributeError):
+            raise RunDirectoryError(
+                f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be mended, "
+                "so start a new run, or put the journal back from a copy"
+            ) from None
+        last = record["step"]
+        yield line + b"\n", dict(record)

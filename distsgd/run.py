@@ -16,6 +16,7 @@ from distsgd.local import LocalTrainer
 from distsgd.result import Result
 from distsgd.session import Observer, Session, Trainer
 from distsgd.setup import Setup
+from distsgd.tracking import make_tracker
 
 
 def train(
@@ -38,13 +39,17 @@ def _begin(config: Config, observer: Observer, stack: contextlib.ExitStack) -> R
     """Start a new run; the run directory is made last, when nothing can be refused any more."""
     path = Path(config.run.dir) if config.run.dir else rundir.default_path(config)
     rundir.check_new(path)
+    tracker = stack.enter_context(make_tracker(config.tracking))
     joined = stack.enter_context(cluster.joined(config, _environment(config)))
     setup = Setup.beginning(config, data.load(config.data))
+    tracker.start()
     trainer, setup = _make_trainer(setup, path, joined, stack)
     stack.enter_context(rundir.locked(path))
     rundir.check_new(path)
     directory = rundir.create(path, resolved=setup.config, requested=config, data_digest=setup.data.digest)
-    return Session(setup=setup, directory=directory, trainer=trainer, observer=observer, resumed=False).execute()
+    return Session(
+        setup=setup, directory=directory, trainer=trainer, tracker=tracker, observer=observer, resumed=False
+    ).execute()
 
 
 def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> Result:
@@ -57,6 +62,7 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
     if finished is not None and finished.status == "FINISHED":
         observer.note(f"the run in {str(path)!r} has finished; nothing is left to do")
         return finished
+    tracker = stack.enter_context(make_tracker(config.tracking))
     joined = stack.enter_context(cluster.joined(config, _environment(config)))
     setup = Setup.beginning(config, data.load(config.data))
     if setup.data.digest != data_digest:
@@ -70,8 +76,11 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
         observer.note(f"warning: {problem}")
     setup = dataclasses.replace(setup, start=newest or setup.start)
     observer.note(f"resuming {str(path)!r} after step {setup.start.step} of {setup.plan.total_steps}")
+    tracker.start()
     trainer, setup = _make_trainer(setup, path, joined, stack)
-    return Session(setup=setup, directory=directory, trainer=trainer, observer=observer, resumed=True).execute()
+    return Session(
+        setup=setup, directory=directory, trainer=trainer, tracker=tracker, observer=observer, resumed=True
+    ).execute()
 
 
 def _resumed_config(stored: Config, given: Config, path: Path) -> Config:

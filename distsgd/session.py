@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shlex
 import signal
@@ -11,17 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from distsgd import checkpoint, rundir
+from distsgd import checkpoint, rundir, tracking_about
 from distsgd.classifier import Classifier, weights_sha256
 from distsgd.data import DataSet
 from distsgd.diagnosis import offending_rows
 from distsgd.errors import DistsgdError, NonFiniteError, Stopped, TrainingError
-from distsgd.journal import Journal
+from distsgd.journal import Journal, difference
 from distsgd.result import Result, Status
 from distsgd.rundir import RunDirectory
 from distsgd.setup import Setup
 from distsgd.signals import noted_stop_signals
 from distsgd.state import Snapshot
+from distsgd.tracking import NoTracker
+
+HURRY_S = 1.0
+"""Seconds that a run which is to stop at once waits for MLflow."""
 
 
 class Trainer(Protocol):
@@ -61,6 +66,7 @@ class Session:
     """With what `auto` came to in its configuration, and rows that all processes of this node share."""
     directory: RunDirectory
     trainer: Trainer
+    tracker: NoTracker
     observer: Observer
     resumed: bool
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -71,6 +77,7 @@ class Session:
         self._plan, self._config = self.setup.plan, self.setup.config
         self._newest = self.setup.start
         self._warnings = list(self.trainer.warnings)
+        self._differs = False
         with self._stack, noted_stop_signals() as self._wish:
             self._open()
             self.observer.started(self)
@@ -79,9 +86,11 @@ class Session:
             try:
                 self._fit()
             except BaseException as error:
-                with contextlib.suppress(DistsgdError):  # the first error is the one to tell of
+                hurry = isinstance(error, KeyboardInterrupt)
+                with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
                     self._keep_newest()
-                self._finish("FAILED")
+                with contextlib.suppress(DistsgdError, OSError):
+                    self._finish("KILLED" if hurry else "FAILED", hurry=hurry)
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
                 raise
@@ -95,11 +104,15 @@ class Session:
         self._journal = self._stack.enter_context(
             Journal.open(self.directory.journal, resume_step=self.setup.start.step if self.resumed else None)
         )
-        validated = [record for record in self._journal.records() if "val/loss" in record]
+        start = self.setup.start.step
+        validated = [record for record in self._journal.records() if "val/loss" in record and record["step"] <= start]
         self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
         identity = rundir.identity(self.directory, self._config, self.setup.data.digest)
         self._writer = checkpoint.Writer(self.directory.checkpoints, identity, keep=self._config.checkpoint.keep)
         self._stack.callback(self._writer.close)
+        about = tracking_about.describe(self.setup, self.directory, self.tracker.uri)
+        self.directory.write_json(tracking_about.NAME, about)
+        self.tracker.follow(self.directory)
 
     def _fit(self) -> None:
         """Train to the last step, or until a signal asks to stop; the last state is on disk when it returns."""
@@ -127,6 +140,9 @@ class Session:
         if snapshot is not None and not self._plan.is_evaluated(snapshot.step):
             self._checkpoint(snapshot)
         self._writer.check()
+        warning = self.tracker.take_warning()
+        if warning is not None:
+            self.observer.note(f"warning: {warning}")
 
     def _end_epoch(self) -> None:
         """Validate, where the plan says so, and checkpoint."""
@@ -142,8 +158,21 @@ class Session:
         self._checkpoint(snapshot)
 
     def _log(self, record: dict[str, Any]) -> None:
-        self._journal.append(record)
-        self.observer.logged(record)
+        """Journal a record; one that is there from before an interruption must agree with what it is now."""
+        line = self._journal.append(record)
+        key = difference(line, record)
+        if key is not None and not self._differs:
+            self._differs = True
+            self._warn(
+                f"step {record['step']} was computed again after an interruption and {key} is {record[key]!r} now, "
+                f"where the journal has {line.get(key)!r}: this machine's arithmetic has other last bits than the one "
+                "before; run.blas_kernel holds both to one kernel"
+            )
+        self.observer.logged(line)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self.observer.note(f"warning: {text}")
 
     def _checkpoint(self, snapshot: Snapshot) -> None:
         """Have `snapshot` written; the journal's lines up to it are on disk first."""
@@ -158,26 +187,44 @@ class Session:
             self._checkpoint(snapshot)
         self._writer.flush()
 
-    def _finish(self, status: Status) -> Result:
-        """Write the result, and the model if training is complete, and end the tracking."""
-        newest = self._newest
-        model = Classifier(
-            net=self.setup.net,
-            flat=newest.parameters,
-            classes=self.setup.data.classes,
-            normalization=self.setup.data.normalization,
-        )
+    def _finish(self, status: Status, *, hurry: bool = False) -> Result:
+        """Write the result, and the model if training is complete, and end the tracking, which completes the result."""
+        data, result = self.setup.data, self._result(status)
         if status == "FINISHED":
+            model = Classifier(
+                net=self.setup.net,
+                flat=self._newest.parameters,
+                classes=data.classes,
+                normalization=data.normalization,
+            )
             model.save(self.directory.model)
+        self.directory.write_json("result.json", result.to_json())
+        ending = self.tracker.finish(self._impatience(hurry=hurry))
+        if ending.warning is not None:
+            self._warn(ending.warning)
+        result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
+        self.directory.write_json("result.json", result.to_json())
+        return result
+
+    def _impatience(self, *, hurry: bool) -> Callable[[], bool]:
+        """Return a function that says when to wait for MLflow no longer: when Ctrl-C or SIGTERM asks for it.
+
+        Where that is what ended the run, it takes a second one, which is an exception or `hurry`.
+        """
+        deadline = time.monotonic() + (HURRY_S if hurry else math.inf)
+        stopped = self._wish.signum is not None
+        return lambda: time.monotonic() > deadline or (self._wish.signum is not None and not stopped)
+
+    def _result(self, status: Status) -> Result:
         timings: dict[str, float] = {}
         with contextlib.suppress(TrainingError):  # the parameter server may be what died
             timings = self.trainer.timings()
-        result = Result(
+        return Result(
             status=status,
-            weights_sha256=weights_sha256(newest.parameters),
-            steps=newest.step,
-            epochs=self._plan.epoch(newest.step),
-            train_loss=newest.last_record.get("train/loss"),
+            weights_sha256=weights_sha256(self._newest.parameters),
+            steps=self._newest.step,
+            epochs=self._plan.epoch(self._newest.step),
+            train_loss=self._newest.last_record.get("train/loss"),
             val_loss=self._validated.get("val/loss"),
             val_accuracy=self._validated.get("val/accuracy"),
             wall_s=time.monotonic() - self._began,
@@ -189,8 +236,6 @@ class Session:
             run_dir=self.directory.path,
             warnings=self._warnings,
         )
-        self.directory.write_json("result.json", result.to_json())
-        return result
 
     def _explained(self, error: NonFiniteError) -> NonFiniteError:
         """Return `error` with the rows that caused it, and what to do."""
