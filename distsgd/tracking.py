@@ -215,13 +215,16 @@ class Tracker(NoTracker):
         """Connect to the store, bring it up to date and keep it so, until the run has ended."""
         from distsgd.tracking_store import Store
 
+        file = tracking_uri.sqlite_path(self.uri)
+        if file is not None and not file.exists() and not self._config.required:
+            self._wait_for_run()  # a run that is refused leaves no new file behind
         store = Store(self.uri)
         if self._config.required and not self._answered.is_set():
             store.ping()
             self._answered.set()
-        while not self._followed.wait(0.2):
-            if self._abandoned.is_set():
-                return
+        self._wait_for_run()
+        if self._abandoned.is_set():
+            return
         path = self._directory.path
         about = tracking_about.read(path)
         run = store.open_run(path, about, running=True)
@@ -236,6 +239,11 @@ class Tracker(NoTracker):
                 self._complete_run(run, about, records)
                 return
             self._ending.wait(EVERY_S)
+
+    def _wait_for_run(self) -> None:
+        """Return when there is a run to follow, or none will come."""
+        while not self._followed.wait(0.2) and not self._abandoned.is_set():
+            pass
 
     def _complete_run(self, run: StoredRun, about: dict[str, Any], records: list[Record]) -> None:
         path = self._directory.path
