@@ -6,6 +6,7 @@ written last and holds the SHA-256 of the arrays' file and of itself. Without a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -43,11 +44,15 @@ def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, str], *, keep:
     manifest["manifest_sha256"] = _manifest_digest(manifest)
     name = f"{snapshot.step:08d}"
     try:
-        folder.mkdir(exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir()
+            _sync_folder(folder.parent)
         write_atomically(folder / f"{name}.npz", content)
-        write_atomically(folder / f"{name}.json", json.dumps(manifest, indent=1).encode())
-        _remove_old(folder, keep)
+        write_atomically(folder / f"{name}.json", _encode(manifest))
+        _remove_old(folder, snapshot.step, keep)
     except OSError as error:
+        if not (folder / f"{name}.json").exists():
+            _remove_arrays(folder / f"{name}.npz")
         raise CheckpointError(
             f"the checkpoint of step {snapshot.step} could not be written to {str(folder)!r}: {error.strerror}; "
             "older checkpoints there are as they were; make room and use --resume"
@@ -81,11 +86,26 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Return when the names in `folder` are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_arrays(path: Path) -> None:
+    """Remove arrays whose manifest could not be written; they would only take up room on a full disk."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _encode(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -95,11 +115,11 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
     """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
-    manifest = json.loads(manifest_path.read_bytes())
-    if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _manifest_digest(manifest):
-        raise ValueError("its manifest is damaged")
+    manifest = _read_manifest(manifest_path)
     if manifest["identity"] != dict(identity):
         raise ValueError("it belongs to another run")
+    if not arrays_path.exists():
+        raise ValueError("its arrays are missing")
     content = arrays_path.read_bytes()
     if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError("its arrays are damaged")
@@ -114,12 +134,35 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
         )
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, manifests first, and what an interrupted writer left."""
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest; ValueError unless every byte of it is as it was written."""
+    if not path.exists():
+        raise ValueError("it has no manifest")
+    content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        raise ValueError("its manifest is damaged") from None
+    # The digest is of what the text means; `1E-5` for `1e-5` has to be found in the text itself.
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("manifest_sha256") != _manifest_digest(manifest)
+        or content != _encode(manifest)
+    ):
+        raise ValueError("its manifest is damaged")
+    return manifest
+
+
+def _remove_old(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and what an interrupted writer left.
+
+    Those of later steps go too: training came back to `step` from before them because they are damaged.
+    """
     names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
-    for name in names[:-keep]:
-        (folder / f"{name}.json").unlink(missing_ok=True)
-    kept = set(names[-keep:])
+    kept = set([name for name in names if int(name) <= step][-keep:])
+    for name in names:
+        if name not in kept:
+            (folder / f"{name}.json").unlink(missing_ok=True)
     for path in [*folder.glob("*.npz"), *folder.glob(".*.tmp")]:
         if path.stem not in kept:
             path.unlink(missing_ok=True)
@@ -136,7 +179,7 @@ class Writer:
         self._wake = threading.Condition()
         self._pending: Snapshot | None = None
         self._busy = self._closed = False
-        self._error: CheckpointError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -148,7 +191,7 @@ class Writer:
         self.check()
 
     def check(self) -> None:
-        """Raise CheckpointError if a checkpoint could not be written since the last call."""
+        """Raise the error, a CheckpointError as a rule, that came up in writing since the last call."""
         with self._wake:
             error, self._error = self._error, None
         if error is not None:
@@ -179,6 +222,6 @@ class Writer:
                 self._busy = True
             try:
                 save(self._folder, snapshot, self._identity, keep=self._keep)
-            except CheckpointError as error:
+            except Exception as error:  # whatever it is, it is raised where it can be seen, and nobody waits for ever
                 with self._wake:
                     self._error = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from distsgd.checkpoint import write_atomically
 from distsgd.data import Normalization
 from distsgd.errors import DataError
 from distsgd.model import Net, softmax_scores
+
+NOT_A_MODEL = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for files that are damaged or something else."""
 
 
 def weights_sha256(flat: np.ndarray) -> str:
@@ -37,7 +41,15 @@ class Classifier:
         raw = np.asarray(X)
         if raw.ndim != 2 or raw.shape[1] != self.net.features:
             raise DataError(f"features have the shape {raw.shape}; this model takes (n, {self.net.features})")
-        return softmax_scores(self.net.split(self.flat), self.normalization.apply(raw))
+        normalised = self.normalization.apply(raw)
+        finite = np.isfinite(normalised)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise DataError(
+                f"feature {column} of row {row}, both counted from 0, is {raw[row, column]}; a prediction needs finite "
+                "numbers that float32 holds after normalisation"
+            )
+        return softmax_scores(self.net.split(self.flat), normalised)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the most probable class (n,) for raw features X (n, D)."""
@@ -68,6 +80,10 @@ class Classifier:
                 raise ValueError("its arrays do not fit together")
             flat = np.concatenate([arrays[name].astype(np.float32).ravel() for name in net.shapes._fields])
             normalization = Normalization(arrays["shift"], arrays["scale"])
+            if any(v.shape != (D,) or v.dtype.kind != "f" for v in (normalization.shift, normalization.scale)):
+                raise ValueError("its normalisation does not fit its features")
             return cls(net=net, flat=flat, classes=arrays["classes"], normalization=normalization)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except FileNotFoundError:
+            raise DataError(f"the model {str(path)!r} does not exist") from None
+        except NOT_A_MODEL as error:
             raise DataError(f"{str(path)!r} is not a model that distsgd wrote: {error}") from None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from distsgd.errors import ConfigError, nearest
 
@@ -30,11 +30,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise ValueError("Input should not be true or false")
+        return value
+
 
 class ModelConfig(Section):
     """The two-layer net."""
 
-    hidden: int = Field(default=64, ge=1)
+    hidden: int = Field(default=64, ge=1, le=2**24)
     """Units of the hidden layer, H."""
 
     scale: float | None = Field(default=None, gt=0)
@@ -124,7 +132,7 @@ class DataConfig(Section):
     label: str = "label"
     """Name of the label column."""
 
-    features: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the feature columns; unset, all columns but the label."""
 
     normalize: Literal["none", "unit", "standard"] = "standard"
@@ -264,7 +272,9 @@ class Config(Section):
         for layer in layers:
             merged.update(flatten(layer))
         known = known_keys()
-        for key in merged:
+        for key, value in merged.items():
+            if key in cls.model_fields:
+                raise ConfigError(f"{key} is {value!r}: it is a section, and takes a table of keys")
             if key not in known:
                 raise ConfigError(f"unknown configuration key {key!r}{_nearest_key(key, known)}")
         nested: dict[str, dict[str, Any]] = {}
@@ -274,7 +284,7 @@ class Config(Section):
         try:
             return cls.model_validate(nested)
         except ValidationError as error:
-            raise ConfigError("; ".join(_sentence(e) for e in error.errors())) from None
+            raise ConfigError(_sentences(error)) from None
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy with the dotted keys of `values` replaced, validated."""
@@ -359,10 +369,17 @@ def _nearest_key(key: str, known: list[str]) -> str:
     return nearest(key, known) or nearest(name, by_name)
 
 
-def _sentence(error: Any) -> str:
-    """Return one pydantic error as `key: found ..., expected ...`."""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    key = ".".join(str(part) for part in error["loc"][:2])
-    if len(error["loc"]) < 2:
-        return message
-    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+def _sentences(error: ValidationError) -> str:
+    """Return what pydantic found as `key is ...: expected ...`, once for each key."""
+    sentences: dict[str, str] = {}
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        message = problem["msg"].removeprefix("Value error, ")
+        expected = message[0].lower() + message[1:]
+        if len(problem["loc"]) < 2:  # of several keys together
+            sentences[message] = message
+        elif key not in sentences:
+            sentences[key] = f"{key} is {problem['input']!r}: {expected}"
+        elif expected not in sentences[key]:  # of another member of a union
+            sentences[key] += f", or {expected}"
+    return "; ".join(sentences.values())

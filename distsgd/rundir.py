@@ -16,7 +16,7 @@ from typing import Any
 from distsgd import __version__
 from distsgd.checkpoint import write_atomically
 from distsgd.config import Config
-from distsgd.errors import RunDirectoryError
+from distsgd.errors import ConfigError, RunDirectoryError
 
 RUNS = Path("runs")
 """Where runs go that are given no directory."""
@@ -59,7 +59,8 @@ class RunDirectory:
 
 def default_path(config: Config) -> Path:
     """Return `runs/<data>-<date>-<time>` for a new run, with a number behind it if that is taken."""
-    stem = Path(config.data.train.rstrip("/*")).stem or "run"
+    parts = [part for part in Path(config.data.train).parts if not set(part) & set("*?[")]
+    stem = (Path(parts[-1]).stem if parts else "") or "run"
     name = f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in stem)}-{datetime.now():%Y%m%d-%H%M%S}"
     candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 1000))]
     return next(path for path in candidates if not path.exists())
@@ -67,14 +68,27 @@ def default_path(config: Config) -> Path:
 
 def check_new(path: Path) -> None:
     """Raise RunDirectoryError unless a new run may start in `path`: it does not exist, or is an empty folder."""
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"the run directory {str(path)!r} is a file; give another with --run-dir")
-    if (path / "config.json").exists():
+    try:
+        entries = {entry.name for entry in path.iterdir()} - {LOCK}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} is a file, or lies below one; give another one with --run-dir"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} cannot be looked into: {error.strerror}; give another one with --run-dir"
+        ) from None
+    if "config.json" in entries:
         raise RunDirectoryError(
             f"the run directory {str(path)!r} holds another run; add --resume to go on with it, or give another one"
         )
-    if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
-        raise RunDirectoryError(f"the run directory {str(path)!r} is not empty and holds no run; give another one")
+    if entries:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} is not empty and holds no run ({min(entries)!r} is in it); "
+            "give another one with --run-dir"
+        )
 
 
 @contextlib.contextmanager
@@ -87,9 +101,7 @@ def locked(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise RunDirectoryError(
-            f"the run directory {str(path)!r} cannot be written: {error.strerror}; give another one with --run-dir"
-        ) from None
+        raise _not_writable(path, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,9 +109,20 @@ def locked(path: Path) -> Iterator[None]:
             raise RunDirectoryError(
                 f"another driver is at work in the run directory {str(path)!r}; wait for its end, or stop it"
             ) from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the file {str(path / LOCK)!r} cannot be locked: {error.strerror}; give a run directory on another "
+                "file system with --run-dir"
+            ) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"the run directory {str(path)!r} cannot be written: {error.strerror}; give another one with --run-dir"
+    )
 
 
 def identity(directory: RunDirectory, config: Config, data_digest: str) -> dict[str, str]:
@@ -108,10 +131,13 @@ def identity(directory: RunDirectory, config: Config, data_digest: str) -> dict[
 
 
 def create(path: Path, *, resolved: Config, requested: Config, data_digest: str) -> RunDirectory:
-    """Write `config.json` of a new run into `path` and return the directory."""
+    """Write `config.json` of a new run into `path` and return the directory; RunDirectoryError if it cannot be."""
     directory = RunDirectory(path, uuid.uuid4().hex)
     about = identity(directory, resolved, data_digest) | {"version": __version__, "requested": requested.flat()}
-    directory.write_json("config.json", resolved.model_dump(mode="json") | {"distsgd": about})
+    try:
+        directory.write_json("config.json", resolved.model_dump(mode="json") | {"distsgd": about})
+    except OSError as error:
+        raise _not_writable(path, error) from None
     return directory
 
 
@@ -126,8 +152,12 @@ def read(path: Path) -> tuple[RunDirectory, Config, str]:
         raise RunDirectoryError(
             f"there is no run to resume in {str(path)!r}: it has no config.json; leave --resume out to start one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{str(path / 'config.json')!r} is damaged: {error}") from None
+    except OSError as error:
+        raise RunDirectoryError(f"{str(path / 'config.json')!r} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise RunDirectoryError(
+            f"{str(path / 'config.json')!r} is damaged or of another version of distsgd: {error}"
+        ) from None
 
 
 def find_resumable(config: Config) -> Path:

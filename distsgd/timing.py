@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 WARM_UP_S = 1.0
-"""Seconds of steps at the start that the summary leaves out, unless the run has no more than that."""
+"""Seconds of steps at the start that the summary leaves out, with the step that ends them, unless there are no more."""
 
 KEPT = 100_000
 """Newest steps whose durations the percentiles are taken from."""
@@ -20,6 +20,7 @@ class StepTimes:
         self._end = 0.0
         self._steps: deque[tuple[float, int]] = deque(maxlen=KEPT)  # seconds, examples
         self._warm_up_s = 0.0
+        self._is_warm_up = True
         self._since = (0, 0.0, 0)  # steps, seconds, examples
 
     def start(self, now: float) -> None:
@@ -29,10 +30,10 @@ class StepTimes:
     def add(self, now: float, examples: int) -> None:
         """Note that a step over `examples` ended at `now`."""
         seconds, self._end = now - self._end, now
-        if self._warm_up_s < WARM_UP_S:
-            self._warm_up_s += seconds
-            if self._warm_up_s >= WARM_UP_S:
-                self._steps.clear()
+        if self._is_warm_up and self._warm_up_s >= WARM_UP_S:
+            self._is_warm_up = False
+            self._steps.clear()
+        self._warm_up_s += seconds
         self._steps.append((seconds, examples))
         self._since = (self._since[0] + 1, self._since[1] + seconds, self._since[2] + examples)
 
