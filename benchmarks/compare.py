@@ -13,25 +13,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import machine, picture, report, summary
+from benchmarks import machine, options, picture, report, summary
 from benchmarks.contestants import CONTESTANTS, REPOSITORY, Contestant, ContestantError, Settings, measure
-from benchmarks.shapes import SHAPES, Shape, StoredType, make_data, parse_shape
+from benchmarks.shapes import Shape, StoredType, make_data
 
 Measurements = dict[Shape, dict[str, list[dict[str, Any]]]]
 """For each shape and contestant, what it printed, a round each."""
-
-
-class ShapeType(click.ParamType[Shape]):
-    """`D-H-C@BATCH` on a command line."""
-
-    name = "D-H-C@BATCH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
-        """Return the shape."""
-        try:
-            return value if isinstance(value, Shape) else parse_shape(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def alternate(
@@ -109,26 +96,12 @@ def present(names: Sequence[str], console: Console) -> list[Contestant]:
     return found
 
 
-def shared_options(command: Any) -> Any:
-    """Add the options that all benchmark commands have."""
-    for option in (
-        click.option("--seconds", default=3.0, show_default=True, help="Seconds of steps in each measurement."),
-        click.option("--rounds", default=5, show_default=True, help="Measurements of each contestant."),
-        click.option("--workers", default=2, show_default=True, help="Processes that share a mini-batch."),
-        click.option(
-            "--stored", default="float32", type=click.Choice(["float32", "uint8"]), show_default=True,
-            help="Type of the features in memory; bytes are divided by 255 in the batch.",
-        ),
-        click.option(
-            "--shapes", multiple=True, type=ShapeType(), default=SHAPES, help="A net and mini-batch; may be repeated."
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @click.command()
-@shared_options
+@options.shapes
+@options.stored
+@options.workers
+@options.rounds
+@options.seconds
 @click.option(
     "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="A contestant; may be repeated."
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -92,13 +94,25 @@ def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings
     threads = str(settings.threads if contestant.one_process else 1)
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, threads)
     limit = SLACK_S + settings.warm_up_s + settings.seconds
-    try:
-        ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise ContestantError(f"{contestant.name} at {shape} had not ended after {limit:g} s") from None
-    if ended.returncode:
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise ContestantError(f"{contestant.name} at {shape} had not ended after {limit:g} s") from None
+        finally:  # of what it may have started, nothing is to disturb the next one
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
         raise ContestantError(
-            f"{contestant.name} at {shape} ended with exit code {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+            f"{contestant.name} at {shape} ended with exit code {process.returncode}:\n{output}{errors}"
         )
-    measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(output.splitlines()[-1])
     return measured

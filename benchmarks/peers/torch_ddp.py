@@ -50,9 +50,9 @@ def measure(task: Task) -> dict[str, Any]:
     results = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(dir=Path(task.data)) as folder:
         context = mp.spawn(train, args=(task, folder, results), nprocs=task.workers, join=False)
-        summary: dict[str, Any] = results.get()
-        while not context.join():
+        while not context.join():  # raises what a rank raised
             pass
+    summary: dict[str, Any] = results.get()
     return summary
 
 

@@ -1,0 +1,226 @@
+"""Where a step's time goes, in every process: `python -m benchmarks.profile_step --shape 3072-20-10`.
+
+The server and the workers are distsgd's own, over its own shared-memory link, in processes without Ray, which takes no
+part in a step. Their functions are timed from outside (stopwatch.py), which makes a small step a few microseconds
+longer.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import options
+from benchmarks.options import ShapeType
+from benchmarks.peers.common import L2, LR
+from benchmarks.shapes import Shape, StoredType, make_data
+from benchmarks.stopwatch import Stopwatch
+from distsgd import numerics
+from distsgd.actors import ServerActor
+from distsgd.config import Config
+from distsgd.data import Rows, load
+from distsgd.links.shared_memory import Seat
+from distsgd.setup import Setup
+from distsgd.worker import Worker
+
+WORKER_HOOKS = {
+    "distsgd.sampling:RowsAhead.of": "row numbers",
+    "distsgd.batch:Batch.gather": "gather",
+    "distsgd.model:forward": "forward",
+    "distsgd.model:losses_and_softmax": "loss, softmax",
+    "distsgd.worker:loss_and_gradient_sums": "backward",
+    "distsgd.worker:Worker.compute": "add shards",
+    "distsgd.links.doorbell:Connection.send": "send",
+    "distsgd.links.doorbell:Connection.wait": "wait",
+    "distsgd.links.doorbell:Connection.receive": "receive",
+}
+"""What a worker does in each phase. It gathers for the next step while the server works on this one.
+
+`send` includes the time for which the process that it wakes takes the sender's core.
+"""
+
+SERVER_HOOKS = {
+    "distsgd.links.shared_memory:MemoryPeer.start": "publish",
+    "distsgd.links.crew:Crew._spin": "wait",
+    "distsgd.links.crew:Crew._collect": "wait",
+    "distsgd.links.shared_memory:MemoryPeer.receive": "receive",
+    "distsgd.aggregation:_block_sum": "reduce",
+    "distsgd.optim:update": "update",
+    "distsgd.aggregation:_is_finite": "check finite",
+    "distsgd.aggregation:Aggregation.update": "threads",
+    "distsgd.server:ParameterServer._record": "journal",
+}
+"""The same for the server; `threads` is what handing out and waiting for its other threads takes."""
+
+PHASES = tuple(dict.fromkeys((*WORKER_HOOKS.values(), *SERVER_HOOKS.values())))
+
+TRIAL_STEPS = 50
+"""Steps at the start that are not counted, and from which their number is worked out."""
+
+START_S = 60.0
+
+
+class ProfiledServer(ServerActor):
+    """The parameter server, outside of Ray."""
+
+    @property
+    def address(self) -> str:
+        """Where workers find it."""
+        return self._lobby.address
+
+    def close(self) -> None:
+        """Send the workers away."""
+        self._lobby.close()
+        self._crew.close()
+
+
+class ProfiledWorker:
+    """Passes what a seat asks for on to a worker, and forgets the time of the steps before `first`."""
+
+    def __init__(self, worker: Worker, watch: Stopwatch, first: int) -> None:
+        self._worker, self._watch, self._first = worker, watch, first
+
+    def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray) -> Any:
+        """See Worker.compute."""
+        if step == self._first:
+            self._watch.reset()
+        return self._worker.compute(step, flat, shards, out)
+
+    def prepare(self, step: int, shards: range) -> None:
+        """See Worker.prepare."""
+        self._worker.prepare(step, shards)
+
+
+def work(name: str, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
+    """Be a worker until the server hangs up, then tell the seconds of each phase since the trial steps."""
+    with numerics.pinned_blas(1, None):
+        rows = Rows(np.load(data / "X.npy"), np.load(data / "y.npy"))
+        watch = Stopwatch()
+        watch.install(WORKER_HOOKS)
+        worker = Worker(train=rows, val=None, device="cpu", **keywords)
+        Seat.take(address, name, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
+    results.put((name, dict(watch.seconds)))
+
+
+def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Config:
+    """Return the configuration of a run as the comparison makes it."""
+    return Config.build(
+        {
+            "model.hidden": shape.hidden,
+            "optim.lr": LR,
+            "optim.l2": L2,
+            "train.batch_size": shape.batch,
+            "train.num_shards": num_shards,
+            "train.epochs": 1_000_000,
+            "data.train": str(data / "data.npz"),
+            "data.label": "y",
+            "data.features": "X",
+            "data.val_fraction": 0,
+            "data.normalize": "unit" if "uint8" in data.name else "none",
+            "run.workers": workers,
+            "run.timeout_s": 60,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of the average step went."""
+
+    mean_ms: float
+    median_ms: float
+    phases: dict[str, dict[str, float]]
+    """For each process, and in it for each phase, milliseconds a step."""
+
+    def table(self, title: str) -> Table:
+        """Return it as a table; `other` is what no phase accounts for: the interpreter between the timed functions."""
+        drawn = Table(title=f"{title}: {self.mean_ms:.3f} ms a step on average, {self.median_ms:.3f} in the median")
+        drawn.add_column("microseconds a step")
+        for name in self.phases:
+            drawn.add_column(name, justify="right")
+        for phase in PHASES:
+            if any(phase in phases for phases in self.phases.values()):
+                drawn.add_row(phase, *(self._cell(phases.get(phase)) for phases in self.phases.values()))
+        drawn.add_row("other", *(self._cell(self.mean_ms - sum(phases.values())) for phases in self.phases.values()))
+        return drawn
+
+    def _cell(self, ms: float | None) -> str:
+        return "" if ms is None else f"{1e3 * ms:.1f}  {100 * ms / self.mean_ms:3.0f} %"
+
+
+def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile:
+    """Train for a while and return where the time went."""
+    setup = Setup.beginning(config, load(config.data))
+    server = ProfiledServer(config=config, net=setup.net, plan=setup.plan, start=setup.start, workers=workers)
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    keywords = {"net": setup.net, "sampler": setup.plan.sampler, "transform": setup.data.transform}
+    names = [f"worker {number}" for number in range(workers)]
+    processes = [
+        context.Process(target=work, args=(name, server.address, data, keywords, results), daemon=True)
+        for name in names
+    ]
+    for process in processes:
+        process.start()
+    _wait_for_workers(server, workers)
+    watch = Stopwatch()
+    watch.install(SERVER_HOOKS)
+    trial_s = _seconds_of(server, TRIAL_STEPS)
+    watch.reset()
+    count = max(20, int(seconds * TRIAL_STEPS / trial_s))
+    taken_s = _seconds_of(server, TRIAL_STEPS + count)
+    totals = {"server": dict(watch.seconds)}
+    server.close()
+    totals |= dict(results.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return Profile(
+        mean_ms=1e3 * taken_s / count,
+        median_ms=server.timings()["step_ms_p50"],
+        phases={name: {phase: 1e3 * s / count for phase, s in totals[name].items()} for name in ("server", *names)},
+    )
+
+
+def _seconds_of(server: ProfiledServer, until: int) -> float:
+    began = time.perf_counter()
+    server.run(until)
+    return time.perf_counter() - began
+
+
+def _wait_for_workers(server: ProfiledServer, workers: int) -> None:
+    deadline = time.monotonic() + START_S
+    while server.size() < workers:
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"{server.size()} of {workers} workers have come within {START_S:g} s")
+        time.sleep(0.02)
+
+
+@click.command()
+@click.option("--shape", type=ShapeType(), default="3072-20-10@256", show_default=True, help="The net and mini-batch.")
+@click.option("--num-shards", type=int, help="Shards of a mini-batch; one for each worker if not given.")
+@options.workers
+@options.stored
+@options.seconds
+def main(shape: Shape, num_shards: int | None, workers: int, stored: StoredType, seconds: float) -> None:
+    """Show where a step's time goes, in the server and in each worker."""
+    # A thread for each process, as distsgd has it; its library has to find this before it is loaded.
+    os.environ.update(numerics.environment(1, None))
+    shards = num_shards or workers
+    with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:
+        data = make_data(shape, stored, Path(folder))
+        profiled = profile(configuration(shape, data, workers, shards), data, workers, seconds)
+    Console().print(profiled.table(f"{shape}, {workers} workers, {shards} shards, {stored}"))
+
+
+if __name__ == "__main__":
+    main()
