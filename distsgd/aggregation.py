@@ -33,7 +33,7 @@ class Aggregation:
         blocks = list(optim.blocks(net))
         count = threads if net.size >= THREADED else 1
         self._shares = [blocks[share.start : share.stop] for share in reduction.assign(count, len(blocks))]
-        width = max(part.stop - part.start for part, _ in blocks)
+        width = min(optim.BLOCK, net.size)
         self._buffers = np.empty((count, reduction.buffers(num_shards) + 1, width), np.float32)
         self._pool = ThreadPoolExecutor(count - 1, "aggregation") if count > 1 else None
 
@@ -54,22 +54,22 @@ class Aggregation:
 
             def norms(thread: int) -> list[float]:
                 return [
-                    optim.squared_norm(total, count, weights[part], l2=l2, scratch=scratch)
-                    for part, l2, total, scratch in self._totals(thread, gradients, config)
+                    optim.squared_norm(total, count, weights[part], biases=biases, l2=config.l2, scratch=scratch)
+                    for (part, biases), total, scratch in self._totals(thread, gradients)
                 ]
 
             lr *= optim.clip_factor(config, [square for squares in self._each_thread(norms) for square in squares])
 
         def updated(thread: int) -> bool:
             finite = True
-            for part, l2, total, scratch in self._totals(thread, gradients, config):
+            for (part, biases), total, scratch in self._totals(thread, gradients):
                 optim.update(
                     total,
                     count,
                     weights[part],
                     None if velocity is None else velocity[part],
                     lr=lr,
-                    l2=l2,
+                    biases=biases,
                     config=config,
                     out=out[part],
                     velocity_out=None if velocity_out is None else velocity_out[part],
@@ -80,15 +80,12 @@ class Aggregation:
 
         return all(self._each_thread(updated))
 
-    def _totals(
-        self, thread: int, gradients: Gradients, config: OptimConfig
-    ) -> Iterator[tuple[slice, float, np.ndarray, np.ndarray]]:
-        """Yield the slice of each of a thread's blocks, its l2, the gradients' sum in a buffer, and one to spare."""
+    def _totals(self, thread: int, gradients: Gradients) -> Iterator[tuple[optim.Block, np.ndarray, np.ndarray]]:
+        """Yield each of a thread's blocks, the gradients' sum over it in a buffer, and a buffer to spare."""
         sums, scratch = self._buffers[thread, :-1], self._buffers[thread, -1]
-        for part, decays in self._shares[thread]:
-            width = part.stop - part.start
-            total = _block_sum(gradients, self._root, part, sums)
-            yield part, config.l2 if decays else 0.0, total, scratch[:width]
+        for block in self._shares[thread]:
+            total = _block_sum(gradients, self._root, block.part, sums)
+            yield block, total, scratch[: len(total)]
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Return what `work` returns for each thread's number, in order; this thread is number 0."""

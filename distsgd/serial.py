@@ -45,21 +45,21 @@ class SerialLoop:
         total = tree_sum((0, len(self._shards)), leaf, add)
         new, scratch = np.empty_like(W), np.empty_like(W)
         velocity = None if state.velocity is None else np.empty_like(W)
-        parts = [(part, config.l2 if decays else 0.0) for part, decays in self._blocks]
         if config.clip_norm is not None:
+            g = total.gradient.copy()
             squares = [
-                optim.squared_norm(total.gradient[b], total.examples, W[b], l2=l2, scratch=scratch[b])
-                for b, l2 in parts
+                optim.squared_norm(g[b], total.examples, W[b], biases=biases, l2=config.l2, scratch=scratch[b])
+                for b, biases in self._blocks
             ]
             lr *= optim.clip_factor(config, squares)
-        for b, l2 in parts:
+        for b, biases in self._blocks:
             optim.update(
                 total.gradient[b],
                 total.examples,
                 W[b],
                 None if state.velocity is None else state.velocity[b],
                 lr=lr,
-                l2=l2,
+                biases=biases,
                 config=config,
                 out=new[b],
                 velocity_out=None if velocity is None else velocity[b],

@@ -16,7 +16,6 @@ from distsgd.actors import Place, RelayActor, WorkerActor
 from distsgd.backend import Device
 from distsgd.config import Config
 from distsgd.errors import DistsgdError, ResourceError, TrainingError, WorkerLostError
-from distsgd.links.crew import Loss
 from distsgd.model import Net
 
 SEATED_S = 15.0

@@ -5,6 +5,7 @@ A plain class that runs without Ray; trainer.py makes an actor of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from distsgd import reduction
 from distsgd.backend import Device, array_module
 from distsgd.batch import Batch
 from distsgd.data import BatchTransform, Rows
-from distsgd.model import Net, Parameters, Workspace, loss_and_gradient_sums
+from distsgd.model import Array, Net, Parameters, Workspace, loss_and_gradient_sums
 from distsgd.reduction import Node, Partial
 from distsgd.sampling import RowsAhead, Sampler
 from distsgd.validation import Validation
 
 AHEAD_BYTES = 2**26
 """Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
+
+
+KEPT_SPLITS = 128
+"""Vectors whose cuts into parameters are kept: buffers that are used in every step."""
 
 
 class Worker:
@@ -40,27 +45,48 @@ class Worker:
         self._batch = Batch(train, transform, sampler.max_shard_count, device)
         self._validation = None if val is None else Validation(net, val, transform, device)
         self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
-        self._buffers = self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32)
+        self._buffers = list(self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32))
+        self._splits: dict[int, tuple[Array, Parameters]] = {}
+        self._shards, self._roots = range(0), [(0, 0)]
         self._rows = RowsAhead(sampler)
         self._ahead: tuple[int, range] | None = None
         self._gathered: list[tuple[Any, Any]] = []
 
-    def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray | None = None) -> list[Partial]:
+    def compute(
+        self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray] | None = None
+    ) -> list[Partial]:
         """Return the gradient sums of a run of shards: one partial for each subtree that lies whole within it.
 
-        flat (P,) float32 are the parameters. The gradients are written to the rows of `out` (subtrees, P) float32 on
-        the host, which is made if it is not given.
+        flat (P,) float32 are the parameters. The gradients are written to arrays (P,) float32 on the host: those of
+        `out`, or else new ones.
         """
-        roots = reduction.roots(shards, self.sampler.num_shards)
+        if shards != self._shards:
+            self._shards, self._roots = shards, reduction.roots(shards, self.sampler.num_shards)
         if out is None:
-            out = np.empty((len(roots), self.net.size), np.float32)
-        parameters = self.net.split(self._xp.asarray(flat))
+            out = [np.empty(self.net.size, np.float32) for _ in self._roots]
+        parameters = self._split(self._xp.asarray(flat))
         with np.errstate(all="ignore"):  # the server looks at every result
-            return [self._subtree(root, step, parameters, shards, out[i]) for i, root in enumerate(roots)]
+            return [
+                self._subtree(root, step, parameters, shards, row) for root, row in zip(self._roots, out, strict=False)
+            ]
+
+    def _split(self, flat: Array) -> Parameters:
+        """Return `net.split` of a vector; those that come again and again are not cut anew."""
+        known = self._splits.get(id(flat))
+        if known is None or known[0] is not flat:
+            if len(self._splits) > KEPT_SPLITS:
+                self._splits.clear()
+            known = self._splits[id(flat)] = (flat, self.net.split(flat))
+        return known[1]
 
     def prepare(self, step: int, shards: range) -> None:
-        """Gather the mini-batch rows of a run of shards that is likely to be computed next, if memory allows."""
-        if len(shards) * self._batch.buffer_bytes <= AHEAD_BYTES:
+        """Gather the mini-batch rows of a run of shards that is likely to be computed next.
+
+        Not if memory does not allow it, nor if the server's work, which takes about as long for a parameter as
+        gathering does for a feature, will be done before: the workers' cores would then not be free for the server.
+        """
+        size = len(shards) * self._batch.buffer_bytes
+        if size <= AHEAD_BYTES and size <= 4 * self.net.size:
             rows = self._rows.of(step, shards)
             self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
             self._ahead = (step, shards)
@@ -83,7 +109,7 @@ class Worker:
                 return None
             X, y = self._examples(step, shards, node[0])
             gradient = buffers[buffer]
-            loss = loss_and_gradient_sums(parameters, X, y, out=self.net.split(gradient), workspace=self._workspace)
+            loss = loss_and_gradient_sums(parameters, X, y, out=self._split(gradient), workspace=self._workspace)
             return Partial(node, gradient, loss, len(y))
 
         def add(left: Partial, right: Partial, _: int) -> Partial:

@@ -6,6 +6,7 @@ Peers that come take their shards over at the next step.
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -148,7 +149,7 @@ class Crew:
         if self._spin_s:
             end = time.perf_counter() + self._spin_s
             while len(self._poll.poll(0)) < count and time.perf_counter() < end:
-                time.sleep(0)
+                os.sched_yield()
 
     def _collect(self, now: _Step) -> None:
         """Receive what has come, waiting for it until the deadline."""

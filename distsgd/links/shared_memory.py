@@ -27,7 +27,7 @@ from distsgd.reduction import Partial
 
 TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
-SUMS = struct.Struct("<dq")  # of one subtree: loss, examples
+SUMS = struct.Struct("<dq")  # of each subtree: loss, examples
 
 HANDSHAKE_S = 10.0
 """Seconds in which both sides have to get to know each other."""
@@ -52,8 +52,11 @@ class MemoryPeer:
 
     def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
         self.name, self.host, self.pid = name, host, connection.peer_pid
-        self._connection, self._slots, self._num_shards = connection, slots, num_shards
-        self._nodes: dict[range, list[reduction.Node]] = {}
+        self._connection, self._num_shards = connection, num_shards
+        self._slots = list(slots.rows)
+        self._shards = range(0)
+        self._nodes: list[reduction.Node] = []
+        self._sums = struct.Struct("")
 
     @classmethod
     def welcome(cls, connection: Connection, board: Segment, welcome: Welcome) -> MemoryPeer:
@@ -78,6 +81,9 @@ class MemoryPeer:
 
     def start(self, step: int, shards: range, buffer: int) -> None:
         """See `links.Peer`."""
+        if shards != self._shards:
+            self._shards, self._nodes = shards, reduction.roots(shards, self._num_shards)
+            self._sums = struct.Struct(f"<{'dq' * len(self._nodes)}")
         try:
             self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer))
         except HungUpError as error:
@@ -90,17 +96,16 @@ class MemoryPeer:
             kind, step, lo, hi = HEAD.unpack_from(message)
             if kind == b"F":
                 raise PeerFailedError(message[HEAD.size :].decode(errors="replace"))
-            shards = range(lo, hi)
-            if shards not in self._nodes:
-                self._nodes[shards] = reduction.roots(shards, self._num_shards)
-            nodes, sums, rows = self._nodes[shards], SUMS.iter_unpack(message[HEAD.size :]), self._slots.rows
-            return Answer(
-                step,
-                shards,
-                [Partial(node, rows[i], *s) for i, (node, s) in enumerate(zip(nodes, sums, strict=True))],
-            )
-        except (HungUpError, struct.error, ValueError) as error:
+            if (lo, hi) != (self._shards.start, self._shards.stop):
+                raise PeerLostError(f"it answers for shards {lo} to {hi}, and not for {self._shards}")
+            sums = self._sums.unpack(message[HEAD.size :])
+        except (HungUpError, struct.error) as error:
             raise PeerLostError(str(error)) from None
+        partials = [
+            Partial(node, slot, loss, examples)
+            for node, slot, loss, examples in zip(self._nodes, self._slots, sums[::2], sums[1::2], strict=False)
+        ]
+        return Answer(step, self._shards, partials)
 
     def close(self, *, kill: bool = False) -> None:
         """See `links.Peer`."""
@@ -113,7 +118,7 @@ class MemoryPeer:
 class Computer(Protocol):
     """What a worker does for the link; see worker.Worker."""
 
-    def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray) -> Sequence[Partial]: ...  # noqa: D102
+    def compute(self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray]) -> Sequence[Partial]: ...  # noqa: D102
     def prepare(self, step: int, shards: range) -> None: ...  # noqa: D102
 
 
@@ -121,7 +126,7 @@ class Seat:
     """A worker's side: its place at the server's memory."""
 
     def __init__(self, connection: Connection, board: Segment, slots: Segment, *, spin: bool) -> None:
-        self._connection, self._board, self._slots = connection, board.rows, slots.rows
+        self._connection, self._board, self._slots = connection, list(board.rows), list(slots.rows)
         self._spin_s = SPIN_S if spin else 0.0
 
     @classmethod
