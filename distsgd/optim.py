@@ -71,17 +71,14 @@ def update(
     """
     total *= np.float32(lr / count)
     decay = 2 * config.l2 * lr
-    if velocity is None or velocity_out is None:
-        np.multiply(weights, np.float32(1 - decay), out=out)
-        for bias in biases:
-            out[bias] = weights[bias]
-        out -= total
-        return
-    if decay:
+    if decay:  # not as a factor 1 − 2αλ of the weights: float32 would round a small αλ badly, or to nothing
         np.multiply(weights, np.float32(decay), out=scratch)
         for bias in biases:
             scratch[bias] = 0
         total += scratch
+    if velocity is None or velocity_out is None:
+        np.subtract(weights, total, out=out)
+        return
     np.multiply(velocity, np.float32(config.momentum), out=velocity_out)
     velocity_out -= total
     if config.nesterov:
