@@ -10,8 +10,8 @@ The gradient of a mini-batch of N examples is formed once, from the sum over its
                                                             networks", 2013, eq. 7: the look-ahead weights)
 
 With `clip_norm` c, g is multiplied by min(1, c / ‖g‖), ‖g‖ over all parameters (Pascanu et al., "On the difficulty of
-training recurrent neural networks", 2013). All of it is elementwise but for that norm, whose blocks are fixed, so it may
-be done by any number of threads with the same bits.
+training recurrent neural networks", 2013). All of it is elementwise but for that norm, whose blocks are fixed, so it
+may be done by any number of threads with the same bits.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from distsgd.model import Net
 Vector = np.ndarray
 
 BLOCK = 131072
-"""Numbers in a block, 512 KB an array: with smaller ones the calls, and two threads' turns at the interpreter, cost more
-than the second-level cache saves (3.2 million parameters: 3.2 ms in blocks of 64 KB, 2.3 in these, 1.4 on two threads)."""
+"""Numbers in a block, 512 KB an array: with smaller ones the calls, and two threads' turns at the interpreter, cost
+more than the second-level cache saves (3.2 million parameters: 3.2 ms in blocks of 64 KB, 2.3 in these, 1.4 on two
+threads)."""
 
 
 class Block(NamedTuple):
@@ -98,7 +99,8 @@ def squared_norm(
     for bias in biases:
         scratch[bias] = 0
     total += scratch
-    return float(np.dot(total, total))
+    square = float(np.dot(total, total))
+    return square if math.isfinite(square) else float(np.square(total, dtype=np.float64).sum())
 
 
 def clip_factor(config: OptimConfig, squares: list[float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -188,7 +190,7 @@ def test_sums_over_any_shards_equal_the_sum_over_the_whole(cuts, seed):
         parts = NET.split(gradient)
         return loss_and_gradient_sums(NET.split(flat), X[lo:hi], y[lo:hi], out=parts, workspace=workspace), gradient
 
-    shards = [sums(lo, hi) for lo, hi in zip(edges, edges[1:], strict=False)]
+    shards = [sums(lo, hi) for lo, hi in itertools.pairwise(edges)]
     loss, gradient = sums(0, 24)
     assert sum(loss for loss, _ in shards) == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(sum(g.astype(np.float64) for _, g in shards), gradient, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,8 @@
-"""Update rules against independent float64 formulas, schedules at their ends, bits that blocks and threads leave alone."""
+"""Update rules against independent formulas, schedules at their ends, bits that blocks and threads leave alone."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -156,6 +157,15 @@ def test_clipping_is_the_same_for_any_number_of_threads(monkeypatch):
     assert len({trained(config, threads=threads).tobytes() for threads in (1, 2, 3)}) == 1
 
 
+def test_a_gradient_whose_square_float32_does_not_hold_is_clipped_and_not_dropped():
+    gradient, weights = np.full(NET.size, 1e25, np.float32), np.zeros(NET.size, np.float32)
+    out, config = np.empty(NET.size, np.float32), OptimConfig(l2=0, clip_norm=2.0)
+    assert Aggregation(NET, 1).update(
+        {(0, 1): gradient}, 1, weights, None, lr=1.0, config=config, out=out, velocity_out=None
+    )
+    np.testing.assert_allclose(out, -2 / NET.size**0.5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [0, NET.size // 2, NET.size - 1])
 def test_an_update_says_whether_all_parameters_are_finite(bad, where):
@@ -209,7 +219,7 @@ def test_cosine_goes_from_the_rate_to_the_final_one():
     assert found[0] == 0.4
     assert found[-1] == pytest.approx(0.1, rel=1e-12)
     assert found[10] == pytest.approx((0.4 + 0.1) / 2)
-    assert all(a > b for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(found))
 
 
 def test_cosine_begins_after_warm_up():
