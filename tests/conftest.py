@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,3 +21,36 @@ def xp(request):
     if problem is not None:
         pytest.skip(problem)
     return array_module("cuda")
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Work in a folder of the test's own, temporary files included, without the user's MLflow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _store_template(tmp_path_factory) -> Path:
+    """An empty MLflow database; making its tables takes more than a second, copying them nothing."""
+    from distsgd.tracking import import_quietly
+
+    import_quietly()
+    from distsgd.tracking_store import Store
+
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        Store(f"sqlite:///{folder / 'mlflow.db'}").ping()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def empty_store(own_folder, _store_template) -> str:
+    """The URI of an empty MLflow database `mlflow.db` in the current folder, which is the test's own."""
+    shutil.copy(_store_template, own_folder / "mlflow.db")
+    return f"sqlite:///{own_folder / 'mlflow.db'}"

@@ -129,43 +129,56 @@ def _serving(server: socketserver.BaseServer) -> Iterator[str]:
         thread.join()
 
 
-class Losses:
-    """Which replies of a server get lost on their way back."""
+class Proxy:
+    """Stands before a server, and can be closed, opened again, or told to lose replies."""
 
-    def __init__(self, *endings: str) -> None:
-        self.to_lose = list(endings)
-        """Endings of paths, such as `runs/create`: of the next request to each, the reply is lost."""
+    def __init__(self, target: str) -> None:
+        self.target, self.uri = target, f"http://127.0.0.1:{free_port()}"
+        self.to_lose: list[str] = []
+        """Endings of paths, such as `runs/create`: the next request to each gets through, its reply does not."""
+        self._stack = contextlib.ExitStack()
+
+    def open(self) -> None:
+        address = ("127.0.0.1", int(self.uri.rpartition(":")[2]))
+        handler = type("Handler", (_Forwarding,), {"proxy": self})
+        self._stack.enter_context(_serving(self._stack.enter_context(ThreadingHTTPServer(address, handler))))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Proxy:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-@contextlib.contextmanager
-def lossy_proxy(target: str, controls: Losses) -> Iterator[str]:
-    """Yield the URI of a proxy to the server `target`: every request gets through, some replies do not."""
+class _Forwarding(BaseHTTPRequestHandler):
+    proxy: Proxy
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
-            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length", "connection")}
-            request = urllib.request.Request(target + self.path, body, kept, method=self.command)
-            try:
-                with urllib.request.urlopen(request, timeout=60) as reply:
-                    status, content, kind = reply.status, reply.read(), reply.headers.get("Content-Type", "")
-            except urllib.error.HTTPError as error:
-                status, content, kind = error.code, error.read(), error.headers.get("Content-Type", "")
-            ending = next((ending for ending in controls.to_lose if self.path.endswith(ending)), None)
-            if ending is not None:
-                controls.to_lose.remove(ending)
-                self.close_connection = True
-                return
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length", "connection")}
+        request = urllib.request.Request(self.proxy.target + self.path, body, kept, method=self.command)
+        try:
+            reply = urllib.request.urlopen(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            reply = error
+        with reply:
+            status, content, kind = reply.status, reply.read(), reply.headers.get("Content-Type", "")
+        ending = next((ending for ending in self.proxy.to_lose if self.path.endswith(ending)), None)
+        if ending is not None:
+            self.proxy.to_lose.remove(ending)
+            self.close_connection = True
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-        do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815 - http.server's names
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, _serving(server) as uri:
-        yield uri
+    def log_message(self, *_: object) -> None:
+        pass
