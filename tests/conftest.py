@@ -8,8 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from distsgd.backend import array_module, cuda_problem
+
+
+settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
+settings.load_profile("distsgd")
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
