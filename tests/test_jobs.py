@@ -1,0 +1,123 @@
+"""The configurations in jobs/, and jobs/train.py on a real cluster: docker-compose.yml's services on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from mlflow_server import MlflowServer, mlflow_server
+from ray_cluster import RayHead, ray_head
+
+from distsgd.config import Config, read_toml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGURATIONS = sorted((REPOSITORY / "jobs").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def head(tracking: MlflowServer) -> Iterator[RayHead]:
+    environment = {"MLFLOW_TRACKING_URI": tracking.uri, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    with ray_head(cpus=2, environment=environment) as running:
+        yield running
+
+
+def run_result(path: Path) -> dict:
+    return json.loads((path / "result.json").read_bytes())
+
+
+def wait_until(condition, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not come about in {timeout_s:g} s"
+        time.sleep(0.1)
+
+
+def test_there_are_the_configurations_that_the_readme_names():
+    assert [path.name for path in CONFIGURATIONS] == ["cifar10.toml", "digits.toml", "mnist.toml"]
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_configuration_is_valid_and_commented(path):
+    Config.build(read_toml(path))
+    assert path.read_text(encoding="utf-8").count("#") >= 5
+
+
+def test_digits_toml_writes_out_the_defaults():
+    assert Config.build(read_toml(REPOSITORY / "jobs" / "digits.toml")).digest() == Config().digest()
+
+
+def test_cifar10_toml_is_the_classic_shape():
+    config = Config.build(read_toml(REPOSITORY / "jobs" / "cifar10.toml"))
+    assert (config.model.hidden, config.data.classes, config.train.batch_size) == (20, 10, 256)
+    assert (config.optim.momentum, config.optim.schedule) == (0, "step")
+
+
+@pytest.mark.timeout(300)
+def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(head, tracking, tmp_path):
+    run_dir = tmp_path / "run"
+    entrypoint = ["python", "jobs/train.py", "jobs/digits.toml", "--set", "train.epochs=3", "--workers", "2"]
+    submitted = head.submit(REPOSITORY, "digits", *entrypoint, "--run-dir", str(run_dir))
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    job = head.job("digits")
+    assert (job["status"], job["driver_exit_code"]) == ("SUCCEEDED", 0)
+
+    result = run_result(run_dir)
+    assert result["status"] == "FINISHED"
+    run = MlflowClient(tracking.uri).get_run(result["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["train/loss"] == result["train/loss"]
+    assert run.data.params["workers"] == "2"
+    assert not [pid for pid in head.processes() if b"WorkerActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.timeout(300)
+def test_job_keeps_the_exit_code_of_a_refusal(head, tmp_path):
+    run_dir = tmp_path / "run"
+    entrypoint = ["python", "jobs/train.py", "jobs/digits.toml", "--set", "optim.lr=-1", "--run-dir", str(run_dir)]
+    submitted = head.submit(REPOSITORY, "refused", *entrypoint)
+    assert submitted.returncode == 1  # of `ray job submit`, whatever the driver's was
+    job = head.job("refused")
+    assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
+    assert "optim.lr is -1" in submitted.stdout
+    assert not run_dir.exists()
+
+
+@pytest.mark.timeout(300)
+def test_stopped_job_checkpoints_and_the_next_one_resumes_it(head, tracking, tmp_path):
+    run_dir = tmp_path / "run"
+    command = ["python", "jobs/train.py", "jobs/digits.toml", "--workers", "1", "--run-dir", str(run_dir)]
+    started = head.submit(REPOSITORY, "long", *command, "--set", "train.epochs=400", wait=False)
+    assert started.returncode == 0, started.stdout + started.stderr
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size > 0)
+    head.post("/api/jobs/long/stop")
+    wait_until(lambda: head.job("long")["status"] == "STOPPED")
+    stopped = run_result(run_dir)
+    assert stopped["status"] == "KILLED"
+    assert 0 < stopped["steps"] < 400 * 23
+    client = MlflowClient(tracking.uri)
+    assert client.get_run(stopped["mlflow_run_id"]).info.status == "KILLED"
+
+    resumed = head.submit(REPOSITORY, "resumed", *command, "--resume")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    finished = run_result(run_dir)
+    assert (finished["status"], finished["steps"]) == ("FINISHED", 400 * 23)
+    assert finished["mlflow_run_id"] == stopped["mlflow_run_id"]
+    assert client.get_run(finished["mlflow_run_id"]).info.status == "FINISHED"
+
+
+@pytest.mark.timeout(300)
+def test_cluster_demands_its_token(head):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        head.get("/api/jobs/", token="0" * 64)
+    assert refused.value.code in (401, 403)
