@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from distsgd.backend import array_module, cuda_problem
 
-
 settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
 settings.load_profile("distsgd")
 
