@@ -23,6 +23,8 @@ class PortableClassifier:
         X = np.asarray(model_input)
         if X.ndim != 2 or X.shape[1] != len(a["shift"]):
             raise ValueError(f"features have the shape {X.shape}; this model takes (n, {len(a['shift'])})")
+        if X.dtype == object:  # a data frame with columns of truth values beside columns of numbers
+            X = X.astype(np.float64)
         X = (np.subtract(X, a["shift"], dtype=np.float64) * a["scale"]).astype(np.float32)
         scores = np.maximum(X @ a["W1"] + a["b1"], 0) @ a["W2"] + a["b2"]
         predicted: np.ndarray = a["classes"][scores.argmax(axis=1)]

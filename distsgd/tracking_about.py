@@ -135,6 +135,7 @@ def _model_input(data: DataSet) -> dict[str, Any]:
     columns = [X[:, i].round().astype(t) if t.kind in "biu" else X[:, i] for i, t in enumerate(types)]
     return {
         "columns": None if data.schema.width is not None else list(data.feature_names),
+        "booleans": [name for name, t in zip(data.feature_names, types, strict=True) if t.kind == "b"],
         "dtype": data.schema.types[0],
         "example": [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)],
         "classes": "string" if data.classes.dtype.kind == "U" else "long",

@@ -41,14 +41,16 @@ def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedMod
 def _example(about: Mapping[str, Any]) -> np.ndarray | pd.DataFrame:
     if about["columns"] is None:
         return np.array(about["example"], about["dtype"])
-    return pd.DataFrame(np.array(about["example"], np.float64), columns=about["columns"])
+    frame = pd.DataFrame(np.array(about["example"], np.float64), columns=about["columns"])
+    return frame.astype(dict.fromkeys(about["booleans"], bool))
 
 
 def _signature(about: Mapping[str, Any]) -> ModelSignature:
-    """Return what the model takes and gives; columns of numbers are all doubles, to which MLflow converts the rest."""
+    """Return what the model takes and gives; columns of numbers are doubles, to which MLflow converts other numbers."""
     if about["columns"] is None:
         shape = (-1, len(about["example"][0]))
         inputs = Schema([TensorSpec(np.dtype(about["dtype"]), shape)])
     else:
-        inputs = Schema([ColSpec("double", name) for name in about["columns"]])
+        booleans = set(about["booleans"])
+        inputs = Schema([ColSpec("boolean" if name in booleans else "double", name) for name in about["columns"]])
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(about["classes"])]))

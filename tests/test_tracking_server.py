@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -207,6 +209,45 @@ def test_a_stalled_server_is_not_waited_for_when_its_requests_time_out(tmp_path,
     with stalled_server() as uri:
         result = train(tmp_path / "run", uri)
     assert "timed out" in assert_unharmed(tmp_path / "run", result.to_json())
+
+
+def started(tmp_path: Path, uri: str, *more: str) -> subprocess.Popen[str]:
+    """Start a run whose store never answers and for which it would wait long."""
+    options = short_options(f"tracking.uri={uri}", "tracking.timeout_s=100", *more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "distsgd.cli", "train", "--quiet", "--run-dir", "run", *options],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1000"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_ctrl_c_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path):
+    with stalled_server() as uri, started(tmp_path, uri) as process:
+        wait_for(Path("run/result.json"))
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 0
+    assert errors == f"warning: {assert_unharmed(Path('run'), json.loads(Path('run/result.json').read_bytes()))}\n"
+
+
+def test_a_second_ctrl_c_ends_the_waiting_of_a_stopped_run(tmp_path):
+    with stalled_server() as uri, started(tmp_path, uri, "train.epochs=100000") as process:
+        wait_for(Path("run/checkpoints"))
+        process.send_signal(signal.SIGINT)
+        wait_for(Path("run/result.json"))
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert json.loads(Path("run/result.json").read_bytes())["status"] == "KILLED"
 
 
 HOLD_LOCK = """
