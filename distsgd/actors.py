@@ -33,6 +33,7 @@ class Place(NamedTuple):
     """Ray's id of the node."""
 
     host: str
+    pid: int
     address: str
     """Where workers of that node find it; empty for a worker."""
 
@@ -44,16 +45,17 @@ def _node() -> str:
 class _Host:
     """A crew and the lobby that its workers come in by: what a server and a relay have in common."""
 
-    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+    def __init__(self, *, config: Config, net: Net, workers: int, patience_s: float) -> None:
         cores = len(os.sched_getaffinity(0))
         num_shards = config.train.num_shards
-        self._crew = Crew(net.size, timeout_s=config.run.timeout_s, spin=workers < cores)
+        timeout_s = config.run.timeout_s
+        self._crew = Crew(net.size, timeout_s=timeout_s, patience_s=patience_s, spin=workers < cores)
         self._lobby = Lobby(self._crew, Welcome(net.size, num_shards, spin=workers <= cores))
         self._threads = cores
 
     def place(self) -> Place:
         """Return where it is."""
-        return Place(_node(), socket.gethostname(), self._lobby.address)
+        return Place(_node(), socket.gethostname(), os.getpid(), self._lobby.address)
 
     def size(self) -> int:
         """See Crew.size."""
@@ -63,6 +65,10 @@ class _Host:
         """See Crew.take_losses."""
         return self._crew.take_losses()
 
+    def reweigh(self, name: str, weight: int) -> None:
+        """See Crew.reweigh."""
+        self._crew.reweigh(name, weight)
+
 
 class ServerActor(_Host):
     """The parameter server as a Ray actor; it answers other calls while `run` trains."""
@@ -70,7 +76,7 @@ class ServerActor(_Host):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        super().__init__(config=config, net=net, workers=workers)
+        super().__init__(config=config, net=net, workers=workers, patience_s=config.run.timeout_s)
         self._courier = Courier(self._crew.buffers)
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._crew, threads=self._threads
@@ -113,7 +119,8 @@ class RelayActor(_Host):
     """A relay as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        super().__init__(config=config, net=net, workers=workers)
+        # Without workers a relay is of no use: the server gives its shards to others, at once.
+        super().__init__(config=config, net=net, workers=workers, patience_s=0.0)
         self._relay = Relay(self._crew, config.train.num_shards)
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[Partial]:
@@ -131,12 +138,12 @@ class WorkerActor:
         self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
         self._blas.__enter__()
         self._worker = Worker(device=device, **keywords)
-        return Place(_node(), socket.gethostname(), ""), numerics.fingerprint(device)
+        return Place(_node(), socket.gethostname(), os.getpid(), ""), numerics.fingerprint(device)
 
-    def sit_down(self, address: str, name: str) -> str | None:
+    def sit_down(self, address: str, number: int) -> str | None:
         """Serve the server or relay at `address` on this node from now on; return what is in the way, if it is."""
         try:
-            seat = Seat.take(address, name, self._worker.net.size)
+            seat = Seat.take(address, number, self._worker.net.size)
         except REFUSALS as error:
             return f"{type(error).__name__}: {error}"
         threading.Thread(target=seat.serve, args=(self._worker,), name="seat", daemon=True).start()

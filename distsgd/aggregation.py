@@ -109,14 +109,15 @@ def _block_sum(gradients: Gradients, root: Node, part: slice, sums: np.ndarray) 
         return None if gradient is None else gradient[part]
 
     def add(left: np.ndarray, right: np.ndarray, buffer: int) -> np.ndarray:
-        return np.add(left, right, out=sums[buffer, :width])
+        added: np.ndarray = np.add(left, right, out=sums[buffer, :width])
+        return added
 
-    if root in gradients:  # one worker's sum over all shards, which is not to be overwritten
-        total: np.ndarray = sums[0, :width]
-        np.copyto(total, gradients[root][part])
+    total: np.ndarray = reduction.tree_sum(root, known, add)
+    if root not in gradients:
         return total
-    total = reduction.tree_sum(root, known, add)
-    return total
+    copy: np.ndarray = sums[0, :width]
+    np.copyto(copy, total)  # one worker's sum over all shards, which is not to be overwritten
+    return copy
 
 
 def _is_finite(values: np.ndarray) -> bool:

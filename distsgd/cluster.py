@@ -175,6 +175,14 @@ def _resources(environment: dict[str, str], *, local: bool) -> Cluster:
     return Cluster(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), local=local, runtime_env=runtime_env)
 
 
+def total_cpus() -> float:
+    """Return the CPUs of all nodes that are part of the cluster now."""
+    import ray
+
+    total: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    return total
+
+
 def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
     """Return what workers compute on; ResourceError if `cuda` was asked for and cannot be had."""
     asked = config.run.device

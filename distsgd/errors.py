@@ -8,7 +8,8 @@
     │   └── RunDirectoryError   the run directory holds another run, or another driver is at work in it
     ├── TrainingError           exit 1: the run had begun; what was trained is in its newest checkpoint
     │   ├── NonFiniteError      a loss or a gradient is not a number; the step was not applied
-    │   └── WorkerLostError     a worker or the parameter server died
+    │   ├── WorkerLostError     a worker died, and no other can go on in its place
+    │   └── ServerLostError     the parameter server died
     ├── CheckpointError         exit 1: a checkpoint could not be written
     ├── TrackingError           exit 1: `distsgd sync` could not tell MLflow of a run
     └── Stopped                 exit 130 or 143: Ctrl-C or SIGTERM; resumable
@@ -60,7 +61,11 @@ class NonFiniteError(TrainingError):
 
 
 class WorkerLostError(TrainingError):
-    """A worker or the parameter server died or stopped answering."""
+    """A worker died or stopped answering."""
+
+
+class ServerLostError(TrainingError):
+    """The parameter server died or stopped answering."""
 
 
 class CheckpointError(DistsgdError):

@@ -33,7 +33,6 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        self.warnings: list[str] = []
         val, transform = self.data.val, self.data.transform
         self._validation = None if val is None else validation.Validation(setup.net, val, transform, "cpu")
 
@@ -71,6 +70,14 @@ class LocalTrainer:
         """Return the journal records since the last call, oldest first."""
         records, self._records = self._records, []
         return records
+
+    def take_notices(self) -> list[str]:
+        """Return nothing: there is no other process to tell of."""
+        return []
+
+    def recover(self, start: Snapshot) -> None:
+        """Go on from an earlier state."""
+        self._state = start
 
     def snapshot(self) -> Snapshot:
         """Return the state after the last step."""

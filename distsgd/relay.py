@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distsgd import reduction
+from distsgd import faults, reduction
 from distsgd.links.crew import Crew
 from distsgd.reduction import Node, Partial
 
@@ -21,9 +21,13 @@ class Relay:
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[Partial]:
         """Return the gradient sums of a run of shards, as `worker.Worker.compute` does."""
+        if faults.ARMED:
+            faults.reached("relay", 0, step + 1, "asked")
         buffer = step % 2
         self._crew.buffers[buffer] = flat
         held = {partial.node: partial for partial in self._crew.exchange(step, buffer, shards)}
+        if faults.ARMED:
+            faults.reached("relay", 0, step + 1, "gathered")
 
         def known(node: Node, _: int) -> Partial | None:
             return held.get(node)

@@ -115,7 +115,14 @@ def _make_trainer(
         workers = cluster.default_workers(config, found.cpus)
         device = cluster.choose_device(config, workers, found)
         resolved = {"run.workers": workers, "run.device": device}
-        trainer = RayTrainer(setup, workers=workers, device=device, runtime_env=found.runtime_env)
+        elastic = config.run.workers == "auto" and not found.local
+        trainer = RayTrainer(
+            setup,
+            workers=workers,
+            device=device,
+            runtime_env=found.runtime_env,
+            wanted=(lambda: cluster.default_workers(config, cluster.total_cpus())) if elastic else None,
+        )
     stack.callback(trainer.close)
     config = config.with_values({**resolved, "run.dir": str(path)})
     return trainer, dataclasses.replace(setup, config=config, data=trainer.data)

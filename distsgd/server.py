@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distsgd import optim, reduction
+from distsgd import faults, optim, reduction
 from distsgd.aggregation import Aggregation
 from distsgd.config import Config
 from distsgd.errors import NonFiniteError
@@ -69,8 +69,14 @@ class ParameterServer:
         log_every, clock = self.config.train.log_every, time.perf_counter
         with np.errstate(all="ignore"):  # what overflows is found by looking at the results
             while self.step < until and not self._stop.is_set():
+                if faults.ARMED:
+                    faults.reached("server", 0, self.step + 1, "begun")
                 partials = self.link.exchange(self.step, self._current, self._shards)
+                if faults.ARMED:
+                    faults.reached("server", 0, self.step + 1, "gathered")
                 loss = self.apply(partials)
+                if faults.ARMED:
+                    faults.reached("server", 0, self.step, "applied")
                 self._times.add(clock(), sum(partial.examples for partial in partials))
                 if self.step % log_every == 0 or self.step == until:
                     self._record(loss)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from distsgd import checkpoint, rundir, tracking_about
+from distsgd import checkpoint, faults, rundir, tracking_about
 from distsgd.classifier import Classifier, weights_sha256
 from distsgd.data import DataSet
 from distsgd.diagnosis import offending_rows
-from distsgd.errors import DistsgdError, NonFiniteError, Stopped, TrainingError
+from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError, Stopped, TrainingError
 from distsgd.journal import Journal, difference
 from distsgd.result import Result, Status
 from distsgd.rundir import RunDirectory
@@ -34,12 +34,13 @@ class Trainer(Protocol):
 
     data: DataSet
     numerics: dict[str, str]
-    warnings: list[str]
 
     def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102
     def stop(self) -> None: ...  # noqa: D102
     def take_records(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def take_notices(self) -> list[str]: ...  # noqa: D102
     def snapshot(self) -> Snapshot: ...  # noqa: D102
+    def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
     def evaluate(self) -> dict[str, float]: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
@@ -76,13 +77,12 @@ class Session:
         self._began = self._checkpointed = time.monotonic()
         self._plan, self._config = self.setup.plan, self.setup.config
         self._newest = self.setup.start
-        self._warnings = list(self.trainer.warnings)
+        self._warnings: list[str] = []
+        self._recoveries = 0
         self._differs = False
         with self._stack, noted_stop_signals() as self._wish:
             self._open()
             self.observer.started(self)
-            for warning in self._warnings:
-                self.observer.note(f"warning: {warning}")
             try:
                 self._fit()
             except BaseException as error:
@@ -107,8 +107,8 @@ class Session:
         start = self.setup.start.step
         validated = [record for record in self._journal.records() if "val/loss" in record and record["step"] <= start]
         self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
-        identity = rundir.identity(self.directory, self._config, self.setup.data.digest)
-        self._writer = checkpoint.Writer(self.directory.checkpoints, identity, keep=self._config.checkpoint.keep)
+        self._identity = rundir.identity(self.directory, self._config, self.setup.data.digest)
+        self._writer = checkpoint.Writer(self.directory.checkpoints, self._identity, keep=self._config.checkpoint.keep)
         self._stack.callback(self._writer.close)
         about = tracking_about.describe(self.setup, self.directory, self.tracker.uri)
         self.directory.write_json(tracking_about.NAME, about)
@@ -121,15 +121,42 @@ class Session:
         if self._plan.is_evaluated(step) and (last_line is None or last_line < step):
             self._end_epoch()
         while step < total and self._wish.signum is None:
-            until = self._plan.epoch_end(step)
-            step = self.trainer.run(until, self._tick)
-            self._tick()
-            if step == total or (step == until and self._wish.signum is None):
-                self._end_epoch()
+            try:
+                step = self._run_epoch(step)
+            except ServerLostError as error:
+                step = self._recover(error)
         self._keep_newest()
+
+    def _run_epoch(self, step: int) -> int:
+        """Train from `step` to the end of its epoch, or until a signal asks to stop; return the step reached."""
+        until = self._plan.epoch_end(step)
+        step = self.trainer.run(until, self._tick)
+        self._tick()
+        if step == self._plan.total_steps or (step == until and self._wish.signum is None):
+            self._end_epoch()
+        return step
+
+    def _recover(self, error: ServerLostError) -> int:
+        """Go on with a new server from the newest valid checkpoint; return its step.
+
+        What is computed again gives the same bits, so lines that the journal has already are left as they are.
+        """
+        if self._recoveries == self._config.run.max_restarts:
+            raise error
+        self._recoveries += 1
+        self._writer.flush()
+        newest, problems = checkpoint.load_newest(self.directory.checkpoints, self._identity)
+        for problem in problems:
+            self._warn(problem)
+        self._newest = newest or self.setup.start
+        self._warn(f"{error}; a new one goes on from step {self._newest.step}")
+        self.trainer.recover(self._newest)
+        return self._newest.step
 
     def _tick(self) -> None:
         """Journal what is new, checkpoint if it is time, pass a wish to stop on."""
+        for notice in self.trainer.take_notices():
+            self._warn(notice)
         if self._wish.signum is not None:
             self.trainer.stop()
         due = time.monotonic() - self._checkpointed >= self._config.checkpoint.every_s
@@ -169,6 +196,8 @@ class Session:
                 "before; run.blas_kernel holds both to one kernel"
             )
         self.observer.logged(line)
+        if faults.ARMED:
+            faults.reached("driver", 0, record["step"], "journaled")
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
@@ -178,6 +207,8 @@ class Session:
         """Have `snapshot` written; the journal's lines up to it are on disk first."""
         self._journal.sync()
         self._writer.submit(snapshot)
+        if faults.ARMED:
+            faults.reached("driver", 0, snapshot.step, "checkpointed")
         self._newest, self._checkpointed = snapshot, time.monotonic()
 
     def _keep_newest(self) -> None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.actors import Place, RelayActor, WorkerActor
 from distsgd.backend import Device
+from distsgd.calls import SERVER, answer, ask_server, end, is_alive
 from distsgd.config import Config
-from distsgd.errors import DistsgdError, ResourceError, TrainingError, WorkerLostError
+from distsgd.errors import DistsgdError, ResourceError, WorkerLostError
+from distsgd.links import worker_name
+from distsgd.links.crew import Loss
 from distsgd.model import Net
 
 SEATED_S = 15.0
@@ -27,22 +29,6 @@ BACK_OFF_S = 0.5
 log = logging.getLogger(__name__)
 
 
-def answer(reply: Any, who: str, timeout_s: float) -> Any:
-    """Return what an actor answers; its errors come as they were raised there."""
-    try:
-        return ray.get(reply, timeout=timeout_s)
-    except RayTaskError as error:
-        if isinstance(error.cause, DistsgdError):
-            raise error.cause from None
-        raise TrainingError(f"{who} failed: {error.cause!r}") from error
-    except RayActorError as error:
-        raise WorkerLostError(f"{who} died: {' '.join(str(error).split())[:300]}") from None
-    except GetTimeoutError:
-        raise ResourceError(
-            f"{who} has not answered for {timeout_s:g} s: the cluster's CPUs or GPUs may be taken by other jobs"
-        ) from None
-
-
 @dataclass
 class Member:
     """A worker's place in the run, whichever process fills it."""
@@ -50,17 +36,29 @@ class Member:
     number: int
     actor: Any = None
     place: Place | None = None
-    fingerprint: dict[str, str] = field(default_factory=dict)
-    restarts: int = 0
-    due: float = 0.0
-    """When a replacement is to be started, on the monotonic clock, while there is no actor."""
+    """Where its process is; None until that is set up."""
     setting_up: Any = None
-    """The reply to `setup` of a replacement that is not seated yet."""
+    """The reply to `setup` that is awaited."""
+    restarts: int = 0
+    due: float | None = None
+    """When another process is to be started, on the monotonic clock."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
-        return f"worker {self.number}"
+        """What messages call it."""
+        return worker_name(self.number)
+
+
+@dataclass
+class RelayPost:
+    """A relay and the workers that have sat down with it."""
+
+    actor: Any
+    name: str
+    place: Place
+    members: list[Member] = field(default_factory=list)
+    joined: bool = False
+    """Whether the server knows of it."""
 
 
 class Staff:
@@ -85,34 +83,18 @@ class Staff:
             **setup,
         }
         self.members = [Member(number) for number in range(workers)]
-        self._relays: dict[str, Any] = {}
+        self.numerics: dict[str, str] = {}
+        self.notices: list[str] = []
+        self._relays: dict[str, RelayPost] = {}  # by node
         self._server: Any = None
-        self._server_place: Place | None = None
-        self.warnings: list[str] = []
+        self._server_place = Place("", "", 0, "")
 
     def start(self) -> None:
         """Start all workers and wait until they are ready; a difference in arithmetic becomes a warning."""
         for member in self.members:
             self._hire(member)
         for member in self.members:
-            self._await_setup(member)
-        first = self.members[0].fingerprint
-        for member in self.members[1:]:
-            if member.fingerprint != first:
-                self.warnings.append(
-                    f"{member.name} computes with {member.fingerprint}, worker 0 with {first}: the last bits depend on "
-                    "which of them computes what; run.blas_kernel holds all to one kernel"
-                )
-
-    @property
-    def numerics(self) -> dict[str, str]:
-        """The fingerprint of the first worker's arithmetic."""
-        return self.members[0].fingerprint
-
-    def busiest_node(self) -> tuple[str, int]:
-        """Return the node that most workers are on, and how many."""
-        counts = Counter(member.place.node for member in self.members if member.place)
-        return counts.most_common(1)[0]
+            self._take_in(member)
 
     def _hire(self, member: Member) -> None:
         """Start a worker's process and have it set up."""
@@ -122,73 +104,208 @@ class Staff:
         member.actor = ray.remote(WorkerActor).options(**options).remote()
         member.setting_up = member.actor.setup.remote(**self._setup)
 
-    def _await_setup(self, member: Member) -> None:
+    def _take_in(self, member: Member) -> None:
+        """Note where a worker that has been set up is, and compare its arithmetic with the first one's."""
         reply, member.setting_up = member.setting_up, None
-        member.place, member.fingerprint = self._get(reply, member.name)
+        member.place, fingerprint = answer(reply, member.name, self._config.run.timeout_s)
+        self.numerics = self.numerics or fingerprint
+        if fingerprint != self.numerics:
+            self.notices.append(
+                f"{member.name} computes with {fingerprint}, and others with {self.numerics}: the last bits depend on "
+                "which of them computes what; run.blas_kernel holds all to one kernel"
+            )
 
-    def _get(self, reply: Any, who: str) -> Any:
-        return answer(reply, who, self._config.run.timeout_s)
+    @property
+    def present(self) -> list[Member]:
+        """The workers that are there and set up."""
+        return [member for member in self.members if member.place]
+
+    def busiest_node(self) -> tuple[str | None, int]:
+        """Return the node that most workers are on, and how many; None if there is no worker."""
+        counts = Counter(member.place.node for member in self.members if member.place)
+        return counts.most_common(1)[0] if counts else (None, 1)
+
+    # Seating: bringing workers to the server.
 
     def seat(self, server: Any, place: Place) -> None:
         """Bring every worker that there is to a new server: by shared memory, by a relay, or else by calls."""
         self._server, self._server_place = server, place
         for relay in self._relays.values():
-            ray.kill(relay)
+            end(relay.actor, relay.place)
         self._relays = {}
-        present = [member for member in self.members if member.place]
-        for node in sorted({member.place.node for member in present if member.place}):
-            self._seat_node(node, [member for member in present if member.place and member.place.node == node])
-        self._await_size(server, len(present), "the parameter server")
+        for node in sorted({member.place.node for member in self.present if member.place}):
+            self._seat_node(node, [m for m in self.present if m.place and m.place.node == node])
+        self._await_size(server, len(self.present), SERVER)
 
     def _seat_node(self, node: str, members: list[Member]) -> None:
-        """Bring the workers of one node to the server."""
-        assert self._server_place is not None
+        """Bring some workers of one node to the server; those that turn out to be dead are lost."""
         if self._config.run.link == "ray":
             for member in members:
                 self._seat_by_calls(member)
-        elif node == self._server_place.node:
-            for member in members:
-                self._seat_by_memory(member, self._server_place)
-        else:
-            self._seat_by_relay(node, members)
-
-    def _seat_by_memory(self, member: Member, host: Place) -> bool:
-        problem = self._get(member.actor.sit_down.remote(host.address, member.name), member.name)
-        if problem is not None:
-            log.warning("%s is reached by plain Ray calls: no shared memory (%s)", member.name, problem)
-            self._seat_by_calls(member)
-        return problem is None
+            return
+        relay = None
+        if node != self._server_place.node:
+            relay = self._relays.get(node) or self._open_relay(node, len(members))
+        host = self._server_place if relay is None else relay.place
+        for member in members:
+            try:
+                reply = member.actor.sit_down.remote(host.address, member.number)
+                problem = answer(reply, member.name, self._config.run.timeout_s)
+            except (WorkerLostError, ResourceError) as error:
+                self.lose(member, str(error))
+                continue
+            if problem is not None:
+                log.warning("%s is reached by plain Ray calls: no shared memory (%s)", member.name, problem)
+                self._seat_by_calls(member)
+            elif relay is not None:
+                relay.members.append(member)
+        if relay is not None and relay.members:
+            self._await_size(relay.actor, len(relay.members), relay.name)
+            self._weigh(relay)
 
     def _seat_by_calls(self, member: Member) -> None:
         assert member.place is not None
-        self._get(self._server.join.remote(member.actor, member.name, member.place.host, 1), "the parameter server")
+        self._ask(self._server.join.remote(member.actor, member.name, member.place.host, 1))
 
-    def _seat_by_relay(self, node: str, members: list[Member]) -> None:
+    def _open_relay(self, node: str, workers: int) -> RelayPost:
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        relay: Any = (
+        actor: Any = (
             ray.remote(RelayActor)
             .options(num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy)
-            .remote(config=self._config, net=self._net, workers=len(members))
+            .remote(config=self._config, net=self._net, workers=workers)
         )
-        self._relays[node] = relay
         name = f"the relay of node {node[:8]}"
-        place: Place = self._get(relay.place.remote(), name)
-        seated = sum(self._seat_by_memory(member, place) for member in members)
-        if seated:
-            self._await_size(relay, seated, name)
-            self._get(self._server.join.remote(relay, name, place.host, seated), "the parameter server")
+        place: Place = answer(actor.place.remote(), name, self._config.run.timeout_s)
+        relay = self._relays[node] = RelayPost(actor, name, place)
+        return relay
+
+    def _weigh(self, relay: RelayPost) -> None:
+        """Tell the server of a relay, or of the number of its workers if it knows of it."""
+        weight = len(relay.members)
+        if relay.joined:
+            self._ask(self._server.reweigh.remote(relay.name, weight))
+        else:
+            self._ask(self._server.join.remote(relay.actor, relay.name, relay.place.host, weight))
+            relay.joined = True
+
+    def _ask(self, reply: Any) -> Any:
+        return ask_server(reply, self._config.run.timeout_s)
 
     def _await_size(self, host: Any, size: int, who: str) -> None:
-        """Return when a server or relay knows of all workers that have sat down with it."""
+        """Return when a server or relay knows of all workers that have sat down with it, or some of those are lost."""
         deadline = time.monotonic() + SEATED_S
-        while (found := self._get(host.size.remote(), who)) < size:
-            if time.monotonic() > deadline:
-                raise WorkerLostError(f"only {found} of {size} workers have reached {who} within {SEATED_S:g} s")
+        while answer(host.size.remote(), who, self._config.run.timeout_s) < size and time.monotonic() < deadline:
             time.sleep(0.01)
+
+    # Mending: noticing who was lost, and replacing them.
+
+    def mend(self) -> None:
+        """Replace who was lost, seat who has been set up. Raises WorkerLostError if too few workers are left."""
+        losses = self._ask(self._server.take_losses.remote())
+        for node, relay in list(self._relays.items()):
+            try:
+                losses += answer(relay.actor.take_losses.remote(), relay.name, self._config.run.timeout_s)
+            except (WorkerLostError, ResourceError) as error:
+                self._lose_relay(node, str(error))
+        for loss in losses:
+            self._note_loss(loss)
+        now = time.monotonic()
+        for member in self.members:
+            if member.setting_up is not None and ray.wait([member.setting_up], timeout=0)[0]:
+                self._seat_new(member)
+            elif member.actor is None and member.due is not None and member.due <= now:
+                member.due = None
+                self._hire(member)
+        self._check_strength()
+
+    def _note_loss(self, loss: Loss) -> None:
+        for node, relay in list(self._relays.items()):
+            if relay.name == loss.name:
+                self.notices.append(_sentence(loss))
+                self._lose_relay(node, loss.problem)
+        for member in self.members:
+            if member.name == loss.name and member.place is not None:
+                self.notices.append(_sentence(loss))
+                self.lose(member, None)
+
+    def lose(self, member: Member, problem: str | None) -> None:
+        """Give a worker's process up, and set the time for another, if there is to be one."""
+        if problem is not None:
+            self.notices.append(f"{member.name} was lost: {problem}")
+        end(member.actor, member.place)
+        for relay in self._relays.values():
+            if member in relay.members:
+                relay.members.remove(member)
+                if relay.members:
+                    self._weigh(relay)
+        member.actor = member.place = member.setting_up = member.due = None
+        if member.restarts < self._config.run.max_restarts:
+            member.due = time.monotonic() + BACK_OFF_S * 2**member.restarts
+            member.restarts += 1
+        else:
+            self.notices.append(
+                f"{member.name} is not replaced again, after {member.restarts} times; it goes on without"
+            )
+
+    def _lose_relay(self, node: str, problem: str) -> None:
+        """Give a relay up; its workers, if they live, get another one."""
+        relay = self._relays.pop(node, None)
+        if relay is None:
+            return
+        end(relay.actor, relay.place)
+        members, relay.members = relay.members, []
+        alive = is_alive(node)
+        if members and alive:
+            self._seat_node(node, [member for member in members if member.place])
+        for member in members:
+            if not alive and member.place:
+                self.lose(member, f"its node is gone ({problem})")
+
+    def _seat_new(self, member: Member) -> None:
+        """Seat a replacement that has been set up, or give it up too."""
+        try:
+            self._take_in(member)
+        except DistsgdError as error:
+            self.lose(member, str(error))
+            return
+        assert member.place is not None
+        self._seat_node(member.place.node, [member])
+
+    def _check_strength(self) -> None:
+        """Raise WorkerLostError if fewer workers are left, and on their way, than the run may go on with."""
+        left = sum(
+            member.place is not None or member.actor is not None or member.due is not None for member in self.members
+        )
+        least = self._config.run.min_workers
+        if left < least:
+            raise WorkerLostError(
+                f"{left} workers are left of {len(self.members)}, each lost one was replaced "
+                f"{self._config.run.max_restarts} times, and run.min_workers is {least}; what was trained is in the "
+                "newest checkpoint: find out what ends the workers, then go on with --resume"
+            )
+
+    def resize(self, workers: int) -> None:
+        """Let the run have so many workers: hire more, or do not replace those that are lost."""
+        while len(self.members) < workers:
+            member = Member(max((m.number for m in self.members), default=-1) + 1)
+            self.members.append(member)
+            self._hire(member)
+        vacant = [member for member in self.members if not member.place]
+        for member in vacant[: max(0, len(self.members) - workers)]:
+            end(member.actor, None)
+            self.members.remove(member)
+
+    def take_notices(self) -> list[str]:
+        """Return what the user should know that has happened since the last call."""
+        notices, self.notices = self.notices, []
+        return notices
 
     def close(self) -> None:
         """End all processes."""
-        for actor in [*(member.actor for member in self.members), *self._relays.values()]:
-            if actor is not None:
-                ray.kill(actor)
+        for actor in [*(member.actor for member in self.members), *(relay.actor for relay in self._relays.values())]:
+            end(actor, None)
         self._relays = {}
+
+
+def _sentence(loss: Loss) -> str:
+    return f"{loss.name} on {loss.host} was lost in step {loss.step}: {loss.problem}"

@@ -13,6 +13,11 @@ from typing import NamedTuple, Protocol
 from distsgd.reduction import Partial
 
 
+def worker_name(number: int) -> str:
+    """Return what messages call a worker."""
+    return f"worker {number}"
+
+
 class Answer(NamedTuple):
     """What a peer computed of one run of shards."""
 

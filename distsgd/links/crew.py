@@ -59,9 +59,9 @@ class _Step:
 class Crew:
     """Peers, in the order in which they came, and the two parameter buffers that they read."""
 
-    def __init__(self, parameters: int, *, timeout_s: float, spin: bool) -> None:
+    def __init__(self, parameters: int, *, timeout_s: float, patience_s: float, spin: bool) -> None:
         self.board = Segment.create(2, parameters)
-        self._timeout_s, self._spin_s = timeout_s, SPIN_S if spin else 0.0
+        self._timeout_s, self._patience_s, self._spin_s = timeout_s, patience_s, SPIN_S if spin else 0.0
         self._peers: dict[int, Peer] = {}  # by descriptor
         self._plan: list[tuple[int, Peer, range]] = []
         self._planned: range | None = None
@@ -86,6 +86,14 @@ class Crew:
         """Return the number of workers, those that come at the next step included."""
         with self._arrivals:
             return sum(peer.weight for peer in [*self._peers.values(), *self._coming])
+
+    def reweigh(self, name: str, weight: int) -> None:
+        """Let the peer of that name stand for so many workers from the next step on."""
+        with self._arrivals:
+            for peer in [*self._peers.values(), *self._coming]:
+                if peer.name == name:
+                    peer.weight = weight
+            self._planned = None
 
     def take_losses(self) -> list[Loss]:
         """Return who was lost since the last call."""
@@ -207,12 +215,12 @@ class Crew:
     def _wait_for_arrival(self, now: _Step, shards: range) -> None:
         """Wait until a peer comes and seat it; its first shards are what is owed."""
         with self._arrivals:
-            self._arrivals.wait_for(lambda: self._coming or self._interrupted, self._timeout_s)
+            self._arrivals.wait_for(lambda: self._coming or self._interrupted, self._patience_s)
             if self._interrupted:
                 raise InterruptedStepError
             if not self._coming:
                 raise WorkerLostError(
-                    f"no worker is left in step {now.number + 1}, and none came within {self._timeout_s:g} s"
+                    f"no worker is left in step {now.number + 1}, and none came within {self._patience_s:g} s"
                 )
         self._seat(shards)
 

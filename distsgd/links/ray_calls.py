@@ -12,6 +12,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from distsgd.errors import WorkerLostError
 from distsgd.links import Answer, PeerFailedError, PeerLostError
 from distsgd.reduction import Partial
 
@@ -65,8 +66,8 @@ class RayPeer:
         try:
             return Answer(*self._asked, self._reply.result())
         except RayTaskError as error:
-            if isinstance(error, RayActorError):
-                raise PeerLostError(_first_line(error)) from None
+            if isinstance(error.cause, WorkerLostError):  # a relay without workers
+                raise PeerLostError(_first_line(error.cause)) from None
             raise PeerFailedError(_first_line(error.cause)) from None
         except RayActorError as error:
             raise PeerLostError(_first_line(error)) from None

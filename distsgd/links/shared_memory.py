@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
-from distsgd import reduction
-from distsgd.links import Answer, PeerFailedError, PeerLostError
+from distsgd import faults, reduction
+from distsgd.links import Answer, PeerFailedError, PeerLostError, worker_name
 from distsgd.links.doorbell import SPIN_S, Connection, HungUpError, SilentError
 from distsgd.links.memory import Segment
 from distsgd.reduction import Partial
@@ -48,10 +48,8 @@ class Welcome:
 class MemoryPeer:
     """The server's side of one worker."""
 
-    weight = 1
-
     def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
-        self.name, self.host, self.pid = name, host, connection.peer_pid
+        self.name, self.host, self.weight, self.pid = name, host, 1, connection.peer_pid
         self._connection, self._num_shards = connection, num_shards
         self._slots = list(slots.rows)
         self._shards = range(0)
@@ -73,7 +71,7 @@ class MemoryPeer:
             connection.send(json.dumps(vars(welcome)).encode(), (board.descriptor, slots.descriptor))
         finally:
             slots.close()
-        return cls(connection, str(hello["name"]), socket.gethostname(), slots, welcome.num_shards)
+        return cls(connection, worker_name(int(hello["worker"])), socket.gethostname(), slots, welcome.num_shards)
 
     def fileno(self) -> int:
         """See `links.Peer`."""
@@ -125,19 +123,19 @@ class Computer(Protocol):
 class Seat:
     """A worker's side: its place at the server's memory."""
 
-    def __init__(self, connection: Connection, board: Segment, slots: Segment, *, spin: bool) -> None:
+    def __init__(self, connection: Connection, board: Segment, slots: Segment, *, number: int, spin: bool) -> None:
         self._connection, self._board, self._slots = connection, list(board.rows), list(slots.rows)
-        self._spin_s = SPIN_S if spin else 0.0
+        self._number, self._spin_s = number, SPIN_S if spin else 0.0
 
     @classmethod
-    def take(cls, address: str, name: str, parameters: int) -> Seat:
-        """Connect to the server that listens at `address` on this node.
+    def take(cls, address: str, number: int, parameters: int) -> Seat:
+        """Connect worker `number` to the server that listens at `address` on this node.
 
         Raises OSError if there is none to reach, and HungUpError, SilentError or ValueError if it is not a server.
         """
         connection = Connection.to(address)
         try:
-            connection.send(json.dumps({"name": name, "parameters": parameters}).encode())
+            connection.send(json.dumps({"worker": number, "parameters": parameters}).encode())
             connection.wait(HANDSHAKE_S)
             message, descriptors = connection.receive_descriptors(2)
             try:
@@ -151,7 +149,7 @@ class Seat:
         except BaseException:
             connection.close()
             raise
-        return cls(connection, board, slots, spin=welcome.spin)
+        return cls(connection, board, slots, number=number, spin=welcome.spin)
 
     def serve(self, worker: Computer) -> None:
         """Compute what the server asks for until it hangs up."""
@@ -161,6 +159,8 @@ class Seat:
                 connection.wait(None, spin_s=spin_s)
                 step, lo, hi, buffer = TASK.unpack(connection.receive())
                 shards = range(lo, hi)
+                if faults.ARMED:
+                    faults.reached("worker", self._number, step + 1, "asked")
                 try:
                     partials = worker.compute(step, self._board[buffer], shards, self._slots)
                 except Exception as error:  # whatever it is, the run has to hear of it
@@ -168,7 +168,11 @@ class Seat:
                     connection.send(HEAD.pack(b"F", step, lo, hi) + text.encode()[:4000])
                     continue
                 sums = b"".join(SUMS.pack(partial.loss, partial.examples) for partial in partials)
+                if faults.ARMED:
+                    faults.reached("worker", self._number, step + 1, "computed")
                 connection.send(HEAD.pack(b"D", step, lo, hi) + sums)
+                if faults.ARMED:
+                    faults.reached("worker", self._number, step + 1, "answered")
                 worker.prepare(step + 1, shards)
         connection.close()
 

@@ -1,0 +1,82 @@
+"""Ray calls from the driver to actors: what an answer, no answer, or a death comes to; and ending actors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distsgd.actors import Place
+from distsgd.errors import DistsgdError, ResourceError, ServerLostError, TrainingError, WorkerLostError
+
+SERVER = "the parameter server"
+
+
+def answer(reply: Any, who: str, timeout_s: float) -> Any:
+    """Return what a worker or a relay answers; its errors come as they were raised there.
+
+    Raises WorkerLostError if it is dead, ResourceError if it does not answer in time.
+    """
+    try:
+        return ray.get(reply, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, DistsgdError):
+            raise error.cause from None
+        raise TrainingError(f"{who} failed: {error.cause!r}") from error
+    except RayActorError as error:
+        raise WorkerLostError(f"{who} died ({_cause(error)})") from None
+    except GetTimeoutError:
+        raise ResourceError(
+            f"{who} has not answered for {timeout_s:g} s: the cluster's CPUs or GPUs may be taken by other jobs"
+        ) from None
+
+
+def ask_server(reply: Any, timeout_s: float) -> Any:
+    """Return what the parameter server answers; ServerLostError if it is dead or silent."""
+    try:
+        return ray.get(reply, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, DistsgdError):
+            raise error.cause from None
+        raise TrainingError(f"{SERVER} failed: {error.cause!r}") from error
+    except RayActorError as error:
+        raise ServerLostError(f"{SERVER} died ({_cause(error)})") from None
+    except GetTimeoutError:
+        raise ServerLostError(f"{SERVER} has not answered for {timeout_s:g} s") from None
+
+
+def _cause(error: RayActorError) -> str:
+    """Return what Ray knows of a death, which it says last, in a few words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160].rstrip(".") if lines else type(error).__name__
+
+
+def end(actor: Any, place: Place | None) -> None:
+    """End an actor, if there is one, and its process too if that does not listen, as a stopped one does not."""
+    if actor is None:
+        return
+    ray.kill(actor)
+    if place is not None:
+        strategy = NodeAffinitySchedulingStrategy(node_id=place.node, soft=False)
+        # Nobody waits for it: where the node is gone it never runs, and the process is gone with it.
+        ray.remote(end_process).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(place.pid)
+
+
+def end_process(pid: int) -> None:
+    """Kill a process of this node if it is one of Ray's actors."""
+    with suppress(OSError):
+        if b"Actor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(node: str) -> bool:
+    """Return whether a node is part of the cluster."""
+    with suppress(RayError):
+        return any(found["NodeID"] == node and found["Alive"] for found in ray.nodes())  # type: ignore[no-untyped-call]
+    return False
