@@ -76,9 +76,10 @@ def check_new(path: Path) -> None:
         raise RunDirectoryError(
             f"the run directory {str(path)!r} is a file, or lies below one; give another one with --run-dir"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} cannot be looked into: {error.strerror}; give another one with --run-dir"
+            f"the run directory {str(path)!r} cannot be looked into: {getattr(error, 'strerror', error)}; "
+            "give another one with --run-dir"
         ) from None
     if "config.json" in entries:
         raise RunDirectoryError(
