@@ -72,7 +72,7 @@ class Classifier:
     def load(cls, path: str | Path) -> Classifier:
         """Read what `save` wrote; DataError if the file is not such a model."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays: dict[str, Any] = dict(file)
             D, H = arrays["W1"].shape
             net = Net(D, H, len(arrays["classes"]))
