@@ -93,11 +93,13 @@ def test_job_keeps_the_exit_code_of_a_refusal(head, tmp_path):
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_stopped_job_checkpoints_and_the_next_one_resumes_it(head, tracking, tmp_path):
     run_dir = tmp_path / "run"
     command = ["python", "jobs/train.py", "jobs/digits.toml", "--workers", "1", "--run-dir", str(run_dir)]
-    started = head.submit(REPOSITORY, "long", *command, "--set", "train.epochs=400", wait=False)
+    command += ["--set", "train.epochs=400"]
+    started = head.submit(REPOSITORY, "long", *command, wait=False)
     assert started.returncode == 0, started.stdout + started.stderr
     wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size > 0)
     head.post("/api/jobs/long/stop")

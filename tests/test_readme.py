@@ -1,0 +1,156 @@
+"""README.md and its neighbours say what is so: commands, keys, links, versions."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from packaging.requirements import Requirement
+
+from distsgd.cli import main
+from distsgd.config import known_keys
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def constraints() -> dict[str, str]:
+    """Return the exact version of each package in constraints.txt, by its normalised name."""
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {normal(name): version for name, version in pairs}
+
+
+def normal(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def shell_lines() -> list[str]:
+    """Return the lines of the README's shell blocks, continued ones joined."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
+
+
+def test_the_two_commands_are_on_the_first_screen():
+    first_screen = README.splitlines()[:50]
+    assert "pip install -c constraints.txt . && distsgd train" in first_screen
+    assert "pip install -c constraints.txt '.[test]' && pytest" in first_screen
+
+
+def test_ci_runs_the_readmes_commands():
+    script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    for command in ("pip install --quiet -c constraints.txt .", "pip install --quiet -c constraints.txt '.[test]'"):
+        assert re.search(rf"^check .* {re.escape(command)}$", script, re.MULTILINE)
+    for command in ("pytest", "ruff check .", "ruff format --check .", "mypy"):
+        assert f'check "{command}" {command}\n' in script
+
+
+def test_commands_have_the_options_that_the_readme_gives_them():
+    commands = [shlex.split(line, comments=True) for line in shell_lines()]
+    ours = [words[1:] for words in commands if words[0] == "distsgd"]
+    ours += [["train", *words[words.index("jobs/train.py") + 1 :]] for words in commands if "jobs/train.py" in words]
+    assert len(ours) >= 8
+    for words in ours:
+        command = main.commands[words[0]]
+        context = command.make_context(words[0], list(words[1:]), resilient_parsing=False)
+        assert isinstance(context, click.Context)
+        for assignment in context.params.get("assignments", ()):
+            assert assignment.partition("=")[0] in known_keys()
+        config = context.params.get("config")
+        assert config is None or (REPOSITORY / config).is_file()
+
+
+def test_keys_in_the_text_exist():
+    sections = {key.split(".")[0] for key in known_keys()}
+    named = set(re.findall(rf"(?<![\w.])((?:{'|'.join(sections)})\.[a-z_0-9]+)\b", README))
+    files = {name for name in named if name.endswith((".npz", ".parquet", ".py"))}
+    assert named - files <= set(known_keys())
+
+
+def test_table_of_keys_is_the_codes():
+    path = REPOSITORY / "docs" / "configuration_table.py"
+    spec = importlib.util.spec_from_file_location("configuration_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.replaced(README) == README, "run `python docs/configuration_table.py`"
+    assert all(f"| `{key}` |" in README for key in known_keys())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("https://", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_architecture_page_names_every_file():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_*]+\.py|[a-z_]+/)`", page)
+    package = REPOSITORY / "distsgd"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "distsgd_pyfunc.py"}
+    folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    for file in modules | folders:
+        assert any(fnmatch.fnmatch(file, pattern) for pattern in named), file
+    for pattern in named:
+        assert list(package.rglob(pattern.rstrip("/"))) or (REPOSITORY / pattern).exists(), pattern
+
+
+def test_constraints_are_exact_and_name_no_place():
+    text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", line) for line in lines)
+    assert "://" not in text
+
+
+def test_constraints_cover_what_is_declared():
+    exact = constraints()
+    optional = PROJECT["optional-dependencies"]
+    declared = [*PROJECT["dependencies"], *(line for name in optional if name != "bench" for line in optional[name])]
+    for line in declared:
+        requirement = Requirement(line)
+        version = exact[normal(requirement.name)]
+        assert requirement.specifier.contains(version), line
+
+
+def test_rays_version_is_exact_everywhere():
+    (ray,) = [line for line in PROJECT["dependencies"] if line.startswith("ray")]
+    assert ray == f"ray[default]=={constraints()['ray']}"
+
+
+def test_packages_come_from_where_pip_is_set_to_look():
+    committed = [*PAGES, *(REPOSITORY / name for name in ("pyproject.toml", ".ci/run", "docker/Dockerfile"))]
+    for path in committed:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"--(extra-)?index|--find-links", text), path
+        hosts = set(re.findall(r"https?://([\w.-]+)", text))
+        assert hosts <= {"docs.ray.io", "127.0.0.1", "localhost"}, path
+
+
+def test_output_in_the_readme_has_the_form_of_a_run():
+    (block,) = re.findall(r"^```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    names = [re.split(r"\s{2,}", line)[0] for line in block.splitlines()[1:]]
+    assert "val accuracy" in names
+    accuracy = float(re.search(r"^val accuracy\s+(\S+)$", block, re.MULTILINE).group(1))
+    assert 0.97 <= accuracy <= 1
+
+
+def test_pre_commit_fetches_nothing():
+    text = (REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"repo: (\S+)", text) == ["local"]
+    assert set(re.findall(r"language: (\S+)", text)) == {"system"}
+
+
+def test_picture_needs_nothing_else():
+    picture = (REPOSITORY / "docs" / "dataflow.svg").read_text(encoding="utf-8")
+    assert picture.startswith("<svg ")
+    assert "href" not in picture  # nothing is fetched to show it
