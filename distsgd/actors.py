@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from distsgd.backend import Device
 from distsgd.config import Config
 from distsgd.links.crew import Crew, InterruptedStepError, Loss
 from distsgd.links.lobby import Lobby
-from distsgd.links.ray_calls import Courier, RayPeer
+from distsgd.links.ray_calls import Courier, RayPeer, join, pack
 from distsgd.links.shared_memory import REFUSALS, Seat, Welcome
 from distsgd.model import Net
 from distsgd.reduction import Partial
@@ -77,14 +78,14 @@ class ServerActor(_Host):
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
         super().__init__(config=config, net=net, workers=workers, patience_s=config.run.timeout_s)
-        self._courier = Courier(self._crew.buffers)
+        self._courier, self._num_shards = Courier(self._crew.buffers), config.train.num_shards
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._crew, threads=self._threads
         )
 
     def join(self, actor: Any, name: str, host: str, weight: int) -> None:
         """Take in a worker, or a relay for `weight` workers, that is reached by Ray calls."""
-        self._crew.join(RayPeer(actor, name, host, weight, self._courier))
+        self._crew.join(RayPeer(actor, name, host, weight, self._courier, self._num_shards))
 
     def run(self, until: int) -> int:
         """See ParameterServer.run."""
@@ -115,7 +116,19 @@ class ServerActor(_Host):
         return self._server.timings()
 
 
-class RelayActor(_Host):
+class Computing(ABC):
+    """An actor that computes gradients by Ray calls."""
+
+    @abstractmethod
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[Partial]:
+        """See Worker.compute."""
+
+    def compute_pieces(self, step: int, shards: range, *pieces: np.ndarray) -> list[Any]:
+        """Compute with parameters that come in pieces, and return the partials in pieces; see links.ray_calls."""
+        return pack(self.compute(step, join(pieces), shards))
+
+
+class RelayActor(_Host, Computing):
     """A relay as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
@@ -128,7 +141,7 @@ class RelayActor(_Host):
         return self._relay.compute(step, flat, shards)
 
 
-class WorkerActor:
+class WorkerActor(Computing):
     """A worker as a Ray actor; `setup` rather than the constructor does the work, so that its errors come back."""
 
     def setup(
