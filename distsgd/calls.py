@@ -52,9 +52,10 @@ def ask_server(reply: Any, timeout_s: float) -> Any:
 
 
 def _cause(error: RayActorError) -> str:
-    """Return what Ray knows of a death, which it says last, in a few words."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:160].rstrip(".") if lines else type(error).__name__
+    """Return what Ray knows of a death in a few words: the last part of what it says."""
+    text = " ".join(str(error).split())
+    detail = text.rpartition("Worker exit detail:")[2] or text
+    return detail.strip().partition(". ")[0].rstrip(".")[:160]
 
 
 def end(actor: Any, place: Place | None) -> None:

@@ -93,7 +93,9 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
     import ray
 
     workers = config.run.workers
-    with _environment_set(environment), scratch_folder() as folder:
+    # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
+    niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
+    with _environment_set(environment | niceness), scratch_folder() as folder:
         try:
             ray.init(
                 address="local",
@@ -104,6 +106,7 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder),
             )
+            _quieten()
             yield _resources(environment, local=True)
         finally:
             ray.shutdown()
@@ -161,6 +164,14 @@ def _join(address: str) -> None:
         raise ResourceError(
             f"the Ray cluster at {address!r} cannot be joined: {_first_lines(error)}; {remedy}"
         ) from None
+    _quieten()
+
+
+def _quieten() -> None:
+    """Keep Ray from printing that a process has died: the trainer says so itself, with what becomes of it."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _first_lines(error: Exception) -> str:
