@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from runs import RAY_ENVIRONMENT, SmallCluster, small_cluster
 
 from distsgd.backend import array_module, cuda_problem
 
 settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
 settings.load_profile("distsgd")
+os.environ.update(RAY_ENVIRONMENT)  # before anything imports ray, which reads it once
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -58,3 +62,22 @@ def empty_store(own_folder, _store_template) -> str:
     """The URI of an empty MLflow database `mlflow.db` in the current folder, which is the test's own."""
     shutil.copy(_store_template, own_folder / "mlflow.db")
     return f"sqlite:///{own_folder / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SmallCluster]:
+    """A Ray cluster of one node with four CPUs, for tests that are not about starting one."""
+    with small_cluster(cpus=4) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def joined(cluster) -> Iterator[None]:
+    """This process is connected to the cluster, so that runs in it use that."""
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()
