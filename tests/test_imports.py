@@ -9,6 +9,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 import distsgd
@@ -206,14 +209,14 @@ def test_help_is_there_at_once_because_nothing_heavy_is_loaded(code, tmp_path):
 
 @pytest.mark.timeout(110)
 def test_the_serial_loop_needs_neither_ray_nor_mlflow(tmp_path):
+    columns = {"a": np.arange(40.0), "b": np.arange(40) % 7, "label": np.arange(40) % 2}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
     code = """
-import numpy as np
 import distsgd
-np.savez("rows.npz", X=np.eye(40, 3), y=np.arange(40) % 2)
-values = {"data.train": "rows.npz", "run.workers": 0, "tracking.enabled": False, "train.max_steps": 3}
+values = {"data.train": "rows.parquet", "run.workers": 0, "tracking.enabled": False, "train.max_steps": 3}
 result = distsgd.train(values)
 assert result.status == "FINISHED"
-result.model.predict([[0.0, 1.0, 2.0]])
+result.model.predict([[0.0, 1.0]])
 """
     assert not loaded_by(code, cwd=tmp_path) & {"ray", "mlflow", "pandas", "sklearn", "matplotlib", "torch"}
 
