@@ -31,6 +31,7 @@ class RayHead:
         self.folder, self._cpus = folder, cpus
         self.address = f"127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}"
+        self.agent = f"http://127.0.0.1:{free_port()}"
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -46,10 +47,12 @@ class RayHead:
 
     def start(self) -> None:
         """Start it and wait until it takes jobs."""
-        port, dashboard_port = self.address.rpartition(":")[2], self.dashboard.rpartition(":")[2]
+        port, dashboard_port, agent_port = (
+            address.rpartition(":")[2] for address in (self.address, self.dashboard, self.agent)
+        )
         command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
-        command += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={self.folder}/r"]
+        command += [f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={self.folder}/r"]
         command += [f"--num-cpus={self._cpus}", f"--object-store-memory={STORE_BYTES}"]
         with open(self.folder / "head.log", "wb") as log:
             self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder)

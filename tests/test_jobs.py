@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
-from mlflow_server import MlflowServer, mlflow_server
+from mlflow_server import MlflowServer, free_port, mlflow_server
 from ray_cluster import RayHead, ray_head
 
 from distsgd.config import Config, read_toml
@@ -123,3 +126,16 @@ def test_cluster_demands_its_token(head):
     with pytest.raises(urllib.error.HTTPError) as refused:
         head.get("/api/jobs/", token="0" * 64)
     assert refused.value.code in (401, 403)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("service", "port", "place"), [("head", 8265, "dashboard"), ("worker", 52365, "agent")])
+def test_health_check_of_the_compose_file_needs_no_token(head, service, port, place):
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
+    _, _, option, program = compose["services"][service]["healthcheck"]["test"]
+    there = f"http://127.0.0.1:{port}"
+    assert there in program
+    for address, code in ((getattr(head, place), 0), (f"http://127.0.0.1:{free_port()}", 1)):
+        command = [sys.executable, option, program.replace(there, address)]
+        checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert checked.returncode == code, checked.stderr
