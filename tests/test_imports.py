@@ -218,7 +218,7 @@ result = distsgd.train(values)
 assert result.status == "FINISHED"
 result.model.predict([[0.0, 1.0]])
 """
-    assert not loaded_by(code, cwd=tmp_path) & {"ray", "mlflow", "pandas", "sklearn", "matplotlib", "torch"}
+    assert not loaded_by(code, cwd=tmp_path) & {"ray", "mlflow", "sklearn", "matplotlib", "torch"}
 
 
 def test_what_is_public():

@@ -15,9 +15,6 @@ from distsgd.data.dataset import InputSchema
 from distsgd.data.readers import DataFile
 from distsgd.errors import DataError, nearest
 
-FLOAT_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
-"""NumPy's names of Arrow's types, where they differ; Arrow's own `to_pandas_dtype` imports pandas: up to a second."""
-
 DROP = "cast it in the file, drop it, or name the feature columns in data.features"
 
 
@@ -49,7 +46,7 @@ def resolve(file: DataFile, label: str, features: tuple[str, ...] | None) -> Inp
                 f"{file.path}: column {name!r} holds lists, and there are {len(features) - 1} more feature columns; "
                 "features are one list column or many columns of numbers: choose with data.features"
             )
-    types = tuple(FLOAT_NAMES.get(str(kind), str(kind)) for kind in kinds)
+    types = tuple(np.dtype(kind.to_pandas_dtype()).name for kind in kinds)
     width = _list_width(file, features[0]) if is_list[0] else None
     return InputSchema(features, types, width, label, _label_kind(file, label))
 
