@@ -27,6 +27,9 @@ STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store beside the rows: parameters and gradients on their way, and Ray's minimum."""
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The resources of the Ray that this process is connected to."""
@@ -168,10 +171,13 @@ def _join(address: str) -> None:
 
 
 def _quieten() -> None:
-    """Keep Ray from printing that a process has died: the trainer says so itself, with what becomes of it."""
-    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+    """Keep Ray from printing deaths of processes to standard output, for which it has no setting.
 
-    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    The trainer tells of them itself, with what becomes of them.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("Ray: %s", data["lines"])  # noqa: ARG005
 
 
 def _first_lines(error: Exception) -> str:
