@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
-from distsgd import numerics
+from distsgd import faults, numerics
 from distsgd.backend import Device
 from distsgd.config import Config
 from distsgd.links.crew import Crew, InterruptedStepError, Loss
@@ -109,6 +110,8 @@ class ServerActor(_Host):
 
     def current_parameters(self) -> np.ndarray:
         """See ParameterServer.current_parameters."""
+        if faults.ARMED:
+            faults.reached("server", 0, self._server.step, "validating")
         return self._server.current_parameters()
 
     def timings(self) -> dict[str, float]:
@@ -145,18 +148,19 @@ class WorkerActor(Computing):
     """A worker as a Ray actor; `setup` rather than the constructor does the work, so that its errors come back."""
 
     def setup(
-        self, *, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
+        self, *, number: int, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
     ) -> tuple[Place, dict[str, str]]:
         """Make the worker; return where it is, and the fingerprint of its arithmetic."""
+        self._number = number
         self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
         self._blas.__enter__()
         self._worker = Worker(device=device, **keywords)
         return Place(_node(), socket.gethostname(), os.getpid(), ""), numerics.fingerprint(device)
 
-    def sit_down(self, address: str, number: int) -> str | None:
+    def sit_down(self, address: str) -> str | None:
         """Serve the server or relay at `address` on this node from now on; return what is in the way, if it is."""
         try:
-            seat = Seat.take(address, number, self._worker.net.size)
+            seat = Seat.take(address, self._number, self._worker.net.size)
         except REFUSALS as error:
             return f"{type(error).__name__}: {error}"
         threading.Thread(target=seat.serve, args=(self._worker,), name="seat", daemon=True).start()
@@ -164,8 +168,15 @@ class WorkerActor(Computing):
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[Partial]:
         """See Worker.compute."""
-        return self._worker.compute(step, flat, shards)
+        if not faults.ARMED:
+            return self._worker.compute(step, flat, shards)
+        faults.reached("worker", self._number, step + 1, "asked")
+        partials = self._worker.compute(step, flat, shards)
+        faults.reached("worker", self._number, step + 1, "computed")
+        return partials
 
     def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
         """See Worker.evaluate."""
+        if faults.ARMED:
+            faults.reached("worker", self._number, sys.maxsize, "validating")
         return self._worker.evaluate(flat, blocks)

@@ -3,8 +3,10 @@
 DISTSGD_FAULTS names a JSON file with a list of faults; each strikes once, whichever process of that role gets there,
 and leaves an empty file `<number>.struck` beside it. Moments are named by what has just been done, never by time:
 
-    worker   asked, computed, answered          server   begun, gathered, applied
-    relay    asked, gathered                    driver   journaled, checkpointed
+    worker   asked, computed, answered, validating      server   begun, gathered, applied, validating
+    relay    asked, gathered                            driver   journaled, checkpointed, validated, written
+
+A worker does not know after which step it validates: it is struck the first time, whatever the fault's step.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ VARIABLE = "DISTSGD_FAULTS"
 
 ARMED = bool(os.environ.get(VARIABLE))
 """Whether there is anything to look up: asked first, so that a run pays nothing."""
+
+
+def environment() -> dict[str, str]:
+    """Return the variable, if it is set, for processes on other nodes."""
+    return {VARIABLE: os.environ[VARIABLE]} if ARMED else {}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ applied once, by whoever holds the sum (optim.py).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -155,26 +156,41 @@ def losses_and_softmax(v: Views, y: Array, xp: ModuleType) -> Array:
 
 
 def loss_and_gradient_sums(
-    parameters: Parameters, X: Array, y: Array, *, out: Parameters, workspace: Workspace
+    parameters: Parameters,
+    X: Array,
+    y: Array,
+    *,
+    out: Parameters,
+    workspace: Workspace,
+    add_product: Callable[[Array, Array, Array], None] | None = None,
 ) -> float:
     """Return the sum of the examples' losses and fill `out` with the sum of their gradients, without L2.
 
-    X is (n, D) float32, y (n,) integers in [0, C). With no examples the sums are zero.
+    X is (n, D) float32, y (n,) integers in [0, C). With no examples the sums are zero. With `add_product`, which adds
+    AᵀB to C for (A, B, C), the gradients are added to what is in `out`.
     """
     xp = workspace.xp
     if not len(X):
-        for gradient in out:
-            gradient.fill(0)
+        if add_product is None:
+            for gradient in out:
+                gradient.fill(0)
         return 0.0
     v = forward(parameters, X, workspace)
     loss = float(losses_and_softmax(v, y, xp).sum(dtype=xp.float64))
     v.s_flat[v.own] -= 1  # v.s is now ∂(ΣL_i)/∂s
-    xp.matmul(v.h.T, v.s, out=out.W2)
-    xp.matmul(v.ones, v.s, out=out.b2)  # a product with ones sums columns faster than a reduction does
     xp.matmul(v.s, parameters.W2.T, out=v.dh)
     xp.multiply(v.dh, v.h > 0, out=v.dh)
-    xp.matmul(X.T, v.dh, out=out.W1)
-    xp.matmul(v.ones, v.dh, out=out.b1)
+    # A product with ones sums columns faster than a reduction does.
+    if add_product is None:
+        xp.matmul(X.T, v.dh, out=out.W1)
+        xp.matmul(v.ones, v.dh, out=out.b1)
+        xp.matmul(v.h.T, v.s, out=out.W2)
+        xp.matmul(v.ones, v.s, out=out.b2)
+    else:
+        add_product(X, v.dh, out.W1)
+        xp.add(out.b1, xp.matmul(v.ones, v.dh), out=out.b1)
+        add_product(v.h, v.s, out.W2)
+        xp.add(out.b2, xp.matmul(v.ones, v.s), out=out.b2)
     return loss
 
 

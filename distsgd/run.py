@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distsgd import checkpoint, cluster, data, numerics, rundir
+from distsgd import checkpoint, cluster, data, faults, numerics, rundir
 from distsgd.cluster import Cluster
 from distsgd.config import Config
 from distsgd.errors import ConfigError, RunDirectoryError
@@ -95,7 +95,8 @@ def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
 
 
 def _environment(config: Config) -> dict[str, str]:
-    return numerics.environment(config.run.blas_threads, config.run.blas_kernel)
+    """Return the variables that the processes of a run need, on whatever node they are."""
+    return numerics.environment(config.run.blas_threads, config.run.blas_kernel) | faults.environment()
 
 
 def _make_trainer(

@@ -150,6 +150,14 @@ class Sampler:
         return np.split(rows, np.cumsum([stop - start for start, stop in bounds])[:-1])
 
     @property
+    def shard_counts(self) -> set[int]:
+        """The numbers of examples that a shard may hold, but for none."""
+        counts = {self.batch_count(0), self.batch_count(self.steps_per_epoch - 1)}
+        return {count // self.num_shards + extra for count in counts for extra in (0, count % self.num_shards > 0)} - {
+            0
+        }
+
+    @property
     def max_shard_count(self) -> int:
         """The largest number of examples that a shard ever holds."""
         return -(-min(self.batch_size, self.rows) // self.num_shards)

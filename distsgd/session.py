@@ -179,6 +179,8 @@ class Session:
             self._validated = self.trainer.evaluate()
             if not all(math.isfinite(value) for value in self._validated.values()):
                 raise NonFiniteError(f"step {step}: the validation loss is not finite")
+            if faults.ARMED:
+                faults.reached("driver", 0, step, "validated")
             of_this_step = snapshot.last_record.get("step") == step
             record = snapshot.last_record if of_this_step else {"step": step, "epoch": self._plan.epoch(step)}
             self._log(record | self._validated)
@@ -230,6 +232,8 @@ class Session:
             )
             model.save(self.directory.model)
         self.directory.write_json("result.json", result.to_json())
+        if faults.ARMED:
+            faults.reached("driver", 0, result.steps, "written")
         ending = self.tracker.finish(self._impatience(hurry=hurry))
         if ending.warning is not None:
             self._warn(ending.warning)

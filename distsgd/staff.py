@@ -102,7 +102,7 @@ class Staff:
         gpus = run.gpus_per_worker if self._device == "cuda" else 0
         options = {"num_cpus": run.blas_threads, "num_gpus": gpus, "runtime_env": self._runtime_env}
         member.actor = ray.remote(WorkerActor).options(**options).remote()
-        member.setting_up = member.actor.setup.remote(**self._setup)
+        member.setting_up = member.actor.setup.remote(number=member.number, **self._setup)
 
     def _take_in(self, member: Member) -> None:
         """Note where a worker that has been set up is, and compare its arithmetic with the first one's."""
@@ -149,7 +149,7 @@ class Staff:
         host = self._server_place if relay is None else relay.place
         for member in members:
             try:
-                reply = member.actor.sit_down.remote(host.address, member.number)
+                reply = member.actor.sit_down.remote(host.address)
                 problem = answer(reply, member.name, self._config.run.timeout_s)
             except (WorkerLostError, ResourceError) as error:
                 self.lose(member, str(error))

@@ -5,12 +5,13 @@ A plain class that runs without Ray; trainer.py makes an actor of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from distsgd import reduction
+from distsgd.accumulation import exact_accumulator
 from distsgd.backend import Device, array_module
 from distsgd.batch import Batch
 from distsgd.data import BatchTransform, Rows
@@ -22,6 +23,8 @@ from distsgd.validation import Validation
 AHEAD_BYTES = 2**26
 """Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
 
+
+AddProduct = Callable[[Array, Array, Array], None]
 
 KEPT_SPLITS = 128
 """Vectors whose cuts into parameters are kept: buffers that are used in every step."""
@@ -49,6 +52,8 @@ class Worker:
         self._splits: dict[int, tuple[Array, Parameters]] = {}
         self._shards, self._roots = range(0), [(0, 0)]
         self._rows = RowsAhead(sampler)
+        accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
+        self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
         self._ahead: tuple[int, range] | None = None
         self._gathered: list[tuple[Any, Any]] = []
 
@@ -104,13 +109,21 @@ class Worker:
         on_host = self._xp is np
         buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
 
-        def leaf(node: Node, buffer: int) -> Partial | None:
-            if node[1] - node[0] > 1:
-                return None
-            X, y = self._examples(step, shards, node[0])
-            gradient = buffers[buffer]
-            loss = loss_and_gradient_sums(parameters, X, y, out=self._split(gradient), workspace=self._workspace)
-            return Partial(node, gradient, loss, len(y))
+        def leaf(shard: int, gradient: Array, add_product: AddProduct | None = None) -> Partial:
+            X, y = self._examples(step, shards, shard)
+            out, workspace = self._split(gradient), self._workspace
+            loss = loss_and_gradient_sums(parameters, X, y, out=out, workspace=workspace, add_product=add_product)
+            return Partial((shard, shard + 1), gradient, loss, len(y))
+
+        def known(node: Node, buffer: int) -> Partial | None:
+            lo, hi = node
+            if hi - lo == 1:
+                return leaf(lo, buffers[buffer])
+            if hi - lo == 2 and self._add_product is not None:  # two leaves in one buffer
+                left = leaf(lo, buffers[buffer])
+                right = leaf(lo + 1, buffers[buffer], self._add_product)
+                return Partial(node, left.gradient, left.loss + right.loss, left.examples + right.examples)
+            return None
 
         def add(left: Partial, right: Partial, _: int) -> Partial:
             gradient = left.gradient
@@ -119,7 +132,7 @@ class Worker:
                 (left.node[0], right.node[1]), gradient, left.loss + right.loss, left.examples + right.examples
             )
 
-        partial = reduction.tree_sum(root, leaf, add)
+        partial = reduction.tree_sum(root, known, add)
         if not on_host:
             partial.gradient.get(out=out)
         return partial._replace(gradient=out)

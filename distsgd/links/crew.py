@@ -118,13 +118,16 @@ class Crew:
         now = _Step(step, buffer, deadline=time.monotonic() + self._timeout_s)
         for descriptor, peer, run in self._plan:
             self._start(now, descriptor, peer, run)
+        if not self._plan:  # nobody is here yet
+            now.owed.append(shards)
         self._spin(len(now.busy))
         while now.busy or now.owed:
             if not self._peers:
                 self._wait_for_arrival(now, shards)
             if now.owed:
                 self._hand_out(now)
-            self._collect(now)
+            if now.busy:
+                self._collect(now)
         return [partial for partials in now.answers.values() for partial in partials] + now.kept
 
     def _seat(self, shards: range) -> None:

@@ -1,11 +1,11 @@
-"""Where the workers of a node come in: a thread that listens, and seats whoever greets as a worker."""
+"""Where the workers of a node come in: a thread that listens, and one for each greeting, as not all who come greet."""
 
 from __future__ import annotations
 
 import threading
 
 from distsgd.links.crew import Crew
-from distsgd.links.doorbell import HungUpError, Listener, SilentError
+from distsgd.links.doorbell import Connection, HungUpError, Listener, SilentError
 from distsgd.links.shared_memory import MemoryPeer, Welcome
 
 
@@ -27,10 +27,13 @@ class Lobby:
                 continue
             except OSError:
                 return
-            try:
-                self._crew.join(MemoryPeer.welcome(connection, self._crew.board, self._welcome))
-            except (HungUpError, SilentError, ValueError, KeyError):
-                connection.close()
+            threading.Thread(target=self._greet, args=(connection,), name="greeting", daemon=True).start()
+
+    def _greet(self, connection: Connection) -> None:
+        try:
+            self._crew.join(MemoryPeer.welcome(connection, self._crew.board, self._welcome))
+        except (OSError, HungUpError, SilentError, ValueError):
+            connection.close()
 
     def close(self) -> None:
         """Accept no more."""

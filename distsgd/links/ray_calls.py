@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from distsgd import reduction
 from distsgd.errors import WorkerLostError
@@ -115,7 +115,7 @@ class RayPeer:
             if isinstance(error.cause, WorkerLostError):  # a relay without workers
                 raise PeerLostError(_first_line(error.cause)) from None
             raise PeerFailedError(_first_line(error.cause)) from None
-        except RayActorError as error:
+        except RayError as error:  # the actor's death, or that of the node on which a large answer was
             raise PeerLostError(_first_line(error)) from None
 
     def close(self, *, kill: bool = False) -> None:

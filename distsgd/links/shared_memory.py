@@ -25,6 +25,8 @@ from distsgd.links.doorbell import SPIN_S, Connection, HungUpError, SilentError
 from distsgd.links.memory import Segment
 from distsgd.reduction import Partial
 
+HELLO = struct.Struct("<8sqq")  # MAGIC, the worker's number, P
+MAGIC = b"distsgd1"
 TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
 SUMS = struct.Struct("<dq")  # of each subtree: loss, examples
@@ -63,15 +65,18 @@ class MemoryPeer:
         Raises HungUpError, SilentError or ValueError if it is not one, or is gone.
         """
         connection.wait(HANDSHAKE_S)
-        hello = json.loads(connection.receive())
-        if not isinstance(hello, dict) or hello.get("parameters") != welcome.parameters:
-            raise ValueError(f"a worker greets with {hello!r} and not with {welcome.parameters} parameters")
+        message = connection.receive()
+        if len(message) != HELLO.size or not message.startswith(MAGIC):
+            raise ValueError("what has connected is no worker")
+        _, number, parameters = HELLO.unpack(message)
+        if parameters != welcome.parameters:
+            raise ValueError(f"a worker greets with {parameters} parameters and not with {welcome.parameters}")
         slots = Segment.create(reduction.most_roots(welcome.num_shards), welcome.parameters)
         try:
             connection.send(json.dumps(vars(welcome)).encode(), (board.descriptor, slots.descriptor))
         finally:
             slots.close()
-        return cls(connection, worker_name(int(hello["worker"])), socket.gethostname(), slots, welcome.num_shards)
+        return cls(connection, worker_name(number), socket.gethostname(), slots, welcome.num_shards)
 
     def fileno(self) -> int:
         """See `links.Peer`."""
@@ -107,7 +112,7 @@ class MemoryPeer:
 
     def close(self, *, kill: bool = False) -> None:
         """See `links.Peer`."""
-        if kill:
+        if kill and self.pid > 0:  # 0 is a process that cannot be seen from here, and would be this one's whole group
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._connection.close()
@@ -135,7 +140,7 @@ class Seat:
         """
         connection = Connection.to(address)
         try:
-            connection.send(json.dumps({"worker": number, "parameters": parameters}).encode())
+            connection.send(HELLO.pack(MAGIC, number, parameters))
             connection.wait(HANDSHAKE_S)
             message, descriptors = connection.receive_descriptors(2)
             try:
