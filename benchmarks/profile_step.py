@@ -29,6 +29,7 @@ from distsgd import numerics
 from distsgd.actors import ServerActor
 from distsgd.config import Config
 from distsgd.data import Rows, load
+from distsgd.links import worker_name
 from distsgd.links.shared_memory import Seat
 from distsgd.setup import Setup
 from distsgd.worker import Worker
@@ -101,15 +102,15 @@ class ProfiledWorker:
         self._worker.prepare(step, shards)
 
 
-def work(name: str, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
+def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
     """Be a worker until the server hangs up, then tell the seconds of each phase since the trial steps."""
     with numerics.pinned_blas(1, None):
         rows = Rows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
         worker = Worker(train=rows, val=None, device="cpu", **keywords)
-        Seat.take(address, name, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
-    results.put((name, dict(watch.seconds)))
+        Seat.take(address, number, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
+    results.put((worker_name(number), dict(watch.seconds)))
 
 
 def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Config:
@@ -165,10 +166,9 @@ def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     keywords = {"net": setup.net, "sampler": setup.plan.sampler, "transform": setup.data.transform}
-    names = [f"worker {number}" for number in range(workers)]
     processes = [
-        context.Process(target=work, args=(name, server.address, data, keywords, results), daemon=True)
-        for name in names
+        context.Process(target=work, args=(number, server.address, data, keywords, results), daemon=True)
+        for number in range(workers)
     ]
     for process in processes:
         process.start()
@@ -181,13 +181,13 @@ def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile
     taken_s = _seconds_of(server, TRIAL_STEPS + count)
     totals = {"server": dict(watch.seconds)}
     server.close()
-    totals |= dict(results.get() for _ in processes)
+    totals |= dict(sorted(results.get() for _ in processes))
     for process in processes:
         process.join()
     return Profile(
         mean_ms=1e3 * taken_s / count,
         median_ms=server.timings()["step_ms_p50"],
-        phases={name: {phase: 1e3 * s / count for phase, s in totals[name].items()} for name in ("server", *names)},
+        phases={name: {phase: 1e3 * s / count for phase, s in totals[name].items()} for name in totals},
     )
 
 
