@@ -97,7 +97,7 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
 
     workers = config.run.workers
     # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
-    niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}  # noqa: SIM112 - Ray's spelling
+    niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with _environment_set(environment | niceness), scratch_folder() as folder:
         try:
             ray.init(

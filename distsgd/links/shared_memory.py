@@ -21,7 +21,7 @@ import numpy as np
 
 from distsgd import faults, reduction
 from distsgd.links import Answer, PeerFailedError, PeerLostError, worker_name
-from distsgd.links.doorbell import SPIN_S, Connection, HungUpError, SilentError
+from distsgd.links.doorbell import Connection, HungUpError, Patience, SilentError
 from distsgd.links.memory import Segment
 from distsgd.reduction import Partial
 
@@ -31,7 +31,7 @@ TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
 SUMS = struct.Struct("<dq")  # of each subtree: loss, examples
 
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 30.0
 """Seconds in which both sides have to get to know each other."""
 
 
@@ -130,7 +130,7 @@ class Seat:
 
     def __init__(self, connection: Connection, board: Segment, slots: Segment, *, number: int, spin: bool) -> None:
         self._connection, self._board, self._slots = connection, list(board.rows), list(slots.rows)
-        self._number, self._spin_s = number, SPIN_S if spin else 0.0
+        self._number, self._patience = number, Patience() if spin else None
 
     @classmethod
     def take(cls, address: str, number: int, parameters: int) -> Seat:
@@ -158,10 +158,10 @@ class Seat:
 
     def serve(self, worker: Computer) -> None:
         """Compute what the server asks for until it hangs up."""
-        connection, spin_s = self._connection, self._spin_s
+        connection, patience = self._connection, self._patience
         with suppress(HungUpError):
             while True:
-                connection.wait(None, spin_s=spin_s)
+                connection.wait_patiently(patience)
                 step, lo, hi, buffer = TASK.unpack(connection.receive())
                 shards = range(lo, hi)
                 if faults.ARMED:
