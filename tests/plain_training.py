@@ -1,0 +1,157 @@
+"""Training without Ray: a parameter server in this process, and workers that are real processes of their own.
+
+Run as a program, this file is such a worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distsgd import numerics
+from distsgd.config import Config
+from distsgd.data import BatchTransform, DataSet, InputSchema, Normalization, Rows
+from distsgd.links.crew import Crew
+from distsgd.links.lobby import Lobby
+from distsgd.links.shared_memory import Seat, Welcome
+from distsgd.serial import SerialLoop
+from distsgd.server import ParameterServer
+from distsgd.setup import Setup
+from distsgd.worker import Worker
+
+START_S = 60.0
+
+
+def some_setup(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str = "f4", **values: Any) -> Setup:
+    """Return a run's beginning on random rows; a keyword's `__` stands for a key's dot."""
+    defaults = {"model.hidden": 5, "train.batch_size": 32, "train.num_shards": 5, "run.timeout_s": 30}
+    config = Config.build(defaults, {key.replace("__", "."): value for key, value in values.items()})
+    rng = np.random.default_rng(rows)
+    X = rng.integers(0, 255, (rows, features)).astype(dtype) if dtype == "u1" else rng.normal(size=(rows, features))
+    y = np.arange(rows) % classes
+    data = DataSet(
+        train=Rows(X.astype(dtype), y),
+        val=None,
+        classes=np.arange(classes),
+        feature_names=tuple(f"f{i}" for i in range(features)),
+        schema=InputSchema(tuple(f"f{i}" for i in range(features)), (dtype,) * features, None, "y", "integer"),
+        normalization=Normalization(np.zeros(features), np.ones(features)),
+        transform=BatchTransform(scale=np.array([1 / 255], "f4") if dtype == "u1" else None),
+        digest="",
+        source="memory",
+    )
+    return Setup.beginning(config, data)
+
+
+def worker_of(setup: Setup) -> Worker:
+    """Return a worker for a run."""
+    data = setup.data
+    return Worker(
+        net=setup.net,
+        sampler=setup.plan.sampler,
+        train=data.train,
+        val=data.val,
+        transform=data.transform,
+        device="cpu",
+    )
+
+
+def serial_parameters(setup: Setup, steps: int) -> bytes:
+    """Return the bytes of the parameters after so many steps of the serial loop."""
+    loop, state = SerialLoop(setup), setup.start
+    with numerics.pinned_blas(1, None), np.errstate(all="ignore"):
+        for _ in range(steps):
+            state, _ = loop.step(state)
+    return state.parameters.tobytes()
+
+
+@dataclass
+class Training:
+    """A server, and the workers that have been started for it."""
+
+    setup: Setup
+    crew: Crew
+    lobby: Lobby
+    server: ParameterServer
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_worker(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker's process; it comes when it has imported what it needs."""
+        process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            env=os.environ | numerics.environment(1, None) | dict(environment or {}),
+        )
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pickle.dump((self.lobby.address, len(self.processes), self.setup), pipe)
+        self.processes.append(process)
+        return process
+
+    def await_workers(self, count: int) -> None:
+        """Return when the crew has so many workers."""
+        deadline = time.monotonic() + START_S
+        while self.crew.size() < count:
+            assert time.monotonic() < deadline, f"{self.crew.size()} of {count} workers have come"
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def training(setup: Setup, *, workers: int, threads: int = 1, **crew: Any) -> Iterator[Training]:
+    """Yield a server whose workers have come; afterwards none of their processes is left."""
+    keywords = {"timeout_s": 30.0, "patience_s": 30.0, "spin": False} | crew
+    num_shards = setup.config.train.num_shards
+    made = Crew(setup.net.size, **keywords)
+    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=False))
+    server = ParameterServer(
+        config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, link=made, threads=threads
+    )
+    found = Training(setup, made, lobby, server)
+    try:
+        for _ in range(workers):
+            found.start_worker()
+        found.await_workers(workers)
+        yield found
+    finally:
+        lobby.close()
+        made.close()
+        os.close(made.board.descriptor)
+        try:
+            for process in found.processes:  # they end by themselves when the server hangs up
+                process.wait(START_S)
+        finally:
+            for process in found.processes:
+                process.kill()
+                process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds of a core that a process, all its threads together, has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def state_of(pid: int) -> str:
+    """Return the kernel's letter for what a process does: R runs, S sleeps, T is stopped, Z is dead."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def main() -> None:
+    address, number, setup = pickle.load(sys.stdin.buffer)
+    with numerics.pinned_blas(1, None):
+        worker = worker_of(setup)
+        Seat.take(address, number, setup.net.size).serve(worker)
+
+
+if __name__ == "__main__":
+    main()
