@@ -17,6 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from distsgd.cli import main
+
 MARK = "DISTSGD_TEST_MARK"
 """Environment variable by which the processes of one run are known; whatever a run starts inherits it."""
 
@@ -55,6 +59,12 @@ def options(*layers: Mapping[str, Any], **dotted: Any) -> list[str]:
     for layer in (*layers, {key.replace("__", "."): value for key, value in dotted.items()}):
         values |= layer
     return [f"--set={key}={value}" for key, value in values.items()]
+
+
+def invoke(*arguments: str) -> Outcome:
+    """Run `distsgd ARGUMENTS` in this process, in the current folder; anything but an exit code is raised."""
+    found = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    return Outcome(found.exit_code, found.stdout, found.stderr)
 
 
 @dataclass
@@ -174,11 +184,11 @@ class SmallCluster:
 
 @contextlib.contextmanager
 def small_cluster(*, cpus: int) -> Iterator[SmallCluster]:
-    """Yield a running head on 127.0.0.1; neither a process nor a file of it is left afterwards."""
+    """Yield a running head, which takes nobody without the tests' token; nothing of it is left afterwards."""
     script = (
         "import ray, sys\n"
         "node = ray.init(address='local', num_cpus=int(sys.argv[1]), object_store_memory=2**28, "
-        "include_dashboard=False, _node_ip_address='127.0.0.1', _temp_dir=sys.argv[2])\n"
+        "include_dashboard=False, _temp_dir=sys.argv[2])\n"
         "print(node.address_info['gcs_address'], flush=True)\n"
         "sys.stdin.read()\n"
         "ray.shutdown()\n"
