@@ -1,0 +1,92 @@
+"""What is to happen in a run: drawn from a seed, the same for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from distsgd.faults import Fault
+
+MOMENTS = {
+    "worker": ("asked", "computed", "answered", "validating"),
+    "server": ("begun", "gathered", "applied", "validating"),
+    "relay": ("asked", "gathered"),
+    "driver": ("journaled", "checkpointed", "validated", "written"),
+}
+
+SIGNALS = {
+    "worker": ("SIGKILL", "SIGKILL", "SIGSTOP"),
+    "server": ("SIGKILL", "SIGKILL", "SIGSTOP"),
+    "relay": ("SIGKILL", "SIGKILL", "SIGSTOP"),
+    "driver": ("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM"),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained; its undisturbed run is made once."""
+
+    data: str
+    epochs: int
+    steps_per_epoch: int
+    settings: tuple[tuple[str, Any], ...]
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+DIGITS = {"model.hidden": 16, "train.num_shards": 5, "train.log_every": 7, "optim.momentum": 0.9, "optim.lr": 0.01}
+MNIST = {"model.hidden": 20, "train.batch_size": 256, "optim.momentum": 0.9, "optim.lr": 0.02}
+
+SHAPES = {
+    "digits": (
+        Shape("digits", 6, 23, tuple(DIGITS.items())),
+        Shape("digits", 100, 23, tuple((DIGITS | {"train.eval_every": 5}).items())),
+    ),
+    "mnist": (Shape("mnist", 4, 188, tuple((MNIST | {"train.num_shards": 6}).items())),),
+}
+"""Short runs, most of which are over before anybody is replaced, and ones that see replacements at work."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run and what befalls it."""
+
+    seed: int
+    shape: Shape
+    workers: int
+    two_nodes: bool
+    link: str
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        where = "on two nodes" if self.two_nodes else "on one node"
+        listed = ", ".join(
+            f"{f.signal} {f.role}{f' {f.index}' if f.role == 'worker' else ''} {f.moment} {f.step}" for f in self.faults
+        )
+        return (
+            f"seed {self.seed}: {self.workers} workers {where}, {self.shape.steps} steps of {self.shape.data}: {listed}"
+        )
+
+
+def draw(seed: int, data: str) -> Schedule:
+    """Return the schedule that a seed stands for."""
+    rng = random.Random(f"{data} {seed}")
+    shape, workers, two_nodes = rng.choice(SHAPES[data]), rng.randint(2, 4), rng.random() < 0.5
+    link = "ray" if rng.random() < 0.1 else "auto"
+    roles = ["worker", "server", "driver"] + (["relay"] if two_nodes and link == "auto" else [])
+    faults: list[Fault] = []
+    for _ in range(rng.randint(1, 4)):
+        role = rng.choice(roles)
+        index = rng.randrange(workers) if role == "worker" else 0
+        step, moment = rng.randint(1, shape.steps), rng.choice(MOMENTS[role])
+        signum = rng.choice(SIGNALS[role])
+        faults.append(Fault(role, index, step, moment, signum))
+        if rng.random() < 0.25:  # somebody else at the same step
+            other = rng.choice(roles)
+            index = rng.randrange(workers) if other == "worker" else 0
+            faults.append(dataclasses.replace(faults[-1], role=other, index=index, moment=rng.choice(MOMENTS[other])))
+    return Schedule(seed, shape, workers, two_nodes, link, tuple(faults))
