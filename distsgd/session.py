@@ -118,11 +118,14 @@ class Session:
         """Train to the last step, or until a signal asks to stop; the last state is on disk when it returns."""
         step, total = self.setup.start.step, self._plan.total_steps
         last_line = self._journal.last_step
-        if self._plan.is_evaluated(step) and (last_line is None or last_line < step):
-            self._end_epoch()
-        while step < total and self._wish.signum is None:
+        owed = self._plan.is_evaluated(step) and (last_line is None or last_line < step)
+        while owed or (step < total and self._wish.signum is None):
             try:
-                step = self._run_epoch(step)
+                if owed:
+                    self._end_epoch()
+                    owed = False
+                else:
+                    step = self._run_epoch(step)
             except ServerLostError as error:
                 step = self._recover(error)
         self._keep_newest()
@@ -141,17 +144,20 @@ class Session:
 
         What is computed again gives the same bits, so lines that the journal has already are left as they are.
         """
-        if self._recoveries == self._config.run.max_restarts:
-            raise error
-        self._recoveries += 1
         self._writer.flush()
         newest, problems = checkpoint.load_newest(self.directory.checkpoints, self._identity)
         for problem in problems:
             self._warn(problem)
         self._newest = newest or self.setup.start
-        self._warn(f"{error}; a new one goes on from step {self._newest.step}")
-        self.trainer.recover(self._newest)
-        return self._newest.step
+        while self._recoveries < self._config.run.max_restarts:
+            self._recoveries += 1
+            self._warn(f"{error}; a new one goes on from step {self._newest.step}")
+            try:
+                self.trainer.recover(self._newest)
+                return self._newest.step
+            except ServerLostError as again:
+                error = again
+        raise error
 
     def _tick(self) -> None:
         """Journal what is new, checkpoint if it is time, pass a wish to stop on."""
@@ -215,9 +221,15 @@ class Session:
 
     def _keep_newest(self) -> None:
         """Write a checkpoint of the trainer's state if it is newer than the last one, and wait until it is on disk."""
-        snapshot = self.trainer.snapshot()
-        if snapshot.step > self._newest.step:
-            self._checkpoint(snapshot)
+        if self._newest.step < self._plan.total_steps:
+            try:
+                snapshot = self.trainer.snapshot()
+                if snapshot.step > self._newest.step:
+                    self._checkpoint(snapshot)
+            except ServerLostError as error:
+                self._warn(
+                    f"{error}; what it did after step {self._newest.step} is lost, and is done again on --resume"
+                )
         self._writer.flush()
 
     def _finish(self, status: Status, *, hurry: bool = False) -> Result:
