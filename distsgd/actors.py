@@ -27,6 +27,9 @@ from distsgd.server import ParameterServer
 from distsgd.state import Plan, Snapshot
 from distsgd.worker import Worker
 
+START_S = 60.0
+"""Seconds in which a new process has to be there, however short run.timeout_s is: that is for steps."""
+
 
 class Place(NamedTuple):
     """Where an actor is."""
@@ -78,7 +81,9 @@ class ServerActor(_Host):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        super().__init__(config=config, net=net, workers=workers, patience_s=config.run.timeout_s)
+        # When all workers are lost at once, new ones are on their way; that there will be none is for the driver to say.
+        patience_s = max(config.run.timeout_s, START_S)
+        super().__init__(config=config, net=net, workers=workers, patience_s=patience_s)
         self._courier, self._num_shards = Courier(self._crew.buffers), config.train.num_shards
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._crew, threads=self._threads

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.actors import Place, RelayActor, WorkerActor
+from distsgd.actors import START_S, Place, RelayActor, WorkerActor
 from distsgd.backend import Device
 from distsgd.calls import SERVER, answer, ask_server, end, is_alive
 from distsgd.config import Config
@@ -86,6 +86,7 @@ class Staff:
         self.numerics: dict[str, str] = {}
         self.notices: list[str] = []
         self._relays: dict[str, RelayPost] = {}  # by node
+        self._patience_s = max(config.run.timeout_s, START_S)  # with processes that are starting
         self._server: Any = None
         self._server_place = Place("", "", 0, "")
 
@@ -107,7 +108,7 @@ class Staff:
     def _take_in(self, member: Member) -> None:
         """Note where a worker that has been set up is, and compare its arithmetic with the first one's."""
         reply, member.setting_up = member.setting_up, None
-        member.place, fingerprint = answer(reply, member.name, self._config.run.timeout_s)
+        member.place, fingerprint = answer(reply, member.name, self._patience_s)
         self.numerics = self.numerics or fingerprint
         if fingerprint != self.numerics:
             self.notices.append(
@@ -175,7 +176,7 @@ class Staff:
             .remote(config=self._config, net=self._net, workers=workers)
         )
         name = f"the relay of node {node[:8]}"
-        place: Place = answer(actor.place.remote(), name, self._config.run.timeout_s)
+        place: Place = answer(actor.place.remote(), name, self._patience_s)
         relay = self._relays[node] = RelayPost(actor, name, place)
         return relay
 
