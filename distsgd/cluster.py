@@ -6,19 +6,16 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from distsgd.backend import Device, cuda_problem
+from distsgd.backend import Device, array_module, cuda_problem
 from distsgd.config import Config
 from distsgd.errors import ResourceError
+from distsgd.joining import join
 from distsgd.scratch import scratch_folder
-
-CONNECT_S = 3.0
-"""Seconds in which a cluster's address must accept a connection."""
 
 PER_CORE = 4
 """Workers that a local run may put on one core; more would only take turns, each with 200 MB of its own."""
@@ -75,7 +72,8 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
 
     ours = not ray.is_initialized()
     if ours and address is not None:
-        _join(address)
+        join(address)
+        _quieten()
     try:
         cluster = _resources(environment, local=False)
         check_cpus(config, default_workers(config, cluster.cpus), cluster)
@@ -137,37 +135,15 @@ def _is_initialized() -> bool:
 
 
 def _check_local(config: Config) -> None:
-    """Raise ResourceError if this machine cannot sensibly carry the workers that are asked for."""
+    """Raise ResourceError if this machine has no GPU that is asked for, or cannot sensibly carry all workers."""
+    if config.run.device == "cuda":
+        array_module("cuda")
     workers, limit = config.run.workers, PER_CORE * cores()
     if isinstance(workers, int) and workers * config.run.blas_threads > limit:
         raise ResourceError(
             f"{workers} workers with {config.run.blas_threads} BLAS threads each are asked for, and this machine has "
             f"{cores()} cores, which carry {limit} threads at most; lower run.workers, or join a cluster with --address"
         )
-
-
-def _join(address: str) -> None:
-    import ray
-
-    remedy = "start a cluster with `ray start --head`, correct the address, or leave it out to train on this machine"
-    if address.startswith("ray://"):
-        raise ResourceError(
-            f"the Ray address {address!r} is a Ray Client's; distsgd's driver runs on a node of the cluster: "
-            "submit it with `ray job submit`"
-        )
-    if ":" in address:
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-        except (OSError, ValueError) as error:
-            raise ResourceError(f"no Ray cluster answers at {address!r} ({error}); {remedy}") from None
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
-        raise ResourceError(
-            f"the Ray cluster at {address!r} cannot be joined: {_first_lines(error)}; {remedy}"
-        ) from None
-    _quieten()
 
 
 def _quieten() -> None:
@@ -178,10 +154,6 @@ def _quieten() -> None:
     from ray._private import worker
 
     worker.print_to_stdstream = lambda data, ignore_prefix: log.debug("Ray: %s", data["lines"])  # noqa: ARG005
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:3]).rstrip(".") or type(error).__name__
 
 
 def _resources(environment: dict[str, str], *, local: bool) -> Cluster:
