@@ -126,7 +126,7 @@ class DataConfig(Section):
     val_fraction: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of the training rows held out when `val` is not set; unset, 0.2. 0 holds out none."""
 
-    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    split_seed: int = Field(default=1, ge=0, lt=2**63)
     """Key of the hold-out split; apart from `train.seed`, so that runs with other seeds see the same split."""
 
     label: str = "label"

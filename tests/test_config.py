@@ -44,7 +44,7 @@ OTHER_VALUES = {
     "data.train": "rows.parquet",
     "data.val": "val.parquet",
     "data.val_fraction": 0.5,
-    "data.split_seed": 1,
+    "data.split_seed": 2,
     "data.label": "y",
     "data.features": ["a", "b"],
     "data.normalize": "unit",

@@ -78,7 +78,7 @@ def test_any_number_of_workers(case):
 
 
 def test_another_seed_or_number_of_shards_is_another_run():
-    runs = [{}, {"train.seed": 1}, {"train.num_shards": 3}, {"data.split_seed": 1}]
+    runs = [{}, {"train.seed": 1}, {"train.num_shards": 3}, {"data.split_seed": 2}]
     found = [
         distsgd.train(BASE | more | {"run.workers": 0, "run.dir": f"{number}"}) for number, more in enumerate(runs)
     ]
