@@ -24,7 +24,7 @@ from distsgd.reduction import Node, Partial
 P = 5
 """Parameters of these tests' net."""
 
-LONG_S, SHORT_S = 60.0, 0.05
+LONG_S, SHORT_S = 20.0, 0.05
 
 
 def leaf(step: int, shard: int, parameters: np.ndarray) -> Partial:
@@ -280,6 +280,12 @@ def test_who_is_silent_is_killed_and_named_with_its_shards(agencies):
     (loss,) = agencies[0].crew.take_losses()
     assert (loss.name, loss.host, loss.step) == ("peer 0", "here", 2)
     assert loss.problem == "has not answered for 0.05 s while it computed shards 0 to 1"
+
+
+def test_who_takes_over_from_a_silent_one_has_the_whole_time_for_it(agencies):
+    agencies.append(crew_of([["is silent"], ["answers", "is late"]], 2, timeout_s=SHORT_S))
+    check(agencies[0], 0, range(2))
+    assert [loss.name for loss in agencies[0].crew.take_losses()] == ["peer 0"]
 
 
 @pytest.mark.parametrize("fate", ["dies", "refuses", "is stale", "strays"])
