@@ -12,7 +12,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,17 @@ from distsgd.errors import CheckpointError
 from distsgd.state import Snapshot
 
 
-def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, str], *, keep: int) -> None:
+def save(
+    folder: Path,
+    snapshot: Snapshot,
+    identity: Mapping[str, str],
+    *,
+    keep: int,
+    mlflow_run_id: str | None = None,
+) -> None:
     """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
 
+    The id of the MLflow run, where there is one yet, is for whoever finds a checkpoint alone; nothing reads it.
     Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
     """
     arrays = {"parameters": snapshot.parameters}
@@ -40,6 +48,7 @@ def save(folder: Path, snapshot: Snapshot, identity: Mapping[str, str], *, keep:
         "sha256": hashlib.sha256(content).hexdigest(),
         "last_record": snapshot.last_record,
         "identity": dict(identity),
+        "mlflow_run_id": mlflow_run_id,
     }
     manifest["manifest_sha256"] = _manifest_digest(manifest)
     name = f"{snapshot.step:08d}"
@@ -174,8 +183,15 @@ class Writer:
     If a newer snapshot comes before the last one is on disk, the one in between is dropped.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str], *, keep: int) -> None:
-        self._folder, self._identity, self._keep = folder, identity, keep
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, str],
+        *,
+        keep: int,
+        mlflow_run_id: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._folder, self._identity, self._keep, self._mlflow_run_id = folder, identity, keep, mlflow_run_id
         self._wake = threading.Condition()
         self._pending: Snapshot | None = None
         self._busy = self._closed = False
@@ -221,7 +237,7 @@ class Writer:
                     return
                 self._busy = True
             try:
-                save(self._folder, snapshot, self._identity, keep=self._keep)
+                save(self._folder, snapshot, self._identity, keep=self._keep, mlflow_run_id=self._mlflow_run_id())
             except Exception as error:  # whatever it is, it is raised where it can be seen, and nobody waits for ever
                 with self._wake:
                     self._error = error

@@ -108,7 +108,12 @@ class Session:
         validated = [record for record in self._journal.records() if "val/loss" in record and record["step"] <= start]
         self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
         self._identity = rundir.identity(self.directory, self._config, self.setup.data.digest)
-        self._writer = checkpoint.Writer(self.directory.checkpoints, self._identity, keep=self._config.checkpoint.keep)
+        self._writer = checkpoint.Writer(
+            self.directory.checkpoints,
+            self._identity,
+            keep=self._config.checkpoint.keep,
+            mlflow_run_id=lambda: tracking_about.read_id(self.directory.path).get("run_id"),
+        )
         self._stack.callback(self._writer.close)
         about = tracking_about.describe(self.setup, self.directory, self.tracker.uri)
         self.directory.write_json(tracking_about.NAME, about)
