@@ -1,4 +1,4 @@
-"""A real Ray head as docker-compose.yml starts it: token authentication, dashboard, jobs; everything on 127.0.0.1."""
+"""A real Ray cluster as docker-compose.yml starts it: token authentication, dashboard, jobs; all of it on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ STOP_S = 30
 STORE_BYTES = 100 * 2**20
 
 
-class RayHead:
-    """`ray start --head` with its ports and its files, in a folder with a short name: paths of sockets are short."""
+class RayCluster:
+    """A head and workers' nodes, with their files in a folder with a short name: paths of sockets have to be short."""
 
-    def __init__(self, folder: Path, *, cpus: int, environment: Mapping[str, str]) -> None:
-        self.folder, self._cpus = folder, cpus
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._nodes: list[subprocess.Popen] = []
         self.address = f"127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}"
         self.agent = f"http://127.0.0.1:{free_port()}"
@@ -45,24 +46,46 @@ class RayHead:
             **environment,
         }
 
-    def start(self) -> None:
-        """Start it and wait until it takes jobs."""
+    def start(self, *, nodes: int) -> None:
+        """Start the head and further nodes, each with one CPU, and wait until they take jobs."""
         port, dashboard_port, agent_port = (
             address.rpartition(":")[2] for address in (self.address, self.dashboard, self.agent)
         )
-        command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
-        command += [f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={self.folder}/r"]
-        command += [f"--num-cpus={self._cpus}", f"--object-store-memory={STORE_BYTES}"]
-        with open(self.folder / "head.log", "wb") as log:
-            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder)
+        head = [
+            "--head",
+            f"--port={port}",
+            f"--temp-dir={self.folder}/0",
+            f"--dashboard-agent-listen-port={agent_port}",
+        ]
+        self._start_node(*head, "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}")
+        self._wait_until(lambda: self.get("/api/jobs/") is not None)
+        for number in range(
+            1, nodes
+        ):  # each with a folder of its own, or they would delete each other's working copies
+            folder = f"--temp-dir={self.folder}/{number}"
+            self._start_node(f"--address={self.address}", f"--dashboard-agent-listen-port={free_port()}", folder)
+        self._wait_until(lambda: len(self.get("/nodes?view=summary")["data"]["summary"]) == nodes)
+
+    def _start_node(self, *options: str) -> None:
+        command = ["ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", *options]
+        with open(self.folder / "log", "ab") as log:
+            node = subprocess.Popen(
+                [*command, f"--object-store-memory={STORE_BYTES}"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
+        self._nodes.append(node)
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and all(node.poll() is None for node in self._nodes):
             with contextlib.suppress(OSError):
-                self.get("/api/jobs/")
-                return
+                if ready():
+                    return
             time.sleep(0.2)
-        raise RuntimeError(f"ray start did not come up: {(self.folder / 'head.log').read_text()[-2000:]}")
+        raise RuntimeError(f"ray start did not come up: {(self.folder / 'log').read_text()[-2000:]}")
 
     def get(self, path: str, *, token: str | None = None) -> Any:
         """Return what the dashboard answers, as JSON; OSError if it does not."""
@@ -95,7 +118,7 @@ class RayHead:
         return self.get(f"/api/jobs/{name}")
 
     def processes(self) -> list[int]:
-        """Return the processes that were started with this head's token, the head's own and its jobs'."""
+        """Return the processes that were started with this cluster's token, its own and its jobs'."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -105,26 +128,28 @@ class RayHead:
 
     def stop(self) -> None:
         """End it and all that it started; AssertionError if something outlived it."""
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_S)
+        for node in reversed(self._nodes):  # the head comes last
+            node.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.wait(STOP_S)
         deadline = time.monotonic() + STOP_S
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        assert not left, f"{len(left)} processes outlived their Ray head"
+        for node in self._nodes:
+            node.wait()
+        assert not left, f"{len(left)} processes outlived their Ray cluster"
 
 
 @contextlib.contextmanager
-def ray_head(*, cpus: int, environment: Mapping[str, str]) -> Iterator[RayHead]:
-    """Yield a running head; neither a process nor a file of it is left afterwards."""
+def ray_cluster(*, nodes: int, environment: Mapping[str, str]) -> Iterator[RayCluster]:
+    """Yield a running cluster; neither a process nor a file of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="dj", dir="/tmp") as folder:
-        head = RayHead(Path(folder), cpus=cpus, environment=environment)
+        cluster = RayCluster(Path(folder), environment)
         try:
-            head.start()
-            yield head
+            cluster.start(nodes=nodes)
+            yield cluster
         finally:
-            head.stop()
+            cluster.stop()
