@@ -66,6 +66,11 @@ def test_a_batch_is_the_rows_that_were_asked_for_normalised(xp):
         assert batch.buffer_bytes == 8 * (4 * 6 + 8)
 
 
+def test_the_order_of_the_blocks_does_not_matter():
+    blocks = [(1e16, 3), (1.0, 2), (1.0, 0)]
+    assert metrics(blocks, 1) == metrics(blocks[::-1], 1) == {"val/loss": 1e16 + 2, "val/accuracy": 5.0}
+
+
 def test_weights_that_overflow_give_a_loss_that_is_not_finite_and_no_warning():
     flat = np.full(NET.size, 1e38, np.float32)
     found = Validation(NET, rows(10), TRANSFORM, "cpu").evaluate(flat, range(1))
