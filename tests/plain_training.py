@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -98,6 +99,19 @@ class Training:
         self.processes.append(process)
         return process
 
+    def end(self) -> None:
+        """Send the workers away, and wait until they are gone; AssertionError if one of them failed."""
+        self.lobby.close()
+        self.crew.close()
+        os.close(self.crew.board.descriptor)
+        try:
+            codes = {process.wait(START_S) for process in self.processes}
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+        assert codes <= {0, -signal.SIGKILL}, codes
+
     def await_workers(self, count: int) -> None:
         """Return when the crew has so many workers."""
         deadline = time.monotonic() + START_S
@@ -112,7 +126,7 @@ def training(setup: Setup, *, workers: int, threads: int = 1, **crew: Any) -> It
     keywords = {"timeout_s": 30.0, "patience_s": 30.0, "spin": False} | crew
     num_shards = setup.config.train.num_shards
     made = Crew(setup.net.size, **keywords)
-    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=False))
+    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=keywords["spin"]))
     server = ParameterServer(
         config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, link=made, threads=threads
     )
@@ -123,16 +137,7 @@ def training(setup: Setup, *, workers: int, threads: int = 1, **crew: Any) -> It
         found.await_workers(workers)
         yield found
     finally:
-        lobby.close()
-        made.close()
-        os.close(made.board.descriptor)
-        try:
-            for process in found.processes:  # they end by themselves when the server hangs up
-                process.wait(START_S)
-        finally:
-            for process in found.processes:
-                process.kill()
-                process.wait()
+        found.end()
 
 
 def cpu_seconds(pid: int) -> float:
