@@ -48,9 +48,10 @@ class Accumulator:
         (k, m), n = A.shape, B.shape[1]
         across = B.strides[1] == 4
         order, ldb = (NO_TRANSPOSE, B.strides[0]) if across else (TRANSPOSE, B.strides[1])
+        ldb = max(ldb // 4, n if across else k)  # strides along an axis of length 1 may be anything
         self._sgemm(
             *(ROW_MAJOR, TRANSPOSE, order, m, n, k, 1.0, A.ctypes.data, A.strides[0] // 4),
-            *(B.ctypes.data, max(ldb // 4, 1), 1.0, C.ctypes.data, C.strides[0] // 4),
+            *(B.ctypes.data, ldb, 1.0, C.ctypes.data, C.strides[0] // 4),
         )
 
 
