@@ -5,6 +5,7 @@ A plain class that runs without Ray; trainer.py makes an actor of it. How it rea
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ class ParameterServer:
             raise ValueError(f"step {self.step + 1}: gradients came for {sorted(held)} of {num_shards} shards")
         count = sum(partial.examples for partial in partials)
         loss = reduction.sum_of_losses(held, num_shards) / count
-        good = bool(np.isfinite(loss)) and self._update(held, count)
+        good = math.isfinite(loss) and self._update(held, count)
         if not good and self.config.train.on_nonfinite == "stop":
             raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
         with self._lock:
