@@ -11,12 +11,13 @@ from typing import Any
 from distsgd import checkpoint, cluster, data, faults, numerics, rundir
 from distsgd.cluster import Cluster
 from distsgd.config import Config
-from distsgd.errors import ConfigError, RunDirectoryError
+from distsgd.errors import ConfigError, RunDirectoryError, TrackingError
 from distsgd.local import LocalTrainer
 from distsgd.result import Result
 from distsgd.session import Observer, Session, Trainer
 from distsgd.setup import Setup
 from distsgd.tracking import make_tracker
+from distsgd.tracking_sync import sync_locked
 
 
 def train(
@@ -61,7 +62,7 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
     finished = Result.read(path)
     if finished is not None and finished.status == "FINISHED":
         observer.note(f"the run in {str(path)!r} has finished; nothing is left to do")
-        return finished
+        return _tracked(finished, config, observer)
     tracker = stack.enter_context(make_tracker(config.tracking))
     joined = stack.enter_context(cluster.joined(config, _environment(config)))
     setup = Setup.beginning(config, data.load(config.data))
@@ -81,6 +82,19 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
     return Session(
         setup=setup, directory=directory, trainer=trainer, tracker=tracker, observer=observer, resumed=True
     ).execute()
+
+
+def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
+    """Return the result of a finished run, of which MLflow is told if its driver died before it had done that."""
+    if not config.tracking.enabled or finished.mlflow_run_id is not None:
+        return finished
+    try:
+        synced = sync_locked(finished.run_dir)
+    except TrackingError as error:
+        observer.note(f"warning: {error}")
+        return finished
+    observer.note(f"MLflow had not been told of all of it, and has it now as run {synced.run_id}")
+    return dataclasses.replace(finished, mlflow_run_id=synced.run_id)
 
 
 def _resumed_config(stored: Config, given: Config, path: Path) -> Config:

@@ -38,28 +38,33 @@ def sync(path: Path, uri: str | None = None) -> Synced:
             f"no run is in {str(path)!r}: it has no config.json; name the run directory that `distsgd train` printed"
         )
     with rundir.locked(path):
-        directory, config, _ = rundir.read(path)
-        about = tracking_about.read(path)
-        store_uri = tracking_uri.resolve(TrackingConfig(uri=uri or about["uri"] or config.tracking.uri))
-        records = Reader(directory.journal).new()
-        result = Result.read(path)
-        if result is not None and result.status == "FINISHED" and not directory.model.is_file():
-            raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is gone; put it back")
-        try:
-            import_quietly()
-            from distsgd.tracking_store import Store
+        return sync_locked(path, uri)
 
-            run = Store(store_uri).open_run(path, about, running=False)
-            run.send(records)
-            run.complete(path, about, result, records)
-        except Exception as error:  # mlflow raises its own errors and those of whatever carries it
-            raise TrackingError(
-                f"the MLflow store {tracking_uri.redacted(store_uri)!r} has not taken all of the run: "
-                f"{describe(error)}; try again, nothing is sent twice"
-            ) from error
-        if result is not None and result.mlflow_run_id != run.run_id:
-            content = json.loads(directory.result.read_bytes()) | {"mlflow_run_id": run.run_id}
-            directory.write_json("result.json", content)
-        status = "FAILED" if result is None else result.status
-        look = tracking_uri.how_to_look(store_uri, tracking_about.read_id(path)["experiment_id"], run.run_id)
-        return Synced(run.run_id, status, len(records), look)
+
+def sync_locked(path: Path, uri: str | None = None) -> Synced:
+    """Do what `sync` does, in a run directory that holds a run and that the caller has locked."""
+    directory, config, _ = rundir.read(path)
+    about = tracking_about.read(path)
+    store_uri = tracking_uri.resolve(TrackingConfig(uri=uri or about["uri"] or config.tracking.uri))
+    records = Reader(directory.journal).new()
+    result = Result.read(path)
+    if result is not None and result.status == "FINISHED" and not directory.model.is_file():
+        raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is gone; put it back")
+    try:
+        import_quietly()
+        from distsgd.tracking_store import Store
+
+        run = Store(store_uri).open_run(path, about, running=False)
+        run.send(records)
+        run.complete(path, about, result, records)
+    except Exception as error:  # mlflow raises its own errors and those of whatever carries it
+        raise TrackingError(
+            f"the MLflow store {tracking_uri.redacted(store_uri)!r} has not taken all of the run: "
+            f"{describe(error)}; try again, nothing is sent twice"
+        ) from error
+    if result is not None and result.mlflow_run_id != run.run_id:
+        content = json.loads(directory.result.read_bytes()) | {"mlflow_run_id": run.run_id}
+        directory.write_json("result.json", content)
+    status = "FAILED" if result is None else result.status
+    look = tracking_uri.how_to_look(store_uri, tracking_about.read_id(path)["experiment_id"], run.run_id)
+    return Synced(run.run_id, status, len(records), look)
