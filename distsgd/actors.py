@@ -50,10 +50,9 @@ def _node() -> str:
 class _Host:
     """A crew and the lobby that its workers come in by: what a server and a relay have in common."""
 
-    def __init__(self, *, config: Config, net: Net, workers: int, patience_s: float) -> None:
+    def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, patience_s: float) -> None:
         cores = len(os.sched_getaffinity(0))
         num_shards = config.train.num_shards
-        timeout_s = config.run.timeout_s
         self._crew = Crew(net.size, timeout_s=timeout_s, patience_s=patience_s, spin=workers < cores)
         self._lobby = Lobby(self._crew, Welcome(net.size, num_shards, spin=workers <= cores))
         self._threads = cores
@@ -81,17 +80,18 @@ class ServerActor(_Host):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        # When all workers are lost at once, new ones are on their way; that there will be none is for the driver to say.
+        # When all workers are lost at once, new ones are on their way; if there will be none, the driver says so.
         patience_s = max(config.run.timeout_s, START_S)
-        super().__init__(config=config, net=net, workers=workers, patience_s=patience_s)
+        super().__init__(config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, patience_s=patience_s)
         self._courier, self._num_shards = Courier(self._crew.buffers), config.train.num_shards
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._crew, threads=self._threads
         )
 
-    def join(self, actor: Any, name: str, host: str, weight: int) -> None:
+    def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
         """Take in a worker, or a relay for `weight` workers, that is reached by Ray calls."""
-        self._crew.join(RayPeer(actor, name, host, weight, self._courier, self._num_shards))
+        peer = RayPeer(actor, name, host, pid, weight=weight, courier=self._courier, num_shards=self._num_shards)
+        self._crew.join(peer)
 
     def run(self, until: int) -> int:
         """See ParameterServer.run."""
@@ -140,8 +140,9 @@ class RelayActor(_Host, Computing):
     """A relay as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        # Without workers a relay is of no use: the server gives its shards to others, at once.
-        super().__init__(config=config, net=net, workers=workers, patience_s=0.0)
+        # A worker that hangs is given up while the server has patience yet with the relay. Without workers a relay is
+        # of no use: the server gives its shards to others, at once.
+        super().__init__(config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, patience_s=0.0)
         self._relay = Relay(self._crew, config.train.num_shards)
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[Partial]:
@@ -157,6 +158,7 @@ class WorkerActor(Computing):
     ) -> tuple[Place, dict[str, str]]:
         """Make the worker; return where it is, and the fingerprint of its arithmetic."""
         self._number = number
+        self._serving: threading.Thread | None = None
         self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
         self._blas.__enter__()
         self._worker = Worker(device=device, **keywords)
@@ -164,12 +166,24 @@ class WorkerActor(Computing):
 
     def sit_down(self, address: str) -> str | None:
         """Serve the server or relay at `address` on this node from now on; return what is in the way, if it is."""
+        self._leave_seat()
         try:
-            seat = Seat.take(address, self._number, self._worker.net.size)
+            self._seat = Seat.take(address, self._number, self._worker.net.size)
         except REFUSALS as error:
             return f"{type(error).__name__}: {error}"
-        threading.Thread(target=seat.serve, args=(self._worker,), name="seat", daemon=True).start()
+        self._serving = threading.Thread(target=self._seat.serve, args=(self._worker,), name="seat", daemon=True)
+        self._serving.start()
         return None
+
+    def _leave_seat(self) -> None:
+        """Return when the worker computes no more for the server or relay that it sat at, if there was one.
+
+        That one may hang rather than be dead, and the worker's buffers are for one computation at a time.
+        """
+        if self._serving is not None:
+            self._seat.leave()
+            self._serving.join()
+            self._serving = None
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[Partial]:
         """See Worker.compute."""

@@ -178,7 +178,7 @@ class RunConfig(Section):
     """Run directory; unset, `runs/<name>` with a name made of the data's and the time."""
 
     timeout_s: float = Field(default=60.0, gt=0)
-    """Seconds after which a worker that does not answer is given up; its shards go to the others."""
+    """Seconds after which a worker that does not answer is given up, behind a relay half of that; others compute."""
 
     link: Literal["auto", "ray"] = "auto"
     """How workers are reached: `auto`, by shared memory on the server's node and a relay on others; `ray`, by calls."""

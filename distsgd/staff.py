@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +14,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.actors import START_S, Place, RelayActor, WorkerActor
 from distsgd.backend import Device
-from distsgd.calls import SERVER, answer, ask_server, end, is_alive
+from distsgd.calls import answer, ask_server, end, is_alive
 from distsgd.config import Config
 from distsgd.errors import DistsgdError, ResourceError, WorkerLostError
 from distsgd.links import worker_name
 from distsgd.links.crew import Loss
 from distsgd.model import Net
 
-SEATED_S = 15.0
-"""Seconds in which a worker that has sat down has to be known to its server."""
+SEATED_S = 2.0
+"""Seconds in which workers that have sat down are known to their server, as far as they live."""
 
 BACK_OFF_S = 0.5
 """Seconds before a worker that was lost is replaced for the first time; twice as long each further time."""
@@ -136,10 +137,22 @@ class Staff:
         self._relays = {}
         for node in sorted({member.place.node for member in self.present if member.place}):
             self._seat_node(node, [m for m in self.present if m.place and m.place.node == node])
-        self._await_size(server, len(self.present), SERVER)
+        self._await_size(lambda: self._ask(server.size.remote()), len(self.present))
 
     def _seat_node(self, node: str, members: list[Member]) -> None:
-        """Bring some workers of one node to the server; those that turn out to be dead are lost."""
+        """Bring some workers of one node to the server; those that are dead, or die with their relay, are lost."""
+        try:
+            self._seat_together(node, members)
+        except (WorkerLostError, ResourceError) as error:
+            relay = self._relays.get(node)
+            if relay is not None:
+                relay.members = [member for member in relay.members if member not in members]
+                self._lose_relay(node, str(error))
+            for member in members:
+                if member.place is not None:
+                    self.lose(member, str(error))
+
+    def _seat_together(self, node: str, members: list[Member]) -> None:
         if self._config.run.link == "ray":
             for member in members:
                 self._seat_by_calls(member)
@@ -161,12 +174,14 @@ class Staff:
             elif relay is not None:
                 relay.members.append(member)
         if relay is not None and relay.members:
-            self._await_size(relay.actor, len(relay.members), relay.name)
+            actor, name = relay.actor, relay.name
+            self._await_size(lambda: answer(actor.size.remote(), name, self._config.run.timeout_s), len(relay.members))
             self._weigh(relay)
 
     def _seat_by_calls(self, member: Member) -> None:
         assert member.place is not None
-        self._ask(self._server.join.remote(member.actor, member.name, member.place.host, 1))
+        place = member.place
+        self._ask(self._server.join.remote(member.actor, member.name, place.host, place.pid, 1))
 
     def _open_relay(self, node: str, workers: int) -> RelayPost:
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
@@ -186,16 +201,16 @@ class Staff:
         if relay.joined:
             self._ask(self._server.reweigh.remote(relay.name, weight))
         else:
-            self._ask(self._server.join.remote(relay.actor, relay.name, relay.place.host, weight))
+            self._ask(self._server.join.remote(relay.actor, relay.name, relay.place.host, relay.place.pid, weight))
             relay.joined = True
 
     def _ask(self, reply: Any) -> Any:
         return ask_server(reply, self._config.run.timeout_s)
 
-    def _await_size(self, host: Any, size: int, who: str) -> None:
-        """Return when a server or relay knows of all workers that have sat down with it, or some of those are lost."""
+    def _await_size(self, known: Callable[[], int], size: int) -> None:
+        """Return when a server or relay knows of all workers that have sat down with it, unless some of those died."""
         deadline = time.monotonic() + SEATED_S
-        while answer(host.size.remote(), who, self._config.run.timeout_s) < size and time.monotonic() < deadline:
+        while known() < size and time.monotonic() < deadline:
             time.sleep(0.01)
 
     # Mending: noticing who was lost, and replacing them.
@@ -221,11 +236,11 @@ class Staff:
 
     def _note_loss(self, loss: Loss) -> None:
         for node, relay in list(self._relays.items()):
-            if relay.name == loss.name:
+            if relay.name == loss.name and loss.pid == relay.place.pid:
                 self.notices.append(_sentence(loss))
                 self._lose_relay(node, loss.problem)
         for member in self.members:
-            if member.name == loss.name and member.place is not None:
+            if member.name == loss.name and member.place is not None and loss.pid in (0, member.place.pid):
                 self.notices.append(_sentence(loss))
                 self.lose(member, None)
 
@@ -234,11 +249,6 @@ class Staff:
         if problem is not None:
             self.notices.append(f"{member.name} was lost: {problem}")
         end(member.actor, member.place)
-        for relay in self._relays.values():
-            if member in relay.members:
-                relay.members.remove(member)
-                if relay.members:
-                    self._weigh(relay)
         member.actor = member.place = member.setting_up = member.due = None
         if member.restarts < self._config.run.max_restarts:
             member.due = time.monotonic() + BACK_OFF_S * 2**member.restarts
@@ -247,6 +257,11 @@ class Staff:
             self.notices.append(
                 f"{member.name} is not replaced again, after {member.restarts} times; it goes on without"
             )
+        for relay in self._relays.values():
+            if member in relay.members:
+                relay.members.remove(member)
+                if relay.members:
+                    self._weigh(relay)
 
     def _lose_relay(self, node: str, problem: str) -> None:
         """Give a relay up; its workers, if they live, get another one."""

@@ -42,6 +42,8 @@ class Peer(Protocol):
     """Which worker or relay it is, as messages name it."""
 
     host: str
+    pid: int
+    """Its process on that host; 0 if that cannot be seen from here."""
 
     weight: int
     """Workers that it stands for."""

@@ -30,6 +30,8 @@ class Loss(NamedTuple):
 
     name: str
     host: str
+    pid: int
+    """See `links.Peer`: another process may go by this name by now."""
     step: int
     """The step, counted from 1, that it was lost in."""
 
@@ -196,7 +198,7 @@ class Crew:
         peer.close(kill=kill)
         self._planned = None
         with self._arrivals:
-            self._losses.append(Loss(peer.name, peer.host, now.number + 1, problem))
+            self._losses.append(Loss(peer.name, peer.host, peer.pid, now.number + 1, problem))
 
     def _keep(self, now: _Step, descriptor: int) -> None:
         """Copy a peer's answer in this step out of memory that is about to be written to, or to go."""

@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 SPIN_S = 250e-6
@@ -129,8 +130,13 @@ class Connection:
             raise HungUpError("end of stream" if not message else f"{len(descriptors)} descriptors, not {count}")
         return message, descriptors
 
+    def hang_up(self) -> None:
+        """Let both ends read the end of the stream; any thread may call it, whatever another does here."""
+        with suppress(OSError):  # it is closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, and free the descriptor."""
         self._socket.close()
 
 

@@ -82,8 +82,10 @@ class Courier:
 class RayPeer:
     """An actor with the method `compute_pieces` of `actors.Computing`."""
 
-    def __init__(self, actor: Any, name: str, host: str, weight: int, courier: Courier, num_shards: int) -> None:
-        self.name, self.host, self.weight = name, host, weight
+    def __init__(
+        self, actor: Any, name: str, host: str, pid: int, *, weight: int, courier: Courier, num_shards: int
+    ) -> None:
+        self.name, self.host, self.pid, self.weight = name, host, pid, weight
         self._actor, self._courier, self._num_shards = actor, courier, num_shards
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._replies: list[Any] = []

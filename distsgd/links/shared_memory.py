@@ -181,6 +181,10 @@ class Seat:
                 worker.prepare(step + 1, shards)
         connection.close()
 
+    def leave(self) -> None:
+        """Make `serve` return after the computation at hand; any thread may call it."""
+        self._connection.hang_up()
+
 
 REFUSALS = (OSError, HungUpError, SilentError, ValueError, TypeError)
 """What `Seat.take` raises where shared memory is not to be had."""
