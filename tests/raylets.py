@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import RAY_ENVIRONMENT, Cli, command
+from runs import RAY_ENVIRONMENT, Cli, command, eventually
 
 STORE_BYTES = 2**27
 
@@ -34,12 +34,14 @@ class Raylet:
 def second_raylet(address: str, *, cpus: int) -> Iterator[Raylet]:
     """Yield a node that joins the cluster at `address`; neither a process nor a file of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="dr", dir="/tmp", ignore_cleanup_errors=True) as name:
-        cli = Cli(Path(name), RAY_ENVIRONMENT)
+        cli = Cli(Path(name), RAY_ENVIRONMENT | {"PYTHONUNBUFFERED": "1"})
         arguments = ["start", f"--address={address}", "--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats"]
         arguments += [f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}"]
         with open(Path(name) / "log", "w") as log:
             process = cli.start_python("-m", "ray.scripts.scripts", *arguments, stdout=log, stderr=log)
         try:
+            started = eventually(lambda: "Ray runtime started" in (Path(name) / "log").read_text())
+            assert started, (Path(name) / "log").read_text()
             yield Raylet(cli, process)
         finally:
             process.terminate()

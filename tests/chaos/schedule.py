@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -88,5 +87,5 @@ def draw(seed: int, data: str) -> Schedule:
         if rng.random() < 0.25:  # somebody else at the same step
             other = rng.choice(roles)
             index = rng.randrange(workers) if other == "worker" else 0
-            faults.append(dataclasses.replace(faults[-1], role=other, index=index, moment=rng.choice(MOMENTS[other])))
+            faults.append(Fault(other, index, step, rng.choice(MOMENTS[other]), rng.choice(SIGNALS[other])))
     return Schedule(seed, shape, workers, two_nodes, link, tuple(faults))
