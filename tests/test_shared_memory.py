@@ -23,6 +23,7 @@ from runs import eventually
 from distsgd.aggregation import THREADED
 from distsgd.errors import TrainingError, WorkerLostError
 from distsgd.faults import VARIABLE
+from distsgd.links import shared_memory
 from distsgd.links.doorbell import Connection, HungUpError
 from distsgd.links.shared_memory import HEAD, HELLO, MAGIC, REFUSALS, TASK, Seat
 from distsgd.setup import Setup
@@ -204,7 +205,8 @@ def knock(address: str, message: bytes | None) -> socket.socket:
     return caller
 
 
-def test_whatever_connects_disturbs_neither_training_nor_who_comes_later():
+def test_whatever_connects_disturbs_neither_training_nor_who_comes_later(monkeypatch):
+    monkeypatch.setattr(shared_memory, "HANDSHAKE_S", 10 * WAIT_S)  # for as long the silent one may be waited for
     with training(some_setup(), workers=1) as found, running(found), contextlib.ExitStack() as stack:
         for name, message in KNOCKS.items():
             caller = knock(found.lobby.address, message(found.setup.net.size))
