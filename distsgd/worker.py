@@ -69,7 +69,8 @@ class Worker:
             self._shards, self._roots = shards, reduction.roots(shards, self.sampler.num_shards)
         if out is None:
             out = [np.empty(self.net.size, np.float32) for _ in self._roots]
-        parameters = self._split(self._xp.asarray(flat))
+            self._splits.clear()  # of the last step's arrays, which do not come again
+        parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
         with np.errstate(all="ignore"):  # the server looks at every result
             return [
                 self._subtree(root, step, parameters, shards, row) for root, row in zip(self._roots, out, strict=False)
