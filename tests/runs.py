@@ -168,11 +168,25 @@ def result(run_dir: Path) -> dict[str, Any]:
     return dict(json.loads((run_dir / "result.json").read_text()))
 
 
-def left_on_disk() -> set[Path]:
-    """Return what Ray and distsgd may leave in /dev/shm and in the folder of temporary files."""
-    folders = {Path("/dev/shm"), Path("/tmp"), Path(tempfile.gettempdir())}
-    found = {path for folder in folders for path in folder.iterdir()}
-    return {path for path in found if path.parent == Path("/dev/shm") or path.name.startswith(("distsgd-", "ray"))}
+@contextlib.contextmanager
+def leaving_nothing(folder: Path) -> Iterator[Cli]:
+    """Yield a command that works in `folder`; AssertionError if a process or a file elsewhere outlives its runs."""
+
+    def elsewhere() -> set[Path]:
+        return {*Path("/dev/shm").iterdir(), *Path("/tmp").glob("ray*")}
+
+    before = elsewhere()
+    # Ray's sockets need a folder with a short name.
+    with tempfile.TemporaryDirectory(prefix="dl", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        cli = Cli(folder, {"TMPDIR": temporary})
+        try:
+            yield cli
+            assert not cli.await_end()
+            assert eventually(lambda: not list(Path(temporary).iterdir()), GONE_S), list(Path(temporary).iterdir())
+            assert eventually(lambda: not elsewhere() - before, GONE_S), elsewhere() - before
+            assert not list((folder / "home").iterdir())
+        finally:
+            cli.kill()
 
 
 @dataclass(frozen=True)
