@@ -20,6 +20,7 @@ from distsgd import train
 from distsgd.config import Config, read_toml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MNIST = REPOSITORY.parent / "shared" / "data" / "mnist"
 CONFIGURATIONS = sorted((REPOSITORY / "jobs").glob("*.toml"))
 
 
@@ -65,6 +66,17 @@ def test_cifar10_toml_is_the_classic_shape():
     config = Config.build(read_toml(REPOSITORY / "jobs" / "cifar10.toml"))
     assert (config.model.hidden, config.data.classes, config.train.batch_size) == (20, 10, 256)
     assert (config.optim.momentum, config.optim.schedule) == (0, "step")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_mnist_toml_reaches_what_it_says(tmp_path):
+    if not MNIST.is_dir():
+        pytest.skip(f"there is no MNIST in {MNIST}")
+    given = {"data.train": str(MNIST / "train.parquet"), "data.val": str(MNIST / "test.parquet"), "run.workers": 2}
+    given |= {"run.dir": str(tmp_path / "run"), "tracking.enabled": False}
+    result = train(Config.build(read_toml(REPOSITORY / "jobs" / "mnist.toml"), given))
+    assert result.val_accuracy >= 0.98
 
 
 @pytest.mark.timeout(300)
