@@ -2,9 +2,9 @@
 
 NumPy's own products can only replace their output, so the sum of two leaves takes a second buffer of the gradient's
 size and a pass over both. For shards of a few hundred rows the canonical sum `leaf + leaf` comes out of
-`C ← AᵀB + C` with the same bits, because the product is summed up in registers before it is added. BLAS does not promise
-that, so it is tried out on the run's own shapes before it is used; where the bits differ, or the BLAS is not known,
-leaves are added one by one.
+`C ← AᵀB + C` with the same bits, because the product is summed up in registers before it is added. BLAS does not
+promise that, so it is tried out on the run's own shapes before it is used; where the bits differ, or the BLAS is not
+known, leaves are added one by one.
 """
 
 from __future__ import annotations
