@@ -1,0 +1,80 @@
+"""However a run on a local Ray ends: a minute later no process of it is alive and no file of it is left elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from runs import Cli, command, eventually, finished, journal, leaving_nothing, options, result
+
+ENDLESS = options({"train.epochs": 10**6, "tracking.enabled": "false"})
+
+AWHILE = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    with leaving_nothing(tmp_path) as found:
+        yield found
+
+
+def start_endless_run(cli: Cli, **popen: Any) -> subprocess.Popen[str]:
+    """Start a run on a local Ray that ends when it is ended, and return once it trains."""
+    process = cli.start("train", "--workers", "2", "--run-dir", "run", *ENDLESS, **popen)
+    assert eventually(lambda: process.poll() is not None or journal(cli.folder / "run"))
+    assert process.poll() is None, process.communicate()
+    assert len([pid for pid in cli.processes() if command(pid).startswith("ray::")]) >= 3
+    return process
+
+
+@AWHILE
+def test_after_sigterm(cli):
+    process = start_endless_run(cli)
+    process.terminate()
+    assert finished(process).code == 143
+    assert result(cli.folder / "run")["status"] == "KILLED"
+
+
+@AWHILE
+def test_after_ctrl_c_on_a_terminal(cli):
+    """A terminal sends SIGINT to all processes of the group, Ray's and the workers among them."""
+    process = start_endless_run(cli, start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)
+    stopped = finished(process)
+    assert stopped.code == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    assert "go on with: distsgd train --resume --run-dir run" in stopped.err.splitlines()[-1]
+    assert result(cli.folder / "run")["status"] == "KILLED"
+
+
+@AWHILE
+def test_after_the_driver_was_killed(cli):
+    process = start_endless_run(cli)
+    process.kill()
+    process.communicate()
+
+
+@AWHILE
+def test_after_all_of_ray_was_killed(cli):
+    """Ray then ends the driver, too, at once and without a word."""
+    process = start_endless_run(cli)
+    for pid in cli.processes():
+        if pid != process.pid and "/ray/core/" in command(pid):
+            os.kill(pid, signal.SIGKILL)
+    failed = finished(process)
+    assert failed.code == 1, failed.err
+    assert "Traceback" not in failed.err
+
+
+@AWHILE
+def test_after_an_error(cli):
+    arguments = options({"optim.lr": 1e30, "train.epochs": 3, "tracking.enabled": "false"})
+    failed = cli.run("train", "--workers", "2", "--run-dir", "run", *arguments)
+    assert failed.code == 1, failed.err
+    assert "Traceback" not in failed.err
+    assert "not finite" in failed.err.splitlines()[-1]
+    assert result(cli.folder / "run")["status"] == "FAILED"
+    assert not (cli.folder / "run" / "model.npz").exists()
