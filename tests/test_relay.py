@@ -18,7 +18,7 @@ import distsgd
 from distsgd import numerics
 from distsgd.errors import WorkerLostError
 from distsgd.faults import VARIABLE
-from distsgd.links.ray_calls import MOST_PIECES, PIECE, cut, join, pack, unpack
+from distsgd.links.ray_calls import MOST_PIECES, PIECE, Courier, cut, join, pack, unpack
 from distsgd.reduction import Partial
 from distsgd.relay import Relay
 
@@ -89,6 +89,18 @@ def test_vectors_come_out_of_their_pieces_as_they_were(size):
 def test_partials_come_out_of_a_parcel_as_they_were(size):
     partials = [Partial((k, k + 1), parameters(size, k), k / 3, k + 5) for k in range(3)]
     assert same(unpack(pack(partials)), partials)
+
+
+@pytest.mark.parametrize("size", [7, PIECE, 2 * PIECE + 5, MOST_PIECES * PIECE])
+def test_parameters_that_are_not_long_go_with_the_call(size):
+    """Through the object store, which needs a Ray, the smallest net's would take longer than a larger one's."""
+    buffers = np.stack([parameters(size, 0), parameters(size, 1)])
+    courier = Courier(buffers)
+    for step in range(3):
+        parcel = courier.parcel(step, step % 2)
+        assert join(parcel).tobytes() == buffers[step % 2].tobytes()
+        assert courier.parcel(step, step % 2) is parcel, "once for all peers"
+        assert len(parcel) == courier.pieces
 
 
 # On two real nodes.

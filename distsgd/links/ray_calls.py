@@ -30,9 +30,14 @@ MOST_PIECES = 40
 """Pieces that a vector is cut into at most; a longer one goes through the object store, whole."""
 
 
+def _is_long(vector: np.ndarray) -> bool:
+    """Return whether a vector (P,) is one for the object store."""
+    return len(vector) > PIECE * MOST_PIECES
+
+
 def cut(vector: np.ndarray) -> list[np.ndarray]:
     """Return a vector (P,) as the pieces that it travels in."""
-    if len(vector) > PIECE * MOST_PIECES:
+    if _is_long(vector):
         return [vector]
     return [vector[start : start + PIECE] for start in range(0, len(vector), PIECE)]
 
@@ -74,8 +79,8 @@ class Courier:
     def parcel(self, step: int, buffer: int) -> list[Any]:
         """Return the parameters that step `step` starts from, as arguments of a call."""
         if step != self._step:
-            pieces = cut(self._buffers[buffer])
-            self._step, self._parcel = step, pieces if len(pieces) > 1 else [ray.put(pieces[0])]
+            flat = self._buffers[buffer]
+            self._step, self._parcel = step, [ray.put(flat)] if _is_long(flat) else cut(flat)
         return self._parcel
 
 
