@@ -1,0 +1,154 @@
+"""The results section of docs/scaling.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.cost_model import Model, Point
+from benchmarks.summary import milliseconds
+
+CROWDS = ((8, 1), (64, 8), (1024, 64))
+"""Workers and nodes that are predicted."""
+
+EXAMPLES = (32, 256, 2048)
+"""Examples of each worker in a step."""
+
+FEATURES = 784
+
+
+def ms(seconds: float) -> str:
+    """Return seconds as milliseconds with three significant digits."""
+    return milliseconds(1e3 * seconds)
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table, its columns but the first aligned to the right."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|---|" + "--:|" * (len(head) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def markdown(
+    model: Model,
+    steps: Sequence[Point],
+    exchanges: Sequence[Point],
+    relayed: Sequence[Point],
+    facts: Mapping[str, Any],
+    loads: Sequence[float],
+) -> str:
+    """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
+    sizes = sorted({point.parameters for point in exchanges})
+    conditions = (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
+        f"numpy {facts['numpy']}, ray {facts['ray']}. Load average {min(loads):.1f} to {max(loads):.1f} meanwhile."
+    )
+    return "\n".join(
+        [
+            conditions,
+            "",
+            "### The costs",
+            "",
+            *_costs(model),
+            "",
+            "### One node: milliseconds a step, measured, and in brackets what the model says",
+            "",
+            *_one_node(model, steps),
+            "",
+            "### Between two nodes: milliseconds of an exchange without arithmetic, measured (model)",
+            "",
+            *_exchanges(model, exchanges),
+            "",
+            "### Two nodes on one machine, a worker each: milliseconds a step, measured (model)",
+            "",
+            *_relayed(model, relayed),
+            "",
+            "### Predicted: milliseconds within a node and between nodes, and the share of the step that is within",
+            "",
+            *_predictions(model, sizes),
+            "",
+            "### Predicted: nodes up to which no more time goes between nodes than within one, 8 workers on each",
+            "",
+            *_saturation(model, sizes),
+        ]
+    )
+
+
+def _costs(model: Model) -> list[str]:
+    rows = [
+        ("a step", f"{1e6 * model.step:.0f} µs"),
+        ("each worker of a node", f"{1e6 * model.worker:.0f} µs"),
+        ("arithmetic, one worker", f"{1e-9 / model.flop:.0f} Gflop/s" if model.flop else "nothing"),
+        ("gathering, one worker", f"{1e9 * model.gather:.2f} ns a number"),
+        ("update, one thread", f"{1e9 * model.update:.2f} ns a parameter"),
+        ("adding a gradient, one thread", f"{1e9 * model.add:.2f} ns a parameter"),
+        ("an exchange between nodes", f"{1e3 * model.call:.2f} ms"),
+        ("each relay in it", f"{1e3 * model.relay:.2f} ms"),
+        ("bytes to and from a relay", f"{1e-6 / model.byte:.0f} MB/s" if model.byte else "nothing"),
+    ]
+    return grid(("what", "cost"), rows)
+
+
+def _one_node(model: Model, steps: Sequence[Point]) -> list[str]:
+    rows: dict[tuple[int, int], list[str]] = {}
+    for point in steps:
+        cell = ms(point.seconds)
+        if point.workers:
+            share = point.batch / point.workers
+            cell += f" ({ms(model.node(point.parameters, point.features, share, point.workers))})"
+        rows.setdefault((point.parameters, point.batch), []).append(cell)
+    return grid(
+        ("parameters, mini-batch", "serial loop", "1 worker", "2 workers"),
+        [(f"{parameters:,}, {batch}", *cells) for (parameters, batch), cells in rows.items()],
+    )
+
+
+def _exchanges(model: Model, exchanges: Sequence[Point]) -> list[str]:
+    rows: dict[int, list[str]] = {}
+    for point in exchanges:
+        expected = model.between(point.parameters, point.relays + 1)
+        rows.setdefault(point.parameters, []).append(f"{ms(point.seconds)} ({ms(expected)})")
+    relays = sorted({point.relays for point in exchanges})
+    return grid(
+        ("parameters", *(f"{n} relay{'s' if n > 1 else ''}" for n in relays)),
+        [(f"{parameters:,}", *cells) for parameters, cells in rows.items()],
+    )
+
+
+def _relayed(model: Model, relayed: Sequence[Point]) -> list[str]:
+    rows = []
+    for point in relayed:
+        within = model.node(point.parameters, point.features, point.batch / 2, 1)
+        expected = within + model.between(point.parameters, 2)
+        rows.append((f"{point.parameters:,}, {point.batch}", f"{ms(point.seconds)} ({ms(expected)})"))
+    return grid(("parameters, mini-batch", "a step"), rows)
+
+
+def _predictions(model: Model, sizes: Sequence[int]) -> list[str]:
+    rows = []
+    for parameters in sizes:
+        for workers, nodes in CROWDS:
+            within = model.node(parameters, FEATURES, EXAMPLES[1], workers // nodes)
+            ways = [model.between(parameters, nodes, slices) for slices in (1, min(8, nodes))]
+            ways.append(model.over_sockets(parameters, nodes))
+            cells = [f"{ms(way)}, {100 * within / (within + way):.0f} %" if nodes > 1 else "-" for way in ways]
+            rows.append((f"{parameters:,}", f"{workers:,} on {nodes}", ms(within), *cells))
+    return grid(
+        ("parameters", "workers on nodes", "within a node", "one server", "8 slices", "a slice a node, sockets"), rows
+    )
+
+
+def _saturation(model: Model, sizes: Sequence[int]) -> list[str]:
+    rows = [
+        (
+            f"{parameters:,}",
+            *(f"{model.most_nodes(parameters, FEATURES, examples, 8):,}" for examples in EXAMPLES),
+            *(f"{model.most_nodes(parameters, FEATURES, examples, 8, 8):,}" for examples in EXAMPLES),
+        )
+        for parameters in sizes
+    ]
+    one = (f"one server, {examples} examples a worker" for examples in EXAMPLES)
+    eight = (f"8 slices, {examples}" for examples in EXAMPLES)
+    return grid(("parameters", *one, *eight), rows)
