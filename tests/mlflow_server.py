@@ -39,6 +39,7 @@ class MlflowServer:
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "TMPDIR": str(self._folder)}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # whose stores would stay behind in /dev/shm
         environment.pop("MLFLOW_TRACKING_URI", None)
         with open(self._folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(

@@ -98,7 +98,8 @@ def server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Start the compose file's command with this machine's paths and ports in it, and yield its URI."""
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
-    *shell, script = compose["services"]["mlflow"]["command"]
+    service = compose["services"]["mlflow"]
+    *shell, script = service["command"]
     for there, here in {
         "$$": "$",
         "/run/secrets/postgres_password": str(database.password_file),
@@ -111,7 +112,7 @@ def server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
         script = script.replace(there, here)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PG"))}
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "TMPDIR": str(folder)}
+    environment |= service["environment"] | {"HOME": str(folder), "TMPDIR": str(folder)}
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
