@@ -110,7 +110,7 @@ class RayCluster:
         command = ["ray", "job", "submit", f"--address={self.dashboard}", f"--submission-id={name}"]
         command += [f"--working-dir={working_dir}"] + ([] if wait else ["--no-wait"]) + ["--", *entrypoint]
         return subprocess.run(
-            command, env=self.environment, cwd=working_dir, capture_output=True, text=True, timeout=120, check=False
+            command, env=self.environment, cwd=working_dir, capture_output=True, text=True, timeout=240, check=False
         )
 
     def job(self, name: str) -> dict[str, Any]:
