@@ -20,6 +20,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from distsgd.cli import main
+from distsgd.scratch import scratch_folder
 
 MARK = "DISTSGD_TEST_MARK"
 """Environment variable by which the processes of one run are known; whatever a run starts inherits it."""
@@ -207,9 +208,10 @@ def small_cluster(*, cpus: int) -> Iterator[SmallCluster]:
         "sys.stdin.read()\n"
         "ray.shutdown()\n"
     )
-    with tempfile.TemporaryDirectory(prefix="dr", dir="/tmp", ignore_cleanup_errors=True) as name:
-        cli = Cli(Path(name), RAY_ENVIRONMENT)
-        head = cli.start_python("-c", script, str(cpus), f"{name}/r", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with scratch_folder() as folder:  # which goes, with the head, even if the tests are killed
+        cli = Cli(folder, RAY_ENVIRONMENT)
+        arguments = ("-c", script, str(cpus), f"{folder}/r")
+        head = cli.start_python(*arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             assert head.stdout is not None
             address = head.stdout.readline().strip()
