@@ -278,7 +278,7 @@ def test_who_is_silent_is_killed_and_named_with_its_shards(agencies):
         check(agencies[0], step, range(4))
     assert [peer.killed for peer in agencies[0].sent] == [True, False, False]
     (loss,) = agencies[0].crew.take_losses()
-    assert (loss.name, loss.host, loss.step) == ("peer 0", "here", 2)
+    assert (loss.name, loss.host, loss.pid, loss.step) == ("peer 0", "here", 1234, 2)
     assert loss.problem == "has not answered for 0.05 s while it computed shards 0 to 1"
 
 
