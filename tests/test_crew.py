@@ -53,7 +53,7 @@ class FakePeer:
     """Computes like a worker, into memory that it uses again, and meets its fates one after the other."""
 
     def __init__(self, name: str, crew: Crew, num_shards: int, fates: list[str], weight: int = 1) -> None:
-        self.name, self.host, self.weight, self.pid = name, "here", weight, 0
+        self.name, self.host, self.weight, self.pid = name, "here", weight, 1234
         self.asked: list[tuple[int, range]] = []
         self.killed = self.closed = False
         self.on_close: Callable[[], None] = lambda: None
