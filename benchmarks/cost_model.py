@@ -32,13 +32,16 @@ LATENCY_S, MESSAGE_S, BYTES_PER_S = 50e-6, 5e-6, 25e9 / 8
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A step of some net on one node, or an exchange with some relays, and the seconds that it took."""
+    """A step of some net, or an exchange with some relays, and the seconds that it took."""
 
     parameters: int
     features: int = 0
     batch: int = 0
     workers: int = 0
+    """On each node; none is the serial loop."""
+    nodes: int = 1
     relays: int = 0
+    """None is a step, and not an exchange."""
     seconds: float = 0.0
 
 
@@ -111,8 +114,11 @@ def threads(parameters: int, cores: int) -> int:
     return cores if parameters >= THREADED else 1
 
 
-def fit(steps: Sequence[Point], exchanges: Sequence[Point], cores: int) -> Model:
-    """Return the model with the least sum of squared relative errors, and no negative costs."""
+def fit(points: Sequence[Point], cores: int) -> Model:
+    """Return the model with the least sum of squared relative errors, and no negative costs.
+
+    The serial loop, and steps on several nodes, are not fitted.
+    """
 
     def step_terms(p: Point) -> list[float]:
         share, per_thread = p.batch / p.workers, p.parameters / threads(p.parameters, cores)
@@ -124,8 +130,9 @@ def fit(steps: Sequence[Point], exchanges: Sequence[Point], cores: int) -> Model
     def exchange_terms(p: Point) -> list[float]:
         return [1, p.relays, 8 * p.parameters * p.relays]
 
+    steps = [p for p in points if p.workers and p.nodes == 1]
     step, worker, flop, gather, update, add = _solve(steps, step_terms)
-    call, relay, byte = _solve(exchanges, exchange_terms)
+    call, relay, byte = _solve([p for p in points if p.relays], exchange_terms)
     return Model(
         step=step, worker=worker, flop=flop, gather=gather, update=update, add=add,
         call=call, relay=relay, byte=byte, cores=cores,

@@ -114,7 +114,7 @@ def main(folder: Path, seconds: float) -> None:
                 tell(exchange(parameters, relays, node))
         os.environ["RAY_ADDRESS"] = address
         for shape in shapes():
-            tell(run(shape, 2, folder, seconds))
+            tell(dataclasses.replace(run(shape, 2, folder, seconds), workers=1, nodes=2))
     ray.shutdown()
 
 

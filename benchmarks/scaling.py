@@ -13,6 +13,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -23,13 +24,13 @@ from benchmarks.contestants import REPOSITORY
 from benchmarks.cost_model import Model, Point, fit
 from benchmarks.scaling_report import markdown
 from benchmarks.scaling_runs import run, shapes
-from benchmarks.shapes import Shape
-from benchmarks.summary import milliseconds
 from distsgd import numerics
 
 
-def between(folder: Path, seconds: float, console: Console) -> tuple[list[Point], list[Point]]:
-    """Return what exchanges take, and real runs with one worker on each of two nodes."""
+def measure(folder: Path, seconds: float) -> Iterator[Point]:
+    """Yield a measurement of everything: runs on one node, exchanges, and runs on two nodes."""
+    for shape, workers in itertools.product(shapes(), (0, 1, 2)):
+        yield run(shape, workers, folder, seconds)
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -37,17 +38,13 @@ def between(folder: Path, seconds: float, console: Console) -> tuple[list[Point]
         **numerics.environment(1, None),
     }
     command = [sys.executable, "-m", "benchmarks.exchange", str(folder), str(seconds)]
-    exchanges, relayed = [], []
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
-                point = Point(**json.loads(line))
-                (exchanges if point.relays else relayed).append(point)
-                console.print(line.strip(), highlight=False, soft_wrap=True)
+                yield Point(**json.loads(line))
     if process.returncode:
         raise click.ClickException(f"benchmarks.exchange ended with exit code {process.returncode}")
-    return exchanges, relayed
 
 
 @click.command()
@@ -63,36 +60,28 @@ def between(folder: Path, seconds: float, console: Console) -> tuple[list[Point]
 def main(rounds: int, seconds: float, out: Path, page: Path | None) -> None:
     """Time short runs, fit the cost model, and show what it predicts."""
     console, loads = Console(), [machine.load_average()]
-    with tempfile.TemporaryDirectory(prefix="distsgd-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        found: dict[tuple[Shape, int], list[Point]] = {}
+    found: dict[Point, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="distsgd-bench-", ignore_cleanup_errors=True) as folder:
         for number in range(rounds):
-            for shape, workers in itertools.product(shapes(), (0, 1, 2)):
-                point = run(shape, workers, folder, seconds)
-                found.setdefault((shape, workers), []).append(point)
-                took = milliseconds(1e3 * point.seconds)
-                console.print(f"round {number + 1}/{rounds}  {shape}, {workers} workers: {took} ms", highlight=False)
+            for point in measure(Path(folder), seconds):
+                found.setdefault(dataclasses.replace(point, seconds=0.0), []).append(point.seconds)
+                console.print(f"round {number + 1}/{rounds}  {point}", highlight=False, soft_wrap=True)
             loads.append(machine.load_average())
-        points = [sorted(runs, key=lambda point: point.seconds)[len(runs) // 2] for runs in found.values()]
-        exchanges, relayed = between(folder, seconds, console)
-        loads.append(machine.load_average())
-    model = fit([p for p in points if p.workers], exchanges, machine.cores())
-    write(out, model, {"steps": points, "exchanges": exchanges, "relayed": relayed}, loads)
-    text = markdown(model, points, exchanges, relayed, machine.facts(), loads)
-    console.print(text, highlight=False)
+    # The fastest round is what the machine can do; what is slower has had company.
+    points = [dataclasses.replace(point, seconds=min(taken)) for point, taken in found.items()]
+    model = fit(points, machine.cores())
+    text = markdown(model, points, machine.facts(), rounds, loads)
+    console.print(text, highlight=False, soft_wrap=True)
+    write(out, model, found, loads)
     if page is not None:
         report.replace_results(page, text)
 
 
-def write(out: Path, model: Model, points: dict[str, list[Point]], loads: list[float]) -> None:
+def write(out: Path, model: Model, found: Mapping[Point, list[float]], loads: list[float]) -> None:
     """Write everything that was measured, and the model, as JSON."""
+    measurements = [dataclasses.asdict(point) | {"seconds": taken} for point, taken in found.items()]
+    content = {"machine": machine.facts(), "loads": loads, "model": dataclasses.asdict(model), "points": measurements}
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "machine": machine.facts(),
-        "loads": loads,
-        "model": dataclasses.asdict(model),
-        **{name: [dataclasses.asdict(point) for point in found] for name, found in points.items()},
-    }
     out.write_text(json.dumps(content, indent=1))
 
 

@@ -32,18 +32,17 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(
-    model: Model,
-    steps: Sequence[Point],
-    exchanges: Sequence[Point],
-    relayed: Sequence[Point],
-    facts: Mapping[str, Any],
-    loads: Sequence[float],
+    model: Model, points: Sequence[Point], facts: Mapping[str, Any], rounds: int, loads: Sequence[float]
 ) -> str:
     """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
+    steps = [point for point in points if not point.relays and point.nodes == 1]
+    exchanges = [point for point in points if point.relays]
+    relayed = [point for point in points if point.nodes == 2]
     sizes = sorted({point.parameters for point in exchanges})
     conditions = (
         f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
-        f"numpy {facts['numpy']}, ray {facts['ray']}. Load average {min(loads):.1f} to {max(loads):.1f} meanwhile."
+        f"numpy {facts['numpy']}, ray {facts['ray']}. The fastest of {rounds} rounds, each the median of its steps; "
+        f"load average {min(loads):.1f} to {max(loads):.1f} meanwhile."
     )
     return "\n".join(
         [

@@ -46,14 +46,20 @@ def exchanges() -> list[Point]:
 
 
 def test_the_fit_finds_the_costs_that_the_points_were_made_with():
-    found = fit(steps(), exchanges(), cores=2)
+    found = fit([*steps(), *exchanges()], cores=2)
     for name, value in dataclasses.asdict(COSTS).items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-3), name
 
 
+def test_the_serial_loop_and_steps_on_two_nodes_are_not_fitted():
+    others = [dataclasses.replace(p, seconds=9.0, workers=w, nodes=n) for p in steps() for w, n in ((0, 1), (1, 2))]
+    points = [*steps(), *exchanges()]
+    assert fit([*points, *others], cores=2) == fit(points, cores=2)
+
+
 def test_no_cost_is_negative_whatever_was_measured():
     noisy = [dataclasses.replace(p, seconds=p.seconds * (0.2 + n % 5)) for n, p in enumerate(steps())]
-    found = fit(noisy, exchanges(), cores=2)
+    found = fit([*noisy, *exchanges()], cores=2)
     assert min(dataclasses.asdict(found).values()) >= 0
 
 
@@ -83,8 +89,9 @@ def test_the_most_nodes_are_the_last_that_spend_no_more_time_between(slices):
 def test_the_report_has_a_line_for_everything_measured():
     serial = [Point(parameters=p, features=784, batch=b, seconds=1e-3) for p, b in itertools.product(SIZES, (64, 1024))]
     mine = [p for p in steps() if p.features == 784]
-    text = markdown(COSTS, [*serial, *mine], exchanges(), [p for p in mine if p.workers == 2], facts(), [0.5, 2.0])
+    relayed = [dataclasses.replace(p, workers=1, nodes=2) for p in mine if p.workers == 2]
+    text = markdown(COSTS, [*serial, *mine, *exchanges(), *relayed], facts(), 3, [0.5, 2.0])
     assert text.count("\n| 2,395") == 2 + 1 + 2 + 3 + 1
-    assert "Load average 0.5 to 2.0 meanwhile." in text
+    assert "load average 0.5 to 2.0 meanwhile." in text
     assert "50 Gflop/s" in text
     assert "500 MB/s" in text
