@@ -32,9 +32,7 @@ def answer(reply: Any, who: str, timeout_s: float) -> Any:
     except RayActorError as error:
         raise WorkerLostError(f"{who} died ({_cause(error)})") from None
     except GetTimeoutError:
-        raise ResourceError(
-            f"{who} has not answered for {timeout_s:g} s: the cluster's CPUs or GPUs may be taken by other jobs"
-        ) from None
+        raise ResourceError(f"{who} has not answered for {timeout_s:g} s") from None
 
 
 def ask_server(reply: Any, timeout_s: float) -> Any:

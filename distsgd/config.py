@@ -255,6 +255,11 @@ class Config(Section):
                 f"train.batch_size is {batch}, smaller than train.num_shards, {shards}; every shard of a "
                 "mini-batch needs an example: raise batch_size or lower num_shards"
             )
+        if isinstance(workers, int) and 0 < workers < self.run.min_workers:
+            raise ValueError(
+                f"run.workers is {workers}, fewer than run.min_workers, {self.run.min_workers}: raise the one or lower "
+                "the other"
+            )
         if isinstance(workers, int) and workers > shards:
             raise ValueError(
                 f"run.workers is {workers}, more than train.num_shards, {shards}; a worker without a shard has "

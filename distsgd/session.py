@@ -87,6 +87,7 @@ class Session:
                 self._fit()
             except BaseException as error:
                 hurry = isinstance(error, KeyboardInterrupt)
+                self._take_notices()
                 with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
                     self._keep_newest()
                 with contextlib.suppress(DistsgdError, OSError):
@@ -166,8 +167,7 @@ class Session:
 
     def _tick(self) -> None:
         """Journal what is new, checkpoint if it is time, pass a wish to stop on."""
-        for notice in self.trainer.take_notices():
-            self._warn(notice)
+        self._take_notices()
         if self._wish.signum is not None:
             self.trainer.stop()
         due = time.monotonic() - self._checkpointed >= self._config.checkpoint.every_s
@@ -211,6 +211,10 @@ class Session:
         self.observer.logged(line)
         if faults.ARMED:
             faults.reached("driver", 0, record["step"], "journaled")
+
+    def _take_notices(self) -> None:
+        for notice in self.trainer.take_notices():
+            self._warn(notice)
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)

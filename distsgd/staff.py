@@ -109,7 +109,10 @@ class Staff:
     def _take_in(self, member: Member) -> None:
         """Note where a worker that has been set up is, and compare its arithmetic with the first one's."""
         reply, member.setting_up = member.setting_up, None
-        member.place, fingerprint = answer(reply, member.name, self._patience_s)
+        try:
+            member.place, fingerprint = answer(reply, member.name, self._patience_s)
+        except ResourceError as error:
+            raise ResourceError(f"{error}: the cluster's CPUs or GPUs may be taken by other jobs") from None
         self.numerics = self.numerics or fingerprint
         if fingerprint != self.numerics:
             self.notices.append(
@@ -244,10 +247,15 @@ class Staff:
                 self.notices.append(_sentence(loss))
                 self.lose(member, None)
 
-    def lose(self, member: Member, problem: str | None) -> None:
-        """Give a worker's process up, and set the time for another, if there is to be one."""
+    def lose(self, member: Member, problem: str | None, doing: str = "") -> None:
+        """Give a worker's process up, and set the time for another, if there is to be one.
+
+        `problem` says what was found, if the user does not know it yet, and `doing` in what.
+        """
         if problem is not None:
-            self.notices.append(f"{member.name} was lost: {problem}")
+            where = f" on {member.place.host}" if member.place else ""
+            clause = problem.removeprefix(f"{member.name} ")
+            self.notices.append(f"{member.name}{where} was lost{doing}: {clause}")
         end(member.actor, member.place)
         member.actor = member.place = member.setting_up = member.due = None
         if member.restarts < self._config.run.max_restarts:
@@ -295,9 +303,10 @@ class Staff:
         least = self._config.run.min_workers
         if left < least:
             raise WorkerLostError(
-                f"{left} workers are left of {len(self.members)}, each lost one was replaced "
-                f"{self._config.run.max_restarts} times, and run.min_workers is {least}; what was trained is in the "
-                "newest checkpoint: find out what ends the workers, then go on with --resume"
+                f"{left} of {len(self.members)} workers {'is' if left == 1 else 'are'} left, which is fewer than "
+                f"run.min_workers, {least}, and none is replaced more often than run.max_restarts, "
+                f"{self._config.run.max_restarts}; what was trained is in the newest checkpoint: find out what ends "
+                "the workers, then go on with --resume"
             )
 
     def resize(self, workers: int) -> None:
