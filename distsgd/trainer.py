@@ -41,6 +41,7 @@ class RayTrainer:
         """Start all actors; `wanted` says how many workers the cluster has room for, if their number may change."""
         self._setup, self._config, self._runtime_env = setup, setup.config, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
+        self._mended = self._looked
         data = setup.data
         # From here on this process, too, reads the node's one copy of the rows.
         train, val = ray.put(data.train), None if data.val is None else ray.put(data.val)
@@ -92,13 +93,15 @@ class RayTrainer:
         while not ray.wait([reply], timeout=TICK_S)[0]:
             self._mend()
             tick()
+        if time.monotonic() - self._mended > TICK_S:  # there are epochs that are over before the first look
+            self._mend()
         steps: int = self._ask(reply)
         return steps
 
     def _mend(self) -> None:
         """Replace lost workers; take in more if the cluster has grown."""
         self._staff.mend()
-        now = time.monotonic()
+        now = self._mended = time.monotonic()
         if self._wanted is not None and now - self._looked > GROW_S:
             self._looked = now
             self._staff.resize(self._wanted())
@@ -158,7 +161,7 @@ class RayTrainer:
             try:
                 found += answer(reply, member.name, self._config.run.timeout_s)
             except (WorkerLostError, ResourceError) as error:
-                self._staff.lose(member, str(error))
+                self._staff.lose(member, str(error), " in validation")
                 missing.append(share)
         return missing
 
