@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distsgd import checkpoint, cluster, data, faults, numerics, rundir
 from distsgd.cluster import Cluster
 from distsgd.config import Config
-from distsgd.errors import ConfigError, RunDirectoryError, TrackingError
+from distsgd.errors import ConfigError, ResourceError, RunDirectoryError, TrackingError
 from distsgd.local import LocalTrainer
 from distsgd.result import Result
 from distsgd.session import Observer, Session, Trainer
@@ -113,6 +114,11 @@ def _environment(config: Config) -> dict[str, str]:
     return numerics.environment(config.run.blas_threads, config.run.blas_kernel) | faults.environment()
 
 
+def _workers_wanted(config: Config) -> int:
+    """Return how many workers the cluster that this process has joined has room for now."""
+    return cluster.default_workers(config, cluster.total_cpus())
+
+
 def _make_trainer(
     setup: Setup, path: Path, joined: Cluster | None, stack: contextlib.ExitStack
 ) -> tuple[Trainer, Setup]:
@@ -128,15 +134,20 @@ def _make_trainer(
             cluster.started(config, _environment(config), data_bytes=setup.data_bytes)
         )
         workers = cluster.default_workers(config, found.cpus)
+        if workers < config.run.min_workers:
+            raise ResourceError(
+                f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
+                f"{config.run.min_workers}; lower that, or add nodes"
+            )
         device = cluster.choose_device(config, workers, found)
         resolved = {"run.workers": workers, "run.device": device}
-        elastic = config.run.workers == "auto" and not found.local
+        wanted = partial(_workers_wanted, config) if config.run.workers == "auto" and not found.local else None
         trainer = RayTrainer(
             setup,
             workers=workers,
             device=device,
             runtime_env=found.runtime_env,
-            wanted=(lambda: cluster.default_workers(config, cluster.total_cpus())) if elastic else None,
+            wanted=wanted,
         )
     stack.callback(trainer.close)
     config = config.with_values({**resolved, "run.dir": str(path)})
