@@ -58,14 +58,12 @@ class Harness:
     stack: contextlib.ExitStack
     undisturbed: dict[Shape, Path] = field(default_factory=dict)
     _cluster: str | None = None
-    _nodes: list[Cli] = field(default_factory=list)
 
     def cluster(self) -> str:
         """Return the address of a cluster of two nodes, the second of which has three of the four CPUs."""
         if self._cluster is None:
             head = self.stack.enter_context(small_cluster(cpus=1))
-            second = self.stack.enter_context(second_raylet(head.address, cpus=4))
-            self._nodes = [second.cli]
+                self.stack.enter_context(second_raylet(head.address, cpus=4))
             self._cluster = head.address
         return self._cluster
 
@@ -176,13 +174,21 @@ class Trial:
     def leftovers(self, before: set[Path]) -> list[str]:
         """Return what processes and files are left a while after the end."""
         problems = [f"still alive: {text}" for text in self.cli.await_end(GONE_S)]
-        if self._where:
-            eventually(lambda: not _actors(), GONE_S)
-            problems += [f"still alive: {text}" for text in _actors()]
+        eventually(lambda: not self._actors(), GONE_S)  # those on a cluster are no children of the command
+        problems += [f"still alive: {text}" for text in self._actors()]
         if any((self.folder / "t").iterdir()):
             problems.append(f"left in the folder of temporary files: {sorted((self.folder / 't').iterdir())}")
         eventually(lambda: not _shared_memory() - before, 5)
         return problems + [f"left: {path}" for path in sorted(_shared_memory() - before)]
+
+    def _actors(self) -> list[str]:
+        """Return the actors of this run that are alive; the variable that arms faults gives them away."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it is gone meanwhile
+                if entry.name.isdigit() and str(self.folder).encode() in (entry / "environ").read_bytes():
+                    found.append(command(int(entry.name)))
+        return [name for name in found if any(f"ray::{actor}" in name for actor in ACTORS)]
 
 
 def _history(store: sqlite3.Connection, run: str) -> list[tuple[Any, ...]]:
@@ -198,12 +204,6 @@ def _first_difference(found: list[Any], expected: list[Any]) -> str:
     if number is None:
         return f"{len(found)} entries, not {len(expected)}"
     return f"{found[number]}, not {expected[number]}"
-
-
-def _actors() -> list[str]:
-    """Return the actors of a run on this user's clusters that are alive."""
-    names = [command(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [name for name in names if any(f"ray::{actor}" in name for actor in ACTORS)]
 
 
 def _shared_memory() -> set[Path]:

@@ -1,0 +1,73 @@
+"""Whatever dies or hangs, whenever: the undisturbed run's bits, journal and MLflow history, and nothing left over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from chaos.harness import Harness, harness
+from chaos.schedule import SHAPES, Schedule, draw
+
+from distsgd.faults import Fault
+
+QUICK = SHAPES["digits"][0]
+"""138 steps."""
+
+NAMED = {
+    "a worker killed in a step, another in validation": (
+        [Fault("worker", 1, 20, "computed"), Fault("worker", 0, 1, "validating")],
+        {"workers": 3},
+    ),
+    "a stopped worker, and the server killed while it is waited for": (
+        [Fault("worker", 0, 30, "asked", "SIGSTOP"), Fault("server", 0, 40, "gathered")],
+        {"workers": 2},
+    ),
+    "the server killed with a worker, and in validation": (
+        [Fault("server", 0, 10, "begun"), Fault("worker", 0, 10, "answered"), Fault("server", 0, 92, "validating")],
+        {"workers": 2},
+    ),
+    "the driver killed after a line, and before MLflow is told of the end": (
+        [Fault("driver", 0, 50, "journaled"), Fault("driver", 0, 138, "written")],
+        {"workers": 2},
+    ),
+    "a relay killed, and then a worker": (
+        [Fault("relay", 0, 30, "gathered"), Fault("worker", 1, 60, "asked")],
+        {"workers": 3, "two_nodes": True},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def chaos() -> Iterator[Harness]:
+    with harness() as found:
+        yield found
+
+
+def assert_as_if_nothing_had_happened(chaos: Harness, schedule: Schedule) -> None:
+    report = chaos.carry_out(schedule)
+    assert not report.problems, "\n".join([str(schedule), report.output, *report.problems])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", NAMED)
+def test_named_faults(chaos, name):
+    faults, values = NAMED[name]
+    shape = {"shape": QUICK, "two_nodes": False, "link": "auto"} | values
+    schedule = Schedule(seed=0, faults=tuple(faults), **shape)
+    report = chaos.carry_out(schedule)
+    assert not report.problems, "\n".join([report.output, *report.problems])
+    assert report.struck.total() == len(faults), report.output
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(20))
+def test_random_faults(chaos, seed):
+    assert_as_if_nothing_had_happened(chaos, draw(seed, "digits"))
+
+
+def test_a_seed_stands_for_one_schedule():
+    seeds = [random.randrange(2**32) for _ in range(20)]
+    assert [draw(seed, "digits") for seed in seeds] == [draw(seed, "digits") for seed in seeds]
+    assert len({str(draw(seed, "digits")) for seed in seeds}) == len(set(seeds))
