@@ -60,10 +60,10 @@ class Harness:
     _cluster: str | None = None
 
     def cluster(self) -> str:
-        """Return the address of a cluster of two nodes, the second of which has three of the four CPUs."""
+        """Return the address of a cluster of two nodes, the second of which has four of the five CPUs."""
         if self._cluster is None:
             head = self.stack.enter_context(small_cluster(cpus=1))
-                self.stack.enter_context(second_raylet(head.address, cpus=4))
+            self.stack.enter_context(second_raylet(head.address, cpus=4))
             self._cluster = head.address
         return self._cluster
 
