@@ -31,6 +31,7 @@ def start_endless_run(cli: Cli, **popen: Any) -> subprocess.Popen[str]:
 
 
 @AWHILE
+@pytest.mark.slow
 def test_after_sigterm(cli):
     process = start_endless_run(cli)
     process.terminate()
@@ -39,6 +40,7 @@ def test_after_sigterm(cli):
 
 
 @AWHILE
+@pytest.mark.slow
 def test_after_ctrl_c_on_a_terminal(cli):
     """A terminal sends SIGINT to all processes of the group, Ray's and the workers among them."""
     process = start_endless_run(cli, start_new_session=True)
@@ -70,6 +72,7 @@ def test_after_all_of_ray_was_killed(cli):
 
 
 @AWHILE
+@pytest.mark.slow
 def test_after_an_error(cli):
     arguments = options({"optim.lr": 1e30, "train.epochs": 3, "tracking.enabled": "false"})
     failed = cli.run("train", "--workers", "2", "--run-dir", "run", *arguments)
