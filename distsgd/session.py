@@ -88,8 +88,9 @@ class Session:
             except BaseException as error:
                 hurry = isinstance(error, KeyboardInterrupt)
                 self._take_notices()
-                with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
-                    self._keep_newest()
+                if not isinstance(error, ServerLostError):
+                    with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
+                        self._keep_newest()
                 with contextlib.suppress(DistsgdError, OSError):
                     self._finish("KILLED" if hurry else "FAILED", hurry=hurry)
                 if isinstance(error, NonFiniteError):
@@ -163,7 +164,11 @@ class Session:
                 return self._newest.step
             except ServerLostError as again:
                 error = again
-        raise error
+        raise ServerLostError(
+            f"{error}, and is not replaced any more (run.max_restarts is {self._config.run.max_restarts}); what was "
+            f"trained up to step {self._newest.step} is in the newest checkpoint: find out what ends the parameter "
+            "server, then go on with --resume"
+        )
 
     def _tick(self) -> None:
         """Journal what is new, checkpoint if it is time, pass a wish to stop on."""

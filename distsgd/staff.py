@@ -263,7 +263,8 @@ class Staff:
             member.restarts += 1
         else:
             self.notices.append(
-                f"{member.name} is not replaced again, after {member.restarts} times; it goes on without"
+                f"{member.name} is not replaced any more (run.max_restarts is {self._config.run.max_restarts}); "
+                "the others go on without it"
             )
         for relay in self._relays.values():
             if member in relay.members:
