@@ -248,6 +248,7 @@ class Session:
 
     def _finish(self, status: Status, *, hurry: bool = False) -> Result:
         """Write the result, and the model if training is complete, and end the tracking, which completes the result."""
+        impatient = self._impatience(hurry=hurry)  # before result.json, by which others see that the waiting begins
         data, result = self.setup.data, self._result(status)
         if status == "FINISHED":
             model = Classifier(
@@ -260,7 +261,7 @@ class Session:
         self.directory.write_json("result.json", result.to_json())
         if faults.ARMED:
             faults.reached("driver", 0, result.steps, "written")
-        ending = self.tracker.finish(self._impatience(hurry=hurry))
+        ending = self.tracker.finish(impatient)
         if ending.warning is not None:
             self._warn(ending.warning)
         result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
