@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.actors import Place
@@ -29,10 +29,10 @@ def answer(reply: Any, who: str, timeout_s: float) -> Any:
         if isinstance(error.cause, DistsgdError):
             raise error.cause from None
         raise TrainingError(f"{who} failed: {error.cause!r}") from error
-    except RayActorError as error:
-        raise WorkerLostError(f"{who} died ({_cause(error)})") from None
     except GetTimeoutError:
         raise ResourceError(f"{who} has not answered for {timeout_s:g} s") from None
+    except RayError as error:  # RayActorError, or ActorUnschedulableError, which is none, where a node is gone
+        raise WorkerLostError(f"{who} died ({_cause(error)})") from None
 
 
 def ask_server(reply: Any, timeout_s: float) -> Any:
@@ -43,13 +43,13 @@ def ask_server(reply: Any, timeout_s: float) -> Any:
         if isinstance(error.cause, DistsgdError):
             raise error.cause from None
         raise TrainingError(f"{SERVER} failed: {error.cause!r}") from error
-    except RayActorError as error:
-        raise ServerLostError(f"{SERVER} died ({_cause(error)})") from None
     except GetTimeoutError:
         raise ServerLostError(f"{SERVER} has not answered for {timeout_s:g} s") from None
+    except RayError as error:
+        raise ServerLostError(f"{SERVER} died ({_cause(error)})") from None
 
 
-def _cause(error: RayActorError) -> str:
+def _cause(error: RayError) -> str:
     """Return what Ray knows of a death in a few words: the last part of what it says."""
     text = " ".join(str(error).split())
     detail = text.rpartition("Worker exit detail:")[2] or text

@@ -220,7 +220,9 @@ class Staff:
 
     def mend(self) -> None:
         """Replace who was lost, seat who has been set up. Raises WorkerLostError if too few workers are left."""
-        losses = self._ask(self._server.take_losses.remote())
+        for loss in self._ask(self._server.take_losses.remote()):
+            self._note_loss(loss)
+        losses: list[Loss] = []
         for node, relay in list(self._relays.items()):
             try:
                 losses += answer(relay.actor.take_losses.remote(), relay.name, self._config.run.timeout_s)
@@ -240,8 +242,7 @@ class Staff:
     def _note_loss(self, loss: Loss) -> None:
         for node, relay in list(self._relays.items()):
             if relay.name == loss.name and loss.pid == relay.place.pid:
-                self.notices.append(_sentence(loss))
-                self._lose_relay(node, loss.problem)
+                self._lose_relay(node, loss.problem, f" in step {loss.step}")
         for member in self.members:
             if member.name == loss.name and member.place is not None and loss.pid in (0, member.place.pid):
                 self.notices.append(_sentence(loss))
@@ -272,11 +273,13 @@ class Staff:
                 if relay.members:
                     self._weigh(relay)
 
-    def _lose_relay(self, node: str, problem: str) -> None:
+    def _lose_relay(self, node: str, problem: str, doing: str = "") -> None:
         """Give a relay up; its workers, if they live, get another one."""
         relay = self._relays.pop(node, None)
         if relay is None:
             return
+        clause = problem.removeprefix(f"{relay.name} ")
+        self.notices.append(f"{relay.name} on {relay.place.host} was lost{doing}: {clause}")
         end(relay.actor, relay.place)
         members, relay.members = relay.members, []
         alive = is_alive(node)
@@ -285,6 +288,12 @@ class Staff:
         for member in members:
             if not alive and member.place:
                 self.lose(member, f"its node is gone ({problem})")
+
+    def miss_nodes(self) -> None:
+        """Give up the workers of nodes that are gone; the relays there go as the next server is seated."""
+        for member in self.present:
+            if member.place and not is_alive(member.place.node):
+                self.lose(member, "its node is gone")
 
     def _seat_new(self, member: Member) -> None:
         """Seat a replacement that has been set up, or give it up too."""

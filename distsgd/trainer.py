@@ -78,6 +78,7 @@ class RayTrainer:
     def recover(self, start: Snapshot) -> None:
         """Start a new server in place of one that was lost, at an earlier state; it goes on from there."""
         end(self._server, self._place)
+        self._staff.miss_nodes()
         self._start_server(start)
 
     def _ask(self, reply: Any) -> Any:
