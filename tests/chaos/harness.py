@@ -127,7 +127,7 @@ class Trial:
             code = self._drive([*arguments, *resume], deadline)
             if code == 0:
                 return []
-            if code not in (-signal.SIGKILL, 128 + signal.SIGTERM):
+            if code not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):  # a second one ends it at once
                 return [f"the command exited with {code}"]
         return [f"the command did not finish after {hits} resumptions"]
 
