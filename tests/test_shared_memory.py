@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -35,14 +36,15 @@ WAIT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
-    """Whatever a test does, descriptors, and files in /dev/shm, are as many as before."""
+    """Whatever a test does, descriptors, and files in /dev/shm, are no more than before."""
 
     def held() -> tuple[int, list[Path]]:
         return len(os.listdir("/proc/self/fd")), [p for p in Path("/dev/shm").iterdir() if "distsgd" in p.name]
 
+    gc.collect()  # what an earlier test dropped is not to be missed as one of this one's
     before = held()
     yield
-    assert eventually(lambda: held() == before, 5), f"before {before}, now {held()}"
+    assert eventually(lambda: held()[0] <= before[0] and held()[1] == before[1], 5), f"before {before}, now {held()}"
 
 
 def check(found: Training, steps: int = STEPS) -> None:
