@@ -59,6 +59,22 @@ def test_gradients_are_added_to_what_is_there_with_the_bits_of_separate_addition
     assert added.tobytes() == (before + alone).tobytes()
 
 
+@pytest.mark.parametrize(
+    "net", [Net(3, 1, 2), Net(1, 5, 2), Net(2, 2, 2), Net(1, 1, 2)], ids=lambda net: f"{net.features}-{net.hidden}"
+)
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_tiny_nets_few_numbers_are_tried_often_enough(net, count):
+    """One draw of three numbers may agree by chance where one in thirty does not."""
+    found = exact_accumulator(net, [count])
+    rng = np.random.default_rng(count)
+    for _ in range(2000 if found else 0):
+        A, B = rng.normal(size=(count, net.features)).astype("f4"), rng.normal(size=(count, net.hidden)).astype("f4")
+        C = rng.normal(size=(net.features, net.hidden)).astype("f4")
+        expected = C + A.T @ B
+        found.add_product(A, B, C)
+        assert C.tobytes() == expected.tobytes()
+
+
 def test_a_shard_without_examples_adds_nothing():
     net = Net(4, 3, 2)
     before = np.arange(net.size, dtype=np.float32)
