@@ -126,10 +126,17 @@ class Trial:
             resume = ["--resume"] if (self.folder / "run" / "config.json").exists() else []
             code = self._drive([*arguments, *resume], deadline)
             if code == 0:
-                return []
+                return self._sync()
             if code not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):  # a second one ends it at once
                 return [f"the command exited with {code}"]
         return [f"the command did not finish after {hits} resumptions"]
+
+    def _sync(self) -> list[str]:
+        """Do what the last driver said is to be done if a signal ended its waiting for MLflow."""
+        if "`distsgd sync" not in self.output[-1]:
+            return []
+        outcome = self.cli.run("sync", "run")
+        return [] if outcome.code == 0 else [f"distsgd sync exited with {outcome.code}: {outcome.err}"]
 
     def _drive(self, arguments: list[str], deadline: float) -> int:
         """Run the command to its end and return its exit code; a stopped driver is killed."""
