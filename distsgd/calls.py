@@ -23,6 +23,16 @@ def answer(reply: Any, who: str, timeout_s: float) -> Any:
 
     Raises WorkerLostError if it is dead, ResourceError if it does not answer in time.
     """
+    return _get(reply, who, timeout_s, dead=WorkerLostError, silent=ResourceError)
+
+
+def ask_server(reply: Any, timeout_s: float) -> Any:
+    """Return what the parameter server answers; ServerLostError if it is dead or silent."""
+    return _get(reply, SERVER, timeout_s, dead=ServerLostError, silent=ServerLostError)
+
+
+def _get(reply: Any, who: str, timeout_s: float, *, dead: type[DistsgdError], silent: type[DistsgdError]) -> Any:
+    """Return what an actor answers, or raise what it raised, or `dead` or `silent`."""
     try:
         return ray.get(reply, timeout=timeout_s)
     except RayTaskError as error:
@@ -30,23 +40,9 @@ def answer(reply: Any, who: str, timeout_s: float) -> Any:
             raise error.cause from None
         raise TrainingError(f"{who} failed: {error.cause!r}") from error
     except GetTimeoutError:
-        raise ResourceError(f"{who} has not answered for {timeout_s:g} s") from None
+        raise silent(f"{who} has not answered for {timeout_s:g} s") from None
     except RayError as error:  # RayActorError, or ActorUnschedulableError, which is none, where a node is gone
-        raise WorkerLostError(f"{who} died ({_cause(error)})") from None
-
-
-def ask_server(reply: Any, timeout_s: float) -> Any:
-    """Return what the parameter server answers; ServerLostError if it is dead or silent."""
-    try:
-        return ray.get(reply, timeout=timeout_s)
-    except RayTaskError as error:
-        if isinstance(error.cause, DistsgdError):
-            raise error.cause from None
-        raise TrainingError(f"{SERVER} failed: {error.cause!r}") from error
-    except GetTimeoutError:
-        raise ServerLostError(f"{SERVER} has not answered for {timeout_s:g} s") from None
-    except RayError as error:
-        raise ServerLostError(f"{SERVER} died ({_cause(error)})") from None
+        raise dead(f"{who} died ({_cause(error)})") from None
 
 
 def _cause(error: RayError) -> str:

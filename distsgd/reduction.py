@@ -85,6 +85,11 @@ class Partial(NamedTuple):
     loss: float  # added in float64 along the same tree
     examples: int
 
+    def joined(self, right: Partial, gradient: Any) -> Partial:
+        """Return the partial of this subtree and the next one, whose gradients' sum is `gradient`."""
+        node = (self.node[0], right.node[1])
+        return Partial(node, gradient, self.loss + right.loss, self.examples + right.examples)
+
 
 def sum_of_losses(partials: Mapping[Node, Partial], num_shards: int) -> float:
     """Return the mini-batch's loss sum, added in the canonical order."""

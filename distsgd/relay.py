@@ -33,12 +33,7 @@ class Relay:
             return held.get(node)
 
         def add(left: Partial, right: Partial, _: int) -> Partial:
-            return Partial(
-                (left.node[0], right.node[1]),
-                left.gradient + right.gradient,
-                left.loss + right.loss,
-                left.examples + right.examples,
-            )
+            return left.joined(right, left.gradient + right.gradient)
 
         with np.errstate(all="ignore"):  # the server looks at every result
             return [reduction.tree_sum(root, known, add) for root in reduction.roots(shards, self._num_shards)]

@@ -40,7 +40,7 @@ class SerialLoop:
             return self.shard_gradient(W, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
 
         def add(a: Partial, b: Partial, _: int) -> Partial:
-            return Partial((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
+            return a.joined(b, a.gradient + b.gradient)
 
         total = tree_sum((0, len(self._shards)), leaf, add)
         new, scratch = np.empty_like(W), np.empty_like(W)

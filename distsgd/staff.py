@@ -245,18 +245,14 @@ class Staff:
                 self._lose_relay(node, loss.problem, f" in step {loss.step}")
         for member in self.members:
             if member.name == loss.name and member.place is not None and loss.pid in (0, member.place.pid):
-                self.notices.append(_sentence(loss))
-                self.lose(member, None)
+                self.lose(member, loss.problem, f" in step {loss.step}")
 
-    def lose(self, member: Member, problem: str | None, doing: str = "") -> None:
+    def lose(self, member: Member, problem: str, doing: str = "") -> None:
         """Give a worker's process up, and set the time for another, if there is to be one.
 
-        `problem` says what was found, if the user does not know it yet, and `doing` in what.
+        `problem` says what was found, and `doing` in what.
         """
-        if problem is not None:
-            where = f" on {member.place.host}" if member.place else ""
-            clause = problem.removeprefix(f"{member.name} ")
-            self.notices.append(f"{member.name}{where} was lost{doing}: {clause}")
+        self._note_lost(member.name, member.place, problem, doing)
         end(member.actor, member.place)
         member.actor = member.place = member.setting_up = member.due = None
         if member.restarts < self._config.run.max_restarts:
@@ -278,8 +274,7 @@ class Staff:
         relay = self._relays.pop(node, None)
         if relay is None:
             return
-        clause = problem.removeprefix(f"{relay.name} ")
-        self.notices.append(f"{relay.name} on {relay.place.host} was lost{doing}: {clause}")
+        self._note_lost(relay.name, relay.place, problem, doing)
         end(relay.actor, relay.place)
         members, relay.members = relay.members, []
         alive = is_alive(node)
@@ -288,6 +283,10 @@ class Staff:
         for member in members:
             if not alive and member.place:
                 self.lose(member, f"its node is gone ({problem})")
+
+    def _note_lost(self, name: str, place: Place | None, problem: str, doing: str) -> None:
+        where = f" on {place.host}" if place else ""
+        self.notices.append(f"{name}{where} was lost{doing}: {problem.removeprefix(f'{name} ')}")
 
     def miss_nodes(self) -> None:
         """Give up the workers of nodes that are gone; the relays there go as the next server is seated."""
@@ -340,7 +339,3 @@ class Staff:
         for actor in [*(member.actor for member in self.members), *(relay.actor for relay in self._relays.values())]:
             end(actor, None)
         self._relays = {}
-
-
-def _sentence(loss: Loss) -> str:
-    return f"{loss.name} on {loss.host} was lost in step {loss.step}: {loss.problem}"

@@ -122,16 +122,13 @@ class Worker:
                 return leaf(lo, buffers[buffer])
             if hi - lo == 2 and self._add_product is not None:  # two leaves in one buffer
                 left = leaf(lo, buffers[buffer])
-                right = leaf(lo + 1, buffers[buffer], self._add_product)
-                return Partial(node, left.gradient, left.loss + right.loss, left.examples + right.examples)
+                return left.joined(leaf(lo + 1, left.gradient, self._add_product), left.gradient)
             return None
 
         def add(left: Partial, right: Partial, _: int) -> Partial:
             gradient = left.gradient
             gradient += right.gradient
-            return Partial(
-                (left.node[0], right.node[1]), gradient, left.loss + right.loss, left.examples + right.examples
-            )
+            return left.joined(right, gradient)
 
         partial = reduction.tree_sum(root, known, add)
         if not on_host:

@@ -68,13 +68,10 @@ class Courier:
 
     def __init__(self, buffers: np.ndarray) -> None:
         self._buffers = buffers
+        self.pieces = len(cut(buffers[0]))
+        """The number of pieces that a vector travels in."""
         self._step = -1
         self._parcel: list[Any] = []
-
-    @property
-    def pieces(self) -> int:
-        """The number of pieces that a vector travels in."""
-        return len(cut(self._buffers[0]))
 
     def parcel(self, step: int, buffer: int) -> list[Any]:
         """Return the parameters that step `step` starts from, as arguments of a call."""
