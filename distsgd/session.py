@@ -25,8 +25,8 @@ from distsgd.signals import noted_stop_signals
 from distsgd.state import Snapshot
 from distsgd.tracking import NoTracker
 
-HURRY_S = 1.0
-"""Seconds that a run which is to stop at once waits for MLflow."""
+GRACE_S = 1.5
+"""Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
 
 
 class Trainer(Protocol):
@@ -86,13 +86,15 @@ class Session:
             try:
                 self._fit()
             except BaseException as error:
-                hurry = isinstance(error, KeyboardInterrupt)
+                interrupted = isinstance(error, KeyboardInterrupt)
+                if interrupted:
+                    self._wish.note(signal.SIGINT)
                 self._take_notices()
                 if not isinstance(error, ServerLostError):
                     with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
                         self._keep_newest()
                 with contextlib.suppress(DistsgdError, OSError):
-                    self._finish("KILLED" if hurry else "FAILED", hurry=hurry)
+                    self._finish("KILLED" if interrupted else "FAILED")
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
                 raise
@@ -246,9 +248,8 @@ class Session:
                 )
         self._writer.flush()
 
-    def _finish(self, status: Status, *, hurry: bool = False) -> Result:
+    def _finish(self, status: Status) -> Result:
         """Write the result, and the model if training is complete, and end the tracking, which completes the result."""
-        impatient = self._impatience(hurry=hurry)  # before result.json, by which others see that the waiting begins
         data, result = self.setup.data, self._result(status)
         if status == "FINISHED":
             model = Classifier(
@@ -261,21 +262,12 @@ class Session:
         self.directory.write_json("result.json", result.to_json())
         if faults.ARMED:
             faults.reached("driver", 0, result.steps, "written")
-        ending = self.tracker.finish(impatient)
+        ending = self.tracker.finish(lambda: self._wish.age_s() > GRACE_S)
         if ending.warning is not None:
             self._warn(ending.warning)
         result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
         self.directory.write_json("result.json", result.to_json())
         return result
-
-    def _impatience(self, *, hurry: bool) -> Callable[[], bool]:
-        """Return a function that says when to wait for MLflow no longer: when Ctrl-C or SIGTERM asks for it.
-
-        Where that is what ended the run, it takes a second one, which is an exception or `hurry`.
-        """
-        deadline = time.monotonic() + (HURRY_S if hurry else math.inf)
-        stopped = self._wish.signum is not None
-        return lambda: time.monotonic() > deadline or (self._wish.signum is not None and not stopped)
 
     def _result(self, status: Status) -> Result:
         timings: dict[str, float] = {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -12,9 +14,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopWish:
-    """Holds the number of the first stop signal that came, or None."""
+    """Holds the number of the stop signal that came, or None."""
 
-    signum: int | None = None
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._noted = math.inf
+
+    def note(self, signum: int) -> None:
+        """Take in a signal."""
+        self.signum, self._noted = signum, time.monotonic()
+
+    def age_s(self) -> float:
+        """Return the seconds since the signal came; negative without end if none has come."""
+        return time.monotonic() - self._noted
 
 
 @contextlib.contextmanager
@@ -30,7 +42,7 @@ def noted_stop_signals() -> Iterator[StopWish]:
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def note(signum: int, _: FrameType | None) -> None:
-        wish.signum = signum
+        wish.note(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

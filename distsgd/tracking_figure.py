@@ -77,7 +77,9 @@ def _panel(title: str, curves: list[tuple[str, str, list[tuple[float, float]]]])
 def ticks(low: float, high: float) -> list[float]:
     """Return three to seven round numbers that span low to high; two around a single value."""
     if high <= low:
-        high = low + (abs(low) or 1.0)
+        high = low + abs(low)
+    if high - low < 1e-300:  # whose quarter may have no logarithm
+        high = low + 1.0
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

@@ -119,10 +119,10 @@ def test_the_peers_gradients_are_those_of_distsgd(data):
         np.testing.assert_allclose(theirs, ours / 8, rtol=1e-4, atol=1e-6)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "ray")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("distsgd", "ddp", "ray")]
 
 
-@pytest.mark.parametrize("name", ["distsgd", "torch", "sklearn", *SLOW])
+@pytest.mark.parametrize("name", ["torch", "sklearn", *SLOW])
 def test_a_contestant_measures(name, data):
     (contestant,) = (contestant for contestant in CONTESTANTS if contestant.name == name)
     if contestant.missing():
@@ -137,6 +137,7 @@ def test_a_contestant_that_fails_says_why(tmp_path):
         measure(BOUND, TINY, tmp_path, BLINK)
 
 
+@pytest.mark.slow
 def test_a_comparison_writes_its_results(tmp_path):
     command = [sys.executable, "-m", "benchmarks.compare", "--shapes", str(TINY), "--only", "bound", "--rounds", "2"]
     ended = subprocess.run(

@@ -222,7 +222,7 @@ UNREACHABLE = {
 }
 
 
-@pytest.mark.parametrize("who", UNREACHABLE)
+@pytest.mark.parametrize("who", ["nobody", "a web server", pytest.param("nobody who answers", marks=pytest.mark.slow)])
 def test_an_address_where_no_ray_is(own_folder, who):
     with UNREACHABLE[who]() as address:
         start = time.monotonic()
@@ -233,6 +233,7 @@ def test_an_address_where_no_ray_is(own_folder, who):
         assert_refused(by_environment, f"'{address}'")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_wants_its_token(own_folder, cluster):
     start = time.monotonic()
     found = Cli(own_folder).run("train", "--address", cluster.address)

@@ -201,6 +201,17 @@ def test_truncated_anywhere(tmp_path, name):
         assert name in refused(path), cut
 
 
+@pytest.mark.parametrize("name", ["rows.arrow", "rows.arrows", "rows.parquet"])
+def test_a_name_that_is_no_text(tmp_path, name):
+    path = tmp_path / name
+    damage_writers()[name](path)
+    content = path.read_bytes()
+    assert b"label" in content
+    path.write_bytes(content.replace(b"label", b"la\xd0\xd0l"))
+    with pytest.raises(DataError, match="decode byte 0xd0"):
+        load_from(path)
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow", "rows.arrows", "rows.npz", "small.npz"])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(1, 255))

@@ -79,6 +79,7 @@ def test_mnist_toml_reaches_what_it_says(tmp_path):
     assert result.val_accuracy >= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(cluster, tracking, tmp_path):
     run_dir = tmp_path / "run"
@@ -102,6 +103,7 @@ def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(cluster, tracki
     assert not [pid for pid in cluster.processes() if b"WorkerActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_job_keeps_the_exit_code_of_a_refusal(cluster, tmp_path):
     run_dir = tmp_path / "run"
@@ -139,6 +141,7 @@ def test_stopped_job_checkpoints_and_the_next_one_resumes_it(cluster, tracking, 
     assert client.get_run(finished["mlflow_run_id"]).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_cluster_demands_its_token(cluster):
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -146,6 +149,7 @@ def test_cluster_demands_its_token(cluster):
     assert refused.value.code in (401, 403)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("service", "port", "place"), [("head", 8265, "dashboard"), ("worker", 52365, "agent")])
 def test_health_check_of_the_compose_file_needs_no_token(cluster, service, port, place):

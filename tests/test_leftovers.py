@@ -53,6 +53,7 @@ def test_after_ctrl_c_on_a_terminal(cli):
 
 
 @AWHILE
+@pytest.mark.slow
 def test_after_the_driver_was_killed(cli):
     process = start_endless_run(cli)
     process.kill()
@@ -60,6 +61,7 @@ def test_after_the_driver_was_killed(cli):
 
 
 @AWHILE
+@pytest.mark.slow
 def test_after_all_of_ray_was_killed(cli):
     """Ray then ends the driver, too, at once and without a word."""
     process = start_endless_run(cli)

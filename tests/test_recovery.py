@@ -85,6 +85,7 @@ def newest_checkpoint(path: Path) -> int:
     return found.step
 
 
+@pytest.mark.slow
 def test_too_few_workers_end_the_run_with_a_checkpoint_and_it_can_be_resumed(cli):
     arm(cli, Fault("worker", 1, 40, "computed"))
     limits = {"run.max_restarts": 0, "run.min_workers": 2, "train.epochs": 80}
@@ -104,6 +105,7 @@ def test_too_few_workers_end_the_run_with_a_checkpoint_and_it_can_be_resumed(cli
     assert_same(cli.folder / "run", undisturbed(cli.folder, BASE | {"train.epochs": 80}))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_not_replaced_any_more_is_done_without(cli):
     arm(cli, Fault("worker", 0, 40, "asked"))
     arguments = options(BASE, {"run.max_restarts": 0, "train.epochs": 120})
@@ -115,6 +117,7 @@ def test_a_worker_that_is_not_replaced_any_more_is_done_without(cli):
     assert_same(cli.folder / "run", undisturbed(cli.folder, BASE | {"train.epochs": 120}))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_replaced_any_more_ends_the_run_and_it_can_be_resumed(cli):
     arm(cli, Fault("server", 0, 30, "gathered"), Fault("server", 0, 60, "applied"))
     failed = cli.run("train", "--run-dir=run", "--workers=2", *options(BASE, {"run.max_restarts": 1}))
@@ -129,6 +132,7 @@ def test_a_server_that_is_not_replaced_any_more_ends_the_run_and_it_can_be_resum
     assert_same(cli.folder / "run", undisturbed(cli.folder, BASE))
 
 
+@pytest.mark.slow
 def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
     arm(cli)
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
@@ -139,6 +143,7 @@ def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
     assert not still_acting(cli.folder)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(cli):
     """The first one waits for the end of a step, which a stopped worker puts off for a minute."""
     arm(cli, Fault("worker", 0, 30, "asked", "SIGSTOP"))

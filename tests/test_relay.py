@@ -154,6 +154,7 @@ def by_node(before: dict[str, Any]) -> list[list[str]]:
     return sorted(sorted(classes) for classes in nodes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 @pytest.mark.parametrize("case", CASES)
 def test_a_worker_on_another_node_is_reached_by_a_relay_with_the_same_bits(case, serial, own_folder):
@@ -163,6 +164,7 @@ def test_a_worker_on_another_node_is_reached_by_a_relay_with_the_same_bits(case,
     assert by_node(before) == [["RelayActor", "WorkerActor"], ["ServerActor", "WorkerActor"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
     before = actors()
@@ -171,6 +173,7 @@ def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
     assert by_node(before) == [["ServerActor", "WorkerActor"], ["WorkerActor"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 def test_where_shared_memory_is_not_to_be_had_one_line_says_so(serial, own_folder, monkeypatch, caplog):
     from distsgd.staff import Staff

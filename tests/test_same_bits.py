@@ -57,13 +57,18 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
+QUICK = ("digits", "a last batch smaller than its seven shards, Nesterov, uint8, cosine")
+
+
 def write_bytes() -> None:
     """Write 137 rows of bytes, of which 14 are held out and 123 are trained on: batches of 60, 60 and 3."""
     rng = np.random.default_rng(3)
     np.savez("bytes.npz", X=rng.integers(0, 256, (137, 20), dtype=np.uint8), y=np.arange(137) % 3)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_any_number_of_workers(case):
     values, crews = CASES[case]
     write_bytes()
@@ -119,7 +124,9 @@ def start_long_run(cli: Cli, address: str, step: int, *arguments: str) -> Any:
     return process
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster, undisturbed):
     step = random.randrange(1, STEPS // 2)
     cli = Cli(own_folder, RAY_ENVIRONMENT)
@@ -145,6 +152,7 @@ def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster,
     assert_same(own_folder / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_and_another_killed_driver(own_folder, cluster, undisturbed):
     steps = sorted(random.sample(range(1, STEPS * 3 // 4), 2))
     cli = Cli(own_folder, RAY_ENVIRONMENT)

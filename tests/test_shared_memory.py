@@ -331,9 +331,8 @@ IDLE = 0.05
 """Of a core: what a process that waits may use at most."""
 
 
-@pytest.mark.parametrize("spin", [False, True])
-def test_workers_that_wait_use_no_processor(spin):
-    with training(some_setup(), workers=2, spin=spin) as found:
+def test_workers_that_wait_use_no_processor():
+    with training(some_setup(), workers=2, spin=True) as found:
         check(found, 5)
         before = [cpu_seconds(process.pid) for process in found.processes]
         time.sleep(MEASURED_S)
@@ -342,9 +341,8 @@ def test_workers_that_wait_use_no_processor(spin):
         check(found, 10)
 
 
-@pytest.mark.parametrize("spin", [False, True])
-def test_a_server_that_waits_for_a_worker_uses_no_processor(spin):
-    with training(some_setup(), workers=1, spin=spin) as found, running(found):
+def test_a_server_that_waits_for_a_worker_uses_no_processor():
+    with training(some_setup(), workers=1, spin=True) as found, running(found):
         after(found, 5)
         (worker,) = found.processes
         worker.send_signal(signal.SIGSTOP)

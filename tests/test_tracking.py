@@ -193,7 +193,9 @@ distsgd.train(arguments)
 """
 
 
-@pytest.mark.parametrize("moment", ["created", "before", "half", "after"])
+@pytest.mark.parametrize(
+    "moment", ["half", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("created", "before", "after"))]
+)
 def test_a_driver_killed_while_it_talks_to_mlflow_leaves_no_gap_and_no_double_point(tmp_path, uri, moment):
     arguments = SHORT | {"run.dir": str(tmp_path / "run"), "tracking.uri": uri, "checkpoint.every_s": 1000.0}
     killed = subprocess.run([sys.executable, "-c", KILLED_DRIVER, moment, repr(arguments)], timeout=100, check=False)
@@ -213,6 +215,7 @@ def test_a_driver_killed_while_it_talks_to_mlflow_leaves_no_gap_and_no_double_po
         assert set(points) <= set(stored_points(uri, after)[key])
 
 
+@pytest.mark.slow
 def test_sync_of_a_run_whose_driver_was_killed_then_resumed(tmp_path, uri):
     arguments = SHORT | {"run.dir": str(tmp_path / "run"), "tracking.uri": uri}
     subprocess.run([sys.executable, "-c", KILLED_DRIVER, "half", repr(arguments)], timeout=100, check=False)
@@ -294,7 +297,8 @@ def test_the_command_line_prints_the_ending_and_nothing_of_mlflows(tmp_path, uri
     assert_complete(uri, tmp_path / "run")
 
 
-def test_quiet_prints_nothing(tmp_path):
+@pytest.mark.slow
+def test_quiet_prints_nothing(tmp_path, uri):
     done = command("train", "--quiet", "--run-dir", "run", *short_options(), cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -73,6 +73,7 @@ def test_digits(tmp_path, empty_store):
     assert [column["type"] for column in found["outputs"]] == ["long"]
 
 
+@pytest.mark.slow
 def test_columns_of_several_types_and_labels_that_are_words(tmp_path, empty_store):
     X, y = some_rows(300, width=4)
     words = np.array(["ant", "bee", "cat", "dog"])[y]
@@ -97,6 +98,7 @@ def test_columns_of_several_types_and_labels_that_are_words(tmp_path, empty_stor
     assert [column["type"] for column in found["outputs"]] == ["string"]
 
 
+@pytest.mark.slow
 def test_a_list_column(tmp_path, empty_store):
     X, y = some_rows(200, width=5, dtype="float64")
     pq.write_table(list_table(X, y), "rows.parquet")

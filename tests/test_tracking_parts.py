@@ -6,7 +6,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distsgd import tracking_uri
@@ -107,6 +107,8 @@ def test_a_curve_without_points_is_an_empty_picture():
     xml.etree.ElementTree.fromstring(learning_curve([]))
 
 
+@example(0.0, 5e-324)
+@example(5e-324, 0.0)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
 def test_ticks_are_round_few_and_around_the_values(low, span):
     found = ticks(low, low + span)

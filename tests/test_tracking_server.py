@@ -65,6 +65,7 @@ def test_a_run_is_recorded_on_a_server(tmp_path, server):
         assert reply.read().startswith(b"<svg")
 
 
+@pytest.mark.slow
 def test_the_ending_names_the_servers_page(tmp_path, server):
     options = short_options(f"tracking.uri={server.uri}", "tracking.experiment=page")
     done = command("train", "--run-dir", "run", *options, cwd=tmp_path)
@@ -85,11 +86,11 @@ def test_the_environment_names_the_store(tmp_path, server, monkeypatch):
 @pytest.mark.parametrize(
     "endings",
     [
-        ["runs/create"],
-        ["experiments/create"],
-        ["runs/log-batch"] * 4,
         ["runs/create", "runs/log-batch", "runs/log-inputs", "runs/update"],
-        ["logged-models", "runs/outputs"],
+        pytest.param(["runs/create"], marks=pytest.mark.slow),
+        pytest.param(["experiments/create"], marks=pytest.mark.slow),
+        pytest.param(["runs/log-batch"] * 4, marks=pytest.mark.slow),
+        pytest.param(["logged-models", "runs/outputs"], marks=pytest.mark.slow),
     ],
     ids=lambda endings: endings[0].replace("/", "-") + f"-{len(endings)}",
 )
@@ -104,6 +105,7 @@ def test_lost_replies_make_no_second_run_and_no_second_point(tmp_path, server, e
         assert_complete(server.uri, tmp_path / "run", experiment=name)
 
 
+@pytest.mark.slow
 def test_what_was_journalled_while_the_server_was_down_is_sent_when_it_is_back(tmp_path, server):
     proxy = Proxy(server.uri)
     result = train(tmp_path / "run", proxy.uri, tracking__experiment="later")
@@ -205,6 +207,7 @@ def test_a_stalled_server_keeps_no_run_longer_than_the_time_at_the_end(tmp_path)
     assert done.stderr == f"warning: {warning}\n"
 
 
+@pytest.mark.slow
 def test_a_stalled_server_is_not_waited_for_when_its_requests_time_out(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with stalled_server() as uri:
@@ -230,24 +233,26 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_ctrl_c_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path, signum):
     with stalled_server() as uri, started(tmp_path, uri) as process:
         wait_for(Path("run/result.json"))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         errors = process.communicate(timeout=30)[1]
     assert process.returncode == 0
     assert errors == f"warning: {assert_unharmed(Path('run'), json.loads(Path('run/result.json').read_bytes()))}\n"
 
 
-def test_a_second_ctrl_c_ends_the_waiting_of_a_stopped_run(tmp_path):
+@pytest.mark.slow
+def test_a_stopped_run_does_not_wait_for_mlflow_until_it_is_killed(tmp_path):
     with stalled_server() as uri, started(tmp_path, uri, "train.epochs=100000") as process:
         wait_for(Path("run/checkpoints"))
-        process.send_signal(signal.SIGINT)
-        wait_for(Path("run/result.json"))
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert process.returncode == 143
+    warning, line = errors.splitlines()
+    assert "`distsgd sync run` tells MLflow of the rest" in warning
+    assert line.startswith("distsgd: stopped by SIGTERM after step")
     assert json.loads(Path("run/result.json").read_bytes())["status"] == "KILLED"
 
 
@@ -322,6 +327,7 @@ def test_the_environments_uri_is_checked_as_well(tmp_path, monkeypatch):
     assert done.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_password_is_neither_shown_nor_kept(tmp_path, monkeypatch):
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cret@127.0.0.1:{port}")

@@ -60,6 +60,13 @@ def reading(path: str, form: Format) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as {form} ({said[:200]}); {remedy}") from None
 
 
+def _readable(schema: pa.Schema) -> pa.Schema:
+    """Return a schema all of whose names are text; ValueError if one is not, which pyarrow finds when it is asked."""
+    for field in schema:
+        _ = field.name, str(field.type)
+    return schema
+
+
 @dataclass(frozen=True)
 class ParquetFile:
     """A Parquet file. Checksums of its pages are verified where it has them."""
@@ -72,7 +79,7 @@ class ParquetFile:
     def open(cls, path: str) -> ParquetFile:
         """Read the file's footer."""
         with reading(path, "Parquet"), cls._open(path) as file:
-            return cls(path, file.schema_arrow, file.metadata.num_rows)
+            return cls(path, _readable(file.schema_arrow), file.metadata.num_rows)
 
     @staticmethod
     def _open(path: str) -> Any:
@@ -106,7 +113,7 @@ class ArrowFile:
         with reading(path, "Arrow IPC"), pa.memory_map(path) as source:
             reader = pa.ipc.open_stream(source) if is_stream else pa.ipc.open_file(source)
             rows = sum(batch.num_rows for batch in _all_batches(reader, is_stream))
-            return cls(path, reader.schema, rows, is_stream)
+            return cls(path, _readable(reader.schema), rows, is_stream)
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, as views of the mapped file where it is not compressed."""

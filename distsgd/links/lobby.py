@@ -8,13 +8,16 @@ from distsgd.links.crew import Crew
 from distsgd.links.doorbell import Connection, HungUpError, Listener, SilentError
 from distsgd.links.shared_memory import MemoryPeer, Welcome
 
+RETRY_S = 0.1
+"""Seconds after which a connection that could not be accepted is tried again."""
+
 
 class Lobby:
     """Accepts connections for a crew until it is closed."""
 
     def __init__(self, crew: Crew, welcome: Welcome) -> None:
         self._crew, self._welcome = crew, welcome
-        self._listener = Listener.open()
+        self._listener, self._closing = Listener.open(), threading.Event()
         self.address = self._listener.name
         self._thread = threading.Thread(target=self._accept, name="lobby", daemon=True)
         self._thread.start()
@@ -25,8 +28,10 @@ class Lobby:
                 connection = self._listener.accept()
             except PermissionError:  # another user's process; the listener goes on
                 continue
-            except OSError:
-                return
+            except OSError:  # it is closed, or this process has too many open files for now
+                if self._closing.wait(RETRY_S):
+                    return
+                continue
             threading.Thread(target=self._greet, args=(connection,), name="greeting", daemon=True).start()
 
     def _greet(self, connection: Connection) -> None:
@@ -37,5 +42,6 @@ class Lobby:
 
     def close(self) -> None:
         """Accept no more."""
+        self._closing.set()
         self._listener.close()
         self._thread.join()
