@@ -34,17 +34,32 @@ STEPS = 30
 WAIT_S = 60.0
 
 
+def held() -> list[str]:
+    """Return the package's open descriptors in this process, and what is in /dev/shm by its name."""
+    named = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if "@distsgd-" in line}
+    found = [path.name for path in Path("/dev/shm").iterdir() if "distsgd" in path.name]
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that this very loop reads is gone
+            target = os.readlink(path)
+            if "memfd:distsgd" in target or target.removeprefix("socket:[").removesuffix("]") in named:
+                found.append(target)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
-    """Whatever a test does, descriptors, and files in /dev/shm, are no more than before."""
-
-    def held() -> tuple[int, list[Path]]:
-        return len(os.listdir("/proc/self/fd")), [p for p in Path("/dev/shm").iterdir() if "distsgd" in p.name]
-
-    gc.collect()  # what an earlier test dropped is not to be missed as one of this one's
-    before = held()
+    """Whatever a test does, no segment and no connection, nor a file in /dev/shm, is left."""
+    gc.collect()  # an earlier test of another kind may have dropped what only this frees
+    assert eventually(lambda: not held(), 5), held()
     yield
-    assert eventually(lambda: held()[0] <= before[0] and held()[1] == before[1], 5), f"before {before}, now {held()}"
+    assert eventually(lambda: not held(), 5), held()
+
+
+def test_what_is_held_is_seen():
+    with training(some_setup(), workers=0) as found, knock(found.lobby.address, None):
+        seen = held()
+    assert any("memfd:distsgd" in name for name in seen)
+    assert any("socket:" in name for name in seen)
 
 
 def check(found: Training, steps: int = STEPS) -> None:
