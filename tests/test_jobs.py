@@ -18,6 +18,7 @@ from ray_cluster import RayCluster, ray_cluster
 
 from distsgd import train
 from distsgd.config import Config, read_toml
+from distsgd.tracking_about import read_id
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MNIST = REPOSITORY.parent / "shared" / "data" / "mnist"
@@ -32,8 +33,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
 
 @pytest.fixture(scope="module")
 def cluster(tracking: MlflowServer) -> Iterator[RayCluster]:
-    environment = {"MLFLOW_TRACKING_URI": tracking.uri, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    with ray_cluster(nodes=2, environment=environment) as running:
+    with ray_cluster(nodes=2, environment={"MLFLOW_TRACKING_URI": tracking.uri}) as running:
         yield running
 
 
@@ -119,25 +119,27 @@ def test_job_keeps_the_exit_code_of_a_refusal(cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_stopped_job_checkpoints_and_the_next_one_resumes_it(cluster, tracking, tmp_path):
+    """Ray grants a job three seconds, and then kills it."""
     run_dir = tmp_path / "run"
     command = ["python", "jobs/train.py", "jobs/digits.toml", "--workers", "1", "--run-dir", str(run_dir)]
-    command += ["--set", "train.epochs=400", "--set", "tracking.timeout_s=120"]
+    command += ["--set", "train.epochs=1000", "--set", "tracking.timeout_s=120"]
     started = cluster.submit(REPOSITORY, "long", *command, wait=False)
     assert started.returncode == 0, started.stdout + started.stderr
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size > 0)
+    client = MlflowClient(tracking.uri)
+    wait_until(lambda: (run_id := read_id(run_dir).get("run_id")) and client.get_run(run_id).data.metrics)
     cluster.post("/api/jobs/long/stop")
     wait_until(lambda: cluster.job("long")["status"] == "STOPPED")
     stopped = run_result(run_dir)
     assert stopped["status"] == "KILLED"
-    assert 0 < stopped["steps"] < 400 * 23
-    client = MlflowClient(tracking.uri)
-    assert client.get_run(stopped["mlflow_run_id"]).info.status == "KILLED"
+    assert 0 < stopped["steps"] < 1000 * 23
+    run_id = read_id(run_dir)["run_id"]
+    assert client.get_run(run_id).info.status == "KILLED"
 
     resumed = cluster.submit(REPOSITORY, "resumed", *command, "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     finished = run_result(run_dir)
-    assert (finished["status"], finished["steps"]) == ("FINISHED", 400 * 23)
-    assert finished["mlflow_run_id"] == stopped["mlflow_run_id"]
+    assert (finished["status"], finished["steps"]) == ("FINISHED", 1000 * 23)
+    assert finished["mlflow_run_id"] == run_id
     assert client.get_run(finished["mlflow_run_id"]).info.status == "FINISHED"
 
 
