@@ -9,9 +9,9 @@ is the better way for more (12.6 MB: 45 ms), and Ray's limit for a call is 10 MB
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ class RayPeer:
         self.name, self.host, self.pid, self.weight = name, host, pid, weight
         self._actor, self._courier, self._num_shards = actor, courier, num_shards
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._open = threading.Lock()  # held while the descriptor must not be another file's
         self._replies: list[Any] = []
         self._asked = (-1, range(0))
 
@@ -107,8 +108,10 @@ class RayPeer:
         first.add_done_callback(lambda _: self._ring())
 
     def _ring(self) -> None:
-        with suppress(OSError):  # the peer was given up meanwhile
-            os.eventfd_write(self._event, 1)
+        """Tell `receive`, in a thread of Ray's, unless the peer was given up meanwhile."""
+        with self._open:
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)
 
     def receive(self) -> Answer:
         """See `links.Peer`."""
@@ -126,9 +129,10 @@ class RayPeer:
         """See `links.Peer`."""
         if kill:
             ray.kill(self._actor)
-        event, self._event = self._event, -1
-        if event >= 0:
-            os.close(event)
+        with self._open:
+            event, self._event = self._event, -1
+            if event >= 0:
+                os.close(event)
 
 
 def _first_line(error: BaseException) -> str:
