@@ -27,7 +27,7 @@ class DistsgdGroup(click.Group):
             click.echo(f"distsgd: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("distsgd: stopped at once by a second Ctrl-C; go on with --resume", err=True)
+            click.echo("distsgd: stopped by Ctrl-C, but not within training; what was trained is on disk", err=True)
             ctx.exit(130)
 
 

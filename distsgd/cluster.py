@@ -14,8 +14,9 @@ from typing import Any
 from distsgd.backend import Device, array_module, cuda_problem
 from distsgd.config import Config
 from distsgd.errors import ResourceError
-from distsgd.joining import join
+from distsgd.joining import first_lines, join
 from distsgd.scratch import scratch_folder
+from distsgd.signals import keeping_sigterm
 
 PER_CORE = 4
 """Workers that a local run may put on one core; more would only take turns, each with 200 MB of its own."""
@@ -23,6 +24,8 @@ PER_CORE = 4
 STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store beside the rows: parameters and gradients on their way, and Ray's minimum."""
 
+PROBE_S = 60.0
+"""Seconds in which a process on a node with a GPU must have said whether that works."""
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +101,33 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with _environment_set(environment | niceness), scratch_folder() as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), (workers if isinstance(workers, int) else 0) * config.run.blas_threads),
-                object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(folder),
-            )
+            _start(str(folder), workers if isinstance(workers, int) else 0, config, data_bytes)
             _quieten()
             yield _resources(environment, local=True)
         finally:
             ray.shutdown()
+
+
+def _start(folder: str, workers: int, config: Config, data_bytes: int) -> None:
+    """Start a local Ray with its files in `folder`; ResourceError if it cannot be."""
+    import ray
+
+    try:
+        with keeping_sigterm():
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), workers * config.run.blas_threads),
+                object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ResourceError(
+            f"a local Ray with room for {data_bytes:,} bytes of rows could not be started: {first_lines(error)}; "
+            "make room in memory and in /dev/shm, or train without Ray (--workers 0)"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -194,9 +211,15 @@ def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
 def _remote_cuda_problem(gpus: float) -> str | None:
     """Return what a process on a node with a GPU finds wrong with it."""
     import ray
+    from ray.exceptions import RayError
 
     probe = ray.remote(num_gpus=gpus)(cuda_problem)
-    result: str | None = ray.get(probe.remote(), timeout=60)
+    reply = probe.remote()
+    try:
+        result: str | None = ray.get(reply, timeout=PROBE_S)
+    except RayError as error:  # such as that all GPUs are in use by others for as long as that
+        ray.cancel(reply, force=True)
+        return f"a trial on one found no place, or failed ({type(error).__name__} within {PROBE_S:g} s)"
     return result
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 
 from distsgd.errors import ResourceError
+from distsgd.signals import keeping_sigterm
 
 CONNECT_S = 3.0
 """Seconds in which a cluster's address must accept a connection, and then say that it speaks gRPC."""
@@ -37,7 +38,8 @@ def join(address: str) -> None:
     set_by_user = ATTEMPTS in os.environ
     os.environ.setdefault(ATTEMPTS, "1")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with keeping_sigterm():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         if "InvalidAuthToken" in str(error.__cause__):
             raise ResourceError(
@@ -45,7 +47,7 @@ def join(address: str) -> None:
                 "RAY_AUTH_TOKEN_PATH to the file that holds it"
             ) from None
         raise ResourceError(
-            f"the Ray cluster at {address!r} cannot be joined: {_first_lines(error)}; {REMEDY}"
+            f"the Ray cluster at {address!r} cannot be joined: {first_lines(error)}; {REMEDY}"
         ) from None
     finally:
         if not set_by_user:  # a Ray that this process starts later needs longer
@@ -67,5 +69,6 @@ def _check_answer(address: str) -> None:
             raise ValueError("what listens there is something else")
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
+    """Return the beginning of what an error says, in one line."""
     return " ".join(line.strip() for line in str(error).splitlines()[:3]).rstrip(".") or type(error).__name__

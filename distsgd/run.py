@@ -17,6 +17,7 @@ from distsgd.local import LocalTrainer
 from distsgd.result import Result
 from distsgd.session import Observer, Session, Trainer
 from distsgd.setup import Setup
+from distsgd.signals import sigterm_raises
 from distsgd.tracking import make_tracker
 from distsgd.tracking_sync import sync_locked
 
@@ -33,7 +34,7 @@ def train(
     if not isinstance(config, Config):
         config = Config.build(config or {})
     observer = observer or Observer()
-    with contextlib.ExitStack() as stack:
+    with sigterm_raises(), contextlib.ExitStack() as stack:
         return _resume(config, observer, stack) if resume else _begin(config, observer, stack)
 
 

@@ -1,6 +1,6 @@
 """The parameter server: owns the parameters, averages the workers' gradients and applies the update.
 
-A plain class that runs without Ray; trainer.py makes an actor of it. How it reaches the workers is the link's affair.
+A plain class that runs without Ray; actors.py makes an actor of it. How it reaches the workers is the link's affair.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from distsgd import checkpoint, faults, rundir, tracking_about
@@ -27,6 +28,9 @@ from distsgd.tracking import NoTracker
 
 GRACE_S = 1.5
 """Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
+
+LEAST_S = 0.5
+"""Seconds that it waits in any case, if the stop itself has taken longer than that."""
 
 
 class Trainer(Protocol):
@@ -59,6 +63,17 @@ class Observer:
         """A line was added to the journal."""
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a TrainingError."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{str(path)!r} could not be written: {error.strerror}; make room and use --resume"
+        ) from None
+
+
 @dataclass(kw_only=True)
 class Session:
     """One driver's time with a run."""
@@ -78,6 +93,7 @@ class Session:
         self._plan, self._config = self.setup.plan, self.setup.config
         self._newest = self.setup.start
         self._warnings: list[str] = []
+        self._unlogged: list[dict[str, Any]] = []
         self._recoveries = 0
         self._differs = False
         with self._stack, noted_stop_signals() as self._wish:
@@ -87,7 +103,7 @@ class Session:
                 self._fit()
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt)
-                if interrupted:
+                if interrupted:  # by a second one: the first was a wish
                     self._wish.note(signal.SIGINT)
                 self._take_notices()
                 if not isinstance(error, ServerLostError):
@@ -97,6 +113,8 @@ class Session:
                     self._finish("KILLED" if interrupted else "FAILED")
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
+                if interrupted:
+                    raise Stopped("stopped at once by a second Ctrl-C; go on with --resume") from None
                 raise
             if self._newest.step == self._plan.total_steps:
                 return self._finish("FINISHED")
@@ -179,9 +197,7 @@ class Session:
             self.trainer.stop()
         due = time.monotonic() - self._checkpointed >= self._config.checkpoint.every_s
         snapshot = self.trainer.snapshot() if due else None
-        for record in self.trainer.take_records():  # after the snapshot, so that its own records are among them
-            if not self._plan.is_evaluated(record["step"]):  # else `_end_epoch` completes and journals it
-                self._log(record)
+        self._log_records()  # after the snapshot, so that its own records are among them
         if snapshot is not None and not self._plan.is_evaluated(snapshot.step):
             self._checkpoint(snapshot)
         self._writer.check()
@@ -194,15 +210,28 @@ class Session:
         snapshot = self.trainer.snapshot()
         step = snapshot.step
         if self._plan.is_evaluated(step):
-            self._validated = self.trainer.evaluate()
-            if not all(math.isfinite(value) for value in self._validated.values()):
-                raise NonFiniteError(f"step {step}: the validation loss is not finite")
+            validated = self.trainer.evaluate()
+            if not all(math.isfinite(value) for value in validated.values()):
+                raise TrainingError(
+                    f"the validation loss after step {step} is not finite, although that of the mini-batches is: look "
+                    "for huge values in the held-out rows, leave such rows out or normalise them (data.normalize), "
+                    "and start a new run; the checkpoint is that of this step"
+                )
+            self._validated = validated
             if faults.ARMED:
                 faults.reached("driver", 0, step, "validated")
             of_this_step = snapshot.last_record.get("step") == step
             record = snapshot.last_record if of_this_step else {"step": step, "epoch": self._plan.epoch(step)}
             self._log(record | self._validated)
         self._checkpoint(snapshot)
+
+    def _log_records(self) -> None:
+        """Journal what the trainer has noted; a record stays until its line is written, so that none goes missing."""
+        self._unlogged += self.trainer.take_records()
+        while self._unlogged:
+            if not self._plan.is_evaluated(self._unlogged[0]["step"]):  # else `_end_epoch` completes and journals it
+                self._log(self._unlogged[0])
+            self._unlogged.pop(0)
 
     def _log(self, record: dict[str, Any]) -> None:
         """Journal a record; one that is there from before an interruption must agree with what it is now."""
@@ -229,7 +258,8 @@ class Session:
 
     def _checkpoint(self, snapshot: Snapshot) -> None:
         """Have `snapshot` written; the journal's lines up to it are on disk first."""
-        self._journal.sync()
+        with _writing(self.directory.journal):
+            self._journal.sync()
         self._writer.submit(snapshot)
         if faults.ARMED:
             faults.reached("driver", 0, snapshot.step, "checkpointed")
@@ -240,6 +270,7 @@ class Session:
         if self._newest.step < self._plan.total_steps:
             try:
                 snapshot = self.trainer.snapshot()
+                self._log_records()
                 if snapshot.step > self._newest.step:
                     self._checkpoint(snapshot)
             except ServerLostError as error:
@@ -258,16 +289,22 @@ class Session:
                 classes=data.classes,
                 normalization=data.normalization,
             )
-            model.save(self.directory.model)
-        self.directory.write_json("result.json", result.to_json())
+            with _writing(self.directory.model):
+                model.save(self.directory.model)
+        self._write_result(result)
         if faults.ARMED:
             faults.reached("driver", 0, result.steps, "written")
-        ending = self.tracker.finish(lambda: self._wish.age_s() > GRACE_S)
+        began = time.monotonic()
+        ending = self.tracker.finish(lambda: self._wish.age_s() > GRACE_S and time.monotonic() - began > LEAST_S)
         if ending.warning is not None:
             self._warn(ending.warning)
         result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
-        self.directory.write_json("result.json", result.to_json())
+        self._write_result(result)
         return result
+
+    def _write_result(self, result: Result) -> None:
+        with _writing(self.directory.result):
+            self.directory.write_json("result.json", result.to_json())
 
     def _result(self, status: Status) -> Result:
         timings: dict[str, float] = {}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from distsgd.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -27,6 +29,45 @@ class StopWish:
     def age_s(self) -> float:
         """Return the seconds since the signal came; negative without end if none has come."""
         return time.monotonic() - self._noted
+
+
+@contextlib.contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back that Ray replaces, early while it connects, by one that exits with 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code == signal.SIGTERM:
+            raise _stopped() from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped() -> Stopped:
+    text = "stopped by SIGTERM, but not within training; what was trained is on disk"
+    return Stopped(text, signum=signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise Stopped at SIGTERM, so that what was begun is ended, as KeyboardInterrupt does at Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise _stopped()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

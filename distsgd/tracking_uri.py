@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from distsgd.config import TrackingConfig
 from distsgd.errors import ConfigError
@@ -48,17 +48,23 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
 
 
+def _password(uri: str) -> re.Match[str] | None:
+    """Return where the URI's password is; that of a database may hold a slash, by SQLAlchemy's reading."""
+    pattern = (
+        r"[^:]+://[^:/@]*:([^@]*)@" if uri.split(":")[0].split("+")[0] in DATABASES else r"[^:]+://[^:/@]*:([^@/]*)@"
+    )
+    return re.match(pattern, uri)
+
+
 def holds_password(uri: str) -> bool:
     """Return whether the URI holds a password."""
-    return urlsplit(uri).password is not None
+    return _password(uri) is not None
 
 
 def redacted(uri: str) -> str:
     """Return the URI as it may be shown: without a password."""
-    if not holds_password(uri):
-        return uri
-    parts = urlsplit(uri)
-    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    found = _password(uri)
+    return uri if found is None else f"{uri[: found.start(1)]}***{uri[found.end(1) :]}"
 
 
 def how_to_look(uri: str, experiment_id: str, run_id: str) -> str:

@@ -133,7 +133,8 @@ class RayTrainer:
     def evaluate(self) -> dict[str, float]:
         """Return loss and accuracy over the held-out rows, each worker taking a share of their blocks.
 
-        What a worker that dies meanwhile owes is computed by the others.
+        What a worker that dies meanwhile owes is computed by the others. Raises WorkerLostError if none is left and
+        none comes in time.
         """
         if self.data.val is None:
             return {}
@@ -141,6 +142,8 @@ class RayTrainer:
         flat = self._ask(self._server.current_parameters.remote())
         found: list[tuple[float, int]] = []
         owed = [range(validation.block_count(rows))]
+        patience_s = max(self._config.run.timeout_s, START_S)
+        deadline = time.monotonic() + patience_s
         while owed:
             owed, missing = [], owed
             for blocks in missing:
@@ -148,6 +151,10 @@ class RayTrainer:
             if owed:
                 self._mend()
                 time.sleep(TICK_S)
+                if self._staff.present:
+                    deadline = time.monotonic() + patience_s
+                elif time.monotonic() > deadline:
+                    raise WorkerLostError(f"no worker is left in validation, and none came within {patience_s:g} s")
         return validation.metrics(found, rows)
 
     def _evaluate_blocks(self, flat: Any, blocks: range, found: list[tuple[float, int]]) -> list[range]:

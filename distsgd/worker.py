@@ -1,6 +1,6 @@
 """A worker: the gradient sums of its shards, and the validation of its blocks of held-out rows.
 
-A plain class that runs without Ray; trainer.py makes an actor of it.
+A plain class that runs without Ray; actors.py makes an actor of it.
 """
 
 from __future__ import annotations

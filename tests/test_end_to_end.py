@@ -217,6 +217,20 @@ def test_a_failure_is_told_even_when_quiet(own_folder):
 # How long a run is
 
 
+def test_held_out_rows_that_overflow_are_named_as_the_cause(own_folder):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    np.savez("train.npz", X=X, y=np.arange(60) % 3)
+    np.savez("val.npz", X=X * np.float32(1e37), y=np.arange(60) % 3)
+    found = invoke("train", "--data=train.npz", "--val=val.npz", "--workers=0", "--run-dir=run", "--quiet",
+                   *options(QUICK, {"data.normalize": "none", "train.max_steps": 4, "model.scale": 100}))  # fmt: skip
+    assert found.code == 1
+    assert "the validation loss after step 2 is not finite" in found.err
+    assert "held-out rows" in found.err
+    assert "not applied" not in found.err
+    assert result(Path("run"))["status"] == "FAILED"
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(2, id="on Ray")])
 @pytest.mark.parametrize("key", ["train.max_steps", "train.epochs"])
 def test_no_steps_write_the_initial_weights(own_folder, joined, workers, key):

@@ -54,6 +54,19 @@ def test_after_ctrl_c_on_a_terminal(cli):
 
 @AWHILE
 @pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_after_a_signal_while_ray_starts(cli, signum, code, name):
+    process = cli.start("train", "--workers", "2", "--run-dir", "run", *ENDLESS)
+    assert eventually(lambda: any("/gcs_server" in command(pid) for pid in cli.processes()))
+    process.send_signal(signum)
+    stopped = finished(process)
+    assert (stopped.code, stopped.out) == (code, ""), stopped.err
+    assert stopped.err == f"distsgd: stopped by {name}, but not within training; what was trained is on disk\n"
+    assert not (cli.folder / "run").exists()
+
+
+@AWHILE
+@pytest.mark.slow
 def test_after_the_driver_was_killed(cli):
     process = start_endless_run(cli)
     process.kill()

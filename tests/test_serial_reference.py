@@ -93,7 +93,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["plain", "momentum", pytest.param("nesterov", marks=pytest.mark.slow)])
 def test_twenty_steps_of_full_batch_descent(rule):
     initial = train("initial", train__max_steps=0, run__workers=0)
     found = train("trained", train__max_steps=STEPS, **RULES[rule])

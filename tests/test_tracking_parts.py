@@ -117,3 +117,19 @@ def test_ticks_are_round_few_and_around_the_values(low, span):
     margin = 1e-6 * max(abs(low), span, 1e-300)
     assert found[0] <= low + margin
     assert found[-1] >= low + span - margin
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql+psycopg2://me:secret@host:5432/db", "postgresql+psycopg2://me:***@host:5432/db"),
+        ("mysql://me:p/s#s?@host/db", "mysql://me:***@host/db"),
+        ("postgresql://me:[secret@host/db", "postgresql://me:***@host/db"),
+        ("https://me:secret@host/path", "https://me:***@host/path"),
+        ("http://127.0.0.1:5000/#/a@b", "http://127.0.0.1:5000/#/a@b"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_a_password_is_never_shown(uri, shown):
+    assert tracking_uri.redacted(uri) == shown
+    assert tracking_uri.holds_password(uri) == (uri != shown)

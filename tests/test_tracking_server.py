@@ -189,6 +189,7 @@ def test_a_dead_server_is_a_warning_and_exit_0(tmp_path):
     assert "MLflow run" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_with_errors_is_a_warning(tmp_path):
     with failing_server() as uri:
         result = train(tmp_path / "run", uri)

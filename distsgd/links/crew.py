@@ -139,15 +139,15 @@ class Crew:
                 self._peers[peer.fileno()] = peer
                 self._poll.register(peer.fileno(), select.POLLIN)
             self._coming = []
-        weights = [peer.weight for peer in self._peers.values()]
-        runs = iter(reduction.assign(sum(weights), len(shards)) if weights else ())
-        self._plan = []
-        for descriptor, peer in self._peers.items():
-            own = [next(runs) for _ in range(peer.weight)]
-            run = range(shards.start + own[0].start, shards.start + own[-1].stop)
-            if run:
-                self._plan.append((descriptor, peer, run))
-        self._planned = shards
+            weights = [peer.weight for peer in self._peers.values()]  # which `reweigh` may change
+            runs = iter(reduction.assign(sum(weights), len(shards)) if weights else ())
+            self._plan = []
+            for descriptor, peer in self._peers.items():
+                own = [next(runs) for _ in range(peer.weight)]
+                run = range(shards.start + own[0].start, shards.start + own[-1].stop)
+                if run:
+                    self._plan.append((descriptor, peer, run))
+            self._planned = shards
 
     def _start(self, now: _Step, descriptor: int, peer: Peer, run: range) -> None:
         try:
