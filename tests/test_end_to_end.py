@@ -225,7 +225,7 @@ def test_held_out_rows_that_overflow_are_named_as_the_cause(own_folder):
     found = invoke("train", "--data=train.npz", "--val=val.npz", "--workers=0", "--run-dir=run", "--quiet",
                    *options(QUICK, {"data.normalize": "none", "train.max_steps": 4, "model.scale": 100}))  # fmt: skip
     assert found.code == 1
-    assert "the validation loss after step 2 is not finite" in found.err
+    assert "the validation loss after step 1 is not finite" in found.err
     assert "held-out rows" in found.err
     assert "not applied" not in found.err
     assert result(Path("run"))["status"] == "FAILED"
