@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from distsgd import __version__
 from distsgd.errors import DistsgdError
+from distsgd.signals import stopped_outside_training
 
 EPILOG = """With no arguments it trains on the handwritten digits that scikit-learn carries, on a local Ray.
 
@@ -23,12 +25,10 @@ class DistsgdGroup(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except DistsgdError as error:
-            click.echo(f"distsgd: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("distsgd: stopped by Ctrl-C, but not within training; what was trained is on disk", err=True)
-            ctx.exit(130)
+        except (DistsgdError, KeyboardInterrupt) as error:
+            ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
+            click.echo(f"distsgd: {ending}", err=True)
+            ctx.exit(ending.exit_code)
 
 
 @click.group(cls=DistsgdGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -96,22 +96,22 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    workers = config.run.workers
     # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with _environment_set(environment | niceness), scratch_folder() as folder:
         try:
-            _start(str(folder), workers if isinstance(workers, int) else 0, config, data_bytes)
+            _start(str(folder), config, data_bytes)
             _quieten()
             yield _resources(environment, local=True)
         finally:
             ray.shutdown()
 
 
-def _start(folder: str, workers: int, config: Config, data_bytes: int) -> None:
+def _start(folder: str, config: Config, data_bytes: int) -> None:
     """Start a local Ray with its files in `folder`; ResourceError if it cannot be."""
     import ray
 
+    workers = config.run.workers if isinstance(config.run.workers, int) else 0
     try:
         with keeping_sigterm():
             ray.init(

@@ -89,17 +89,23 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(size)
-            raise TrainingError(
-                f"the journal {self._file.name!r} could not be written: {error.strerror}; make room and use --resume"
-            ) from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> TrainingError:
+        return TrainingError(
+            f"the journal {self._file.name!r} could not be written: {error.strerror}; make room and use --resume"
+        )
 
     def records(self) -> list[Record]:
         """Return all lines."""
         return list(self._records.values())
 
     def sync(self) -> None:
-        """Return when all lines are on disk."""
-        os.fsync(self._file.fileno())
+        """Return when all lines are on disk; TrainingError if they cannot be brought there."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def __enter__(self) -> Self:
         return self

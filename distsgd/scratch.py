@@ -12,6 +12,12 @@ from pathlib import Path
 
 PREFIX = "distsgd-"
 
+
+def own_prefix() -> str:
+    """Return how the names of this process's folders begin, by which a later one knows those that are left over."""
+    return f"{PREFIX}{os.getpid()}-"
+
+
 LONGEST = 40
 """Characters that the parent folder may have: Ray appends its sockets' names, and a socket's path holds 107."""
 
@@ -38,7 +44,7 @@ def scratch_folder() -> Iterator[Path]:
     if len(str(parent)) > LONGEST:
         parent = Path("/tmp")
     _remove_stale(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=own_prefix(), dir=parent))
     sweeper = subprocess.Popen(
         ["/bin/sh", "-c", SWEEP, str(folder)],
         stdin=subprocess.PIPE,

@@ -89,6 +89,12 @@ class Session:
 
     def execute(self) -> Result:
         """Train to the end, write model and result; after an error or a stop, write a checkpoint and raise."""
+        try:
+            return self._execute()
+        except KeyboardInterrupt:  # a second one, whatever it interrupts: the first was a wish
+            raise Stopped("stopped at once by a second Ctrl-C; go on with --resume") from None
+
+    def _execute(self) -> Result:
         self._began = self._checkpointed = time.monotonic()
         self._plan, self._config = self.setup.plan, self.setup.config
         self._newest = self.setup.start
@@ -103,7 +109,7 @@ class Session:
                 self._fit()
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt)
-                if interrupted:  # by a second one: the first was a wish
+                if interrupted:
                     self._wish.note(signal.SIGINT)
                 self._take_notices()
                 if not isinstance(error, ServerLostError):
@@ -113,8 +119,6 @@ class Session:
                     self._finish("KILLED" if interrupted else "FAILED")
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
-                if interrupted:
-                    raise Stopped("stopped at once by a second Ctrl-C; go on with --resume") from None
                 raise
             if self._newest.step == self._plan.total_steps:
                 return self._finish("FINISHED")
@@ -258,8 +262,7 @@ class Session:
 
     def _checkpoint(self, snapshot: Snapshot) -> None:
         """Have `snapshot` written; the journal's lines up to it are on disk first."""
-        with _writing(self.directory.journal):
-            self._journal.sync()
+        self._journal.sync()
         self._writer.submit(snapshot)
         if faults.ARMED:
             faults.reached("driver", 0, snapshot.step, "checkpointed")

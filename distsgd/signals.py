@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, noted and acted on at the next step boundary."""
+"""SIGINT and SIGTERM: within training a wish that is acted on at the next step boundary, outside of it an error."""
 
 from __future__ import annotations
 
@@ -32,42 +32,47 @@ class StopWish:
 
 
 @contextlib.contextmanager
+def _restored(*signums: int) -> Iterator[bool]:
+    """Put the handlers of signals back afterwards; yield whether others may be set, which only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+    before = {signum: signal.getsignal(signum) for signum in signums}
+    try:
+        yield True
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def stopped_outside_training(name: str, signum: int) -> Stopped:
+    """Return the error for a signal, as the user knows it by name, that comes before training or after it."""
+    return Stopped(f"stopped by {name}, but not within training; what was trained is on disk", signum=signum)
+
+
+@contextlib.contextmanager
 def keeping_sigterm() -> Iterator[None]:
     """Put the handler of SIGTERM back that Ray replaces, early while it connects, by one that exits with 15."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as ending:
-        if ending.code == signal.SIGTERM:
-            raise _stopped() from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stopped() -> Stopped:
-    text = "stopped by SIGTERM, but not within training; what was trained is on disk"
-    return Stopped(text, signum=signal.SIGTERM)
+    with _restored(signal.SIGTERM):
+        try:
+            yield
+        except SystemExit as ending:
+            if ending.code == signal.SIGTERM:
+                raise stopped_outside_training("SIGTERM", signal.SIGTERM) from None
+            raise
 
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Raise Stopped at SIGTERM, so that what was begun is ended, as KeyboardInterrupt does at Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(_: int, __: FrameType | None) -> None:
-        raise _stopped()
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise stopped_outside_training("SIGTERM", signum)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with _restored(signal.SIGTERM) as may_set:
+        if may_set:
+            signal.signal(signal.SIGTERM, stop)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -77,20 +82,14 @@ def noted_stop_signals() -> Iterator[StopWish]:
     Outside the main thread, where Python allows no handlers, nothing is ever noted.
     """
     wish = StopWish()
-    if threading.current_thread() is not threading.main_thread():
-        yield wish
-        return
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def note(signum: int, _: FrameType | None) -> None:
         wish.note(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    for signum in SIGNALS:
-        signal.signal(signum, note)
-    try:
+    with _restored(*SIGNALS) as may_set:
+        if may_set:
+            for signum in SIGNALS:
+                signal.signal(signum, note)
         yield wish
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -87,7 +87,8 @@ class Staff:
         self.numerics: dict[str, str] = {}
         self.notices: list[str] = []
         self._relays: dict[str, RelayPost] = {}  # by node
-        self._patience_s = max(config.run.timeout_s, START_S)  # with processes that are starting
+        self.patience_s = max(config.run.timeout_s, START_S)
+        """Seconds that a process which is starting may take."""
         self._server: Any = None
         self._server_place = Place("", "", 0, "")
 
@@ -110,7 +111,7 @@ class Staff:
         """Note where a worker that has been set up is, and compare its arithmetic with the first one's."""
         reply, member.setting_up = member.setting_up, None
         try:
-            member.place, fingerprint = answer(reply, member.name, self._patience_s)
+            member.place, fingerprint = answer(reply, member.name, self.patience_s)
         except ResourceError as error:
             raise ResourceError(f"{error}: the cluster's CPUs or GPUs may be taken by other jobs") from None
         self.numerics = self.numerics or fingerprint
@@ -194,7 +195,7 @@ class Staff:
             .remote(config=self._config, net=self._net, workers=workers)
         )
         name = f"the relay of node {node[:8]}"
-        place: Place = answer(actor.place.remote(), name, self._patience_s)
+        place: Place = answer(actor.place.remote(), name, self.patience_s)
         relay = self._relays[node] = RelayPost(actor, name, place)
         return relay
 

@@ -10,7 +10,6 @@ Only this file and tracking_model.py import mlflow. It takes seconds, so nobody 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ from distsgd.checkpoint import write_atomically
 from distsgd.errors import TrackingError
 from distsgd.journal import Record
 from distsgd.result import Result
-from distsgd.scratch import PREFIX
+from distsgd.scratch import own_prefix
 from distsgd.tracking_about import ID_FILE, RUN_KEY_TAG, read_id
 from distsgd.tracking_figure import learning_curve
 
@@ -179,7 +178,7 @@ class StoredRun:
             self._client.log_batch(self.run_id, tags=new)
 
     def _log_figure(self, records: Sequence[Record]) -> None:
-        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-figure-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}figure-") as folder:
             figure = Path(folder, "learning_curve.svg")
             figure.write_text(learning_curve(records))
             self._client.log_artifact(self.run_id, str(figure))
@@ -194,7 +193,7 @@ class StoredRun:
         begun = self._client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'")
         model = begun[0] if begun else self._client.create_logged_model(experiment, MODEL, source_run_id=self.run_id)
         if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-model-") as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}model-") as folder:
                 saved = Path(folder, MODEL)
                 tracking_model.save(saved, path / "model.npz", about["model"], logged=model)
                 self._client.log_model_artifacts(model.model_id, str(saved))

@@ -50,10 +50,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 def _password(uri: str) -> re.Match[str] | None:
     """Return where the URI's password is; that of a database may hold a slash, by SQLAlchemy's reading."""
-    pattern = (
-        r"[^:]+://[^:/@]*:([^@]*)@" if uri.split(":")[0].split("+")[0] in DATABASES else r"[^:]+://[^:/@]*:([^@/]*)@"
-    )
-    return re.match(pattern, uri)
+    end = "@" if uri.startswith(DATABASES) else "@/"
+    return re.match(f"[^:]+://[^:/@]*:([^{end}]*)@", uri)
 
 
 def holds_password(uri: str) -> bool:

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd import reduction, validation
-from distsgd.actors import START_S, Place, ServerActor
+from distsgd.actors import Place, ServerActor
 from distsgd.backend import Device
 from distsgd.calls import answer, ask_server, end
 from distsgd.errors import ResourceError, WorkerLostError
@@ -71,7 +71,7 @@ class RayTrainer:
         self._server = remote.remote(
             config=self._config, net=self._setup.net, plan=self._setup.plan, start=start, workers=workers
         )
-        self._place = ask_server(self._server.place.remote(), max(self._config.run.timeout_s, START_S))
+        self._place = ask_server(self._server.place.remote(), self._staff.patience_s)
         assert self._place is not None
         self._staff.seat(self._server, self._place)
 
@@ -142,7 +142,7 @@ class RayTrainer:
         flat = self._ask(self._server.current_parameters.remote())
         found: list[tuple[float, int]] = []
         owed = [range(validation.block_count(rows))]
-        patience_s = max(self._config.run.timeout_s, START_S)
+        patience_s = self._staff.patience_s
         deadline = time.monotonic() + patience_s
         while owed:
             owed, missing = [], owed

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from distsgd.cli import main
@@ -60,6 +61,11 @@ def options(*layers: Mapping[str, Any], **dotted: Any) -> list[str]:
     for layer in (*layers, {key.replace("__", "."): value for key, value in dotted.items()}):
         values |= layer
     return [f"--set={key}={value}" for key, value in values.items()]
+
+
+def slow_but_for(cases: Iterable[str], *quick: str) -> list[Any]:
+    """Return a test's cases, all of them marked slow but for some."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def invoke(*arguments: str) -> Outcome:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_helpers import list_table, some_rows, wide_table
-from runs import RAY_ENVIRONMENT, Cli, Outcome, invoke, options
+from runs import RAY_ENVIRONMENT, Cli, Outcome, invoke, options, slow_but_for
 
 import distsgd
 from distsgd.backend import cuda_problem
@@ -222,7 +222,7 @@ UNREACHABLE = {
 }
 
 
-@pytest.mark.parametrize("who", ["nobody", "a web server", pytest.param("nobody who answers", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("who", slow_but_for(UNREACHABLE, "nobody", "a web server"))
 def test_an_address_where_no_ray_is(own_folder, who):
     with UNREACHABLE[who]() as address:
         start = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import RAY_ENVIRONMENT, Cli, eventually, finished, invoke, journal, options, result, timeless
+from runs import RAY_ENVIRONMENT, Cli, eventually, finished, invoke, journal, options, result, slow_but_for, timeless
 
 import distsgd
 
@@ -57,18 +57,16 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
-QUICK = ("digits", "a last batch smaller than its seven shards, Nesterov, uint8, cosine")
-
-
 def write_bytes() -> None:
     """Write 137 rows of bytes, of which 14 are held out and 123 are trained on: batches of 60, 60 and 3."""
     rng = np.random.default_rng(3)
     np.savez("bytes.npz", X=rng.integers(0, 256, (137, 20), dtype=np.uint8), y=np.arange(137) % 3)
 
 
-@pytest.mark.parametrize(
-    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-)
+QUICK = ("digits", "a last batch smaller than its seven shards, Nesterov, uint8, cosine")
+
+
+@pytest.mark.parametrize("case", slow_but_for(CASES, *QUICK))
 def test_any_number_of_workers(case):
     values, crews = CASES[case]
     write_bytes()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import journal
+from runs import journal, slow_but_for
 
 import distsgd
 
@@ -93,7 +93,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rule", ["plain", "momentum", pytest.param("nesterov", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", slow_but_for(RULES, "plain", "momentum"))
 def test_twenty_steps_of_full_batch_descent(rule):
     initial = train("initial", train__max_steps=0, run__workers=0)
     found = train("trained", train__max_steps=STEPS, **RULES[rule])

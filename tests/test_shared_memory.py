@@ -346,8 +346,9 @@ IDLE = 0.05
 """Of a core: what a process that waits may use at most."""
 
 
-def test_workers_that_wait_use_no_processor():
-    with training(some_setup(), workers=2, spin=True) as found:
+@pytest.mark.parametrize("spin", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_workers_that_wait_use_no_processor(spin):
+    with training(some_setup(), workers=2, spin=spin) as found:
         check(found, 5)
         before = [cpu_seconds(process.pid) for process in found.processes]
         time.sleep(MEASURED_S)
@@ -356,8 +357,9 @@ def test_workers_that_wait_use_no_processor():
         check(found, 10)
 
 
-def test_a_server_that_waits_for_a_worker_uses_no_processor():
-    with training(some_setup(), workers=1, spin=True) as found, running(found):
+@pytest.mark.parametrize("spin", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_server_that_waits_for_a_worker_uses_no_processor(spin):
+    with training(some_setup(), workers=1, spin=spin) as found, running(found):
         after(found, 5)
         (worker,) = found.processes
         worker.send_signal(signal.SIGSTOP)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import slow_but_for
 from tracking_helpers import (
     SHORT,
     MlflowClient,
@@ -193,9 +194,7 @@ distsgd.train(arguments)
 """
 
 
-@pytest.mark.parametrize(
-    "moment", ["half", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("created", "before", "after"))]
-)
+@pytest.mark.parametrize("moment", slow_but_for(["created", "before", "half", "after"], "half"))
 def test_a_driver_killed_while_it_talks_to_mlflow_leaves_no_gap_and_no_double_point(tmp_path, uri, moment):
     arguments = SHORT | {"run.dir": str(tmp_path / "run"), "tracking.uri": uri, "checkpoint.every_s": 1000.0}
     killed = subprocess.run([sys.executable, "-c", KILLED_DRIVER, moment, repr(arguments)], timeout=100, check=False)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from tracking_helpers import (
 import distsgd
 from distsgd import tracking
 from distsgd.errors import ConfigError, TrackingError
+from distsgd.faults import VARIABLE, Fault
 from distsgd.tracking_sync import sync
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -242,6 +244,19 @@ def test_a_signal_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path, sign
         errors = process.communicate(timeout=30)[1]
     assert process.returncode == 0
     assert errors == f"warning: {assert_unharmed(Path('run'), json.loads(Path('run/result.json').read_bytes()))}\n"
+
+
+def test_a_second_ctrl_c_ends_the_waiting_of_a_stopped_run(tmp_path, monkeypatch):
+    (tmp_path / "faults").mkdir()
+    faults = tmp_path / "faults" / "faults.json"
+    moments = ("journaled", "written")
+    faults.write_text(json.dumps([asdict(Fault("driver", 0, 23, moment, "SIGINT")) for moment in moments]))
+    monkeypatch.setenv(VARIABLE, str(faults))
+    with stalled_server() as uri, started(tmp_path, uri) as process:
+        errors = process.communicate(timeout=90)[1]
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert json.loads(Path("run/result.json").read_bytes())["status"] == "KILLED"
 
 
 @pytest.mark.slow
