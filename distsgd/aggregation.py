@@ -5,6 +5,7 @@ Blocks are fixed and all of it is elementwise, so the bits are the same for any 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 from distsgd import optim, reduction
 from distsgd.config import OptimConfig
 from distsgd.model import Net
-from distsgd.reduction import Node
+from distsgd.reduction import Addition, Node
 
 THREADED = 8 * optim.BLOCK
 """Parameters from which on the work is split over threads: for fewer, waking one takes as long as it saves."""
@@ -24,19 +25,26 @@ T = TypeVar("T")
 Gradients = Mapping[Node, np.ndarray]
 """Of each subtree that is held, the sum (P,) float32."""
 
+Total = tuple[optim.Block, np.ndarray, np.ndarray]
+"""A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
+
 
 class Aggregation:
     """Buffers and threads for updates of one net."""
 
     def __init__(self, net: Net, num_shards: int, *, threads: int = 1) -> None:
         self._root = (0, num_shards)
-        blocks = list(optim.blocks(net))
+        # From the last to the first: what workers wrote last, and will read first, is then still in a cache.
+        blocks = list(optim.blocks(net))[::-1]
         count = threads if net.size >= THREADED else 1
-        self._shares = [blocks[share.start : share.stop] for share in reduction.assign(count, len(blocks))]
-        width = min(optim.BLOCK, net.size)
-        self._buffers = np.empty((count, reduction.buffers(num_shards) + 1, width), np.float32)
-        self._pool = ThreadPoolExecutor(count - 1, "aggregation") if count > 1 else None
+        buffers = np.empty((count, reduction.buffers(num_shards) + 1, min(optim.BLOCK, net.size)), np.float32)
+        self._shares = [
+            [(block, list(own[:, : block.part.stop - block.part.start])) for block in blocks[number::count]]
+            for number, own in enumerate(buffers)
+        ]
+        self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
+    @np.errstate(all="ignore")  # what overflows is found by looking at the results
     def update(
         self,
         gradients: Gradients,
@@ -63,6 +71,7 @@ class Aggregation:
         def updated(thread: int) -> bool:
             finite = True
             for (part, biases), total, scratch in self._totals(thread, gradients):
+                new = out[part]
                 optim.update(
                     total,
                     count,
@@ -71,55 +80,46 @@ class Aggregation:
                     lr=lr,
                     biases=biases,
                     config=config,
-                    out=out[part],
+                    out=new,
                     velocity_out=None if velocity_out is None else velocity_out[part],
                     scratch=scratch,
                 )
-                finite = finite and _is_finite(out[part])
+                finite = finite and _is_finite(new)
             return finite
 
         return all(self._each_thread(updated))
 
-    def _totals(self, thread: int, gradients: Gradients) -> Iterator[tuple[optim.Block, np.ndarray, np.ndarray]]:
-        """Yield each of a thread's blocks, the gradients' sum over it in a buffer, and a buffer to spare."""
-        sums, scratch = self._buffers[thread, :-1], self._buffers[thread, -1]
-        for block in self._shares[thread]:
-            total = _block_sum(gradients, self._root, block.part, sums)
-            yield block, total, scratch[: len(total)]
+    def _totals(self, thread: int, gradients: Gradients) -> Iterator[Total]:
+        """Yield each of a thread's blocks, one after the other in the same buffers."""
+        plan, held = reduction.additions(tuple(gradients), self._root), list(gradients.values())
+        for block, buffers in self._shares[thread]:
+            yield block, _block_sum(held, plan, block.part, buffers), buffers[-1]
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Return what `work` returns for each thread's number, in order; this thread is number 0."""
-
-        def quietly(number: int) -> T:
-            with np.errstate(all="ignore"):  # what overflows is found by looking at the results
-                return work(number)
-
         if self._pool is None:
-            return [quietly(0)]
-        others = [self._pool.submit(quietly, number) for number in range(1, len(self._shares))]
-        return [quietly(0), *(other.result() for other in others)]
+            return [work(0)]
+        others = [self._pool.submit(work, number) for number in range(1, len(self._shares))]
+        return [work(0), *(other.result() for other in others)]
 
 
-def _block_sum(gradients: Gradients, root: Node, part: slice, sums: np.ndarray) -> np.ndarray:
-    """Return one block of the gradients' sum over all shards, in one of the buffers `sums`."""
-    width = part.stop - part.start
+def _ignore_overflow() -> None:
+    np.seterr(all="ignore")
 
-    def known(node: Node, _: int) -> np.ndarray | None:
-        gradient = gradients.get(node)
-        return None if gradient is None else gradient[part]
 
-    def add(left: np.ndarray, right: np.ndarray, buffer: int) -> np.ndarray:
-        added: np.ndarray = np.add(left, right, out=sums[buffer, :width])
-        return added
-
-    total: np.ndarray = reduction.tree_sum(root, known, add)
-    if root not in gradients:
-        return total
-    copy: np.ndarray = sums[0, :width]
-    np.copyto(copy, total)  # one worker's sum over all shards, which is not to be overwritten
-    return copy
+def _block_sum(
+    gradients: list[np.ndarray], plan: tuple[Addition, ...], part: slice, buffers: list[np.ndarray]
+) -> np.ndarray:
+    """Return one block of the gradients' sum over all shards, in one of the block's buffers."""
+    if not plan:
+        np.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
+        return buffers[0]
+    sums = [gradient[part] for gradient in gradients]
+    for left, right, buffer in plan:
+        sums.append(np.add(sums[left], sums[right], out=buffers[buffer]))
+    return sums[-1]
 
 
 def _is_finite(values: np.ndarray) -> bool:
     """Return whether all values are finite; the square of a huge one may overflow, so that a second look is needed."""
-    return bool(np.isfinite(np.dot(values, values)) or np.isfinite(values).all())
+    return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())

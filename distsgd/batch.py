@@ -20,6 +20,7 @@ class Batch:
         self._shape = (count, rows.X.shape[1])
         self._raw = None if rows.X.dtype == np.float32 else xp.empty(self._shape, rows.X.dtype)
         self._buffers: list[tuple[Any, Any]] = []
+        self._cuts: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
 
     @property
     def buffer_bytes(self) -> int:
@@ -32,10 +33,16 @@ class Batch:
 
         They are valid until the buffer is used again; buffers are made when they are first used.
         """
-        n, xp = len(index), self._xp
+        key = (len(index), buffer)  # there are only a few sizes, so the cuts are kept
+        X, y, raw = self._cuts.get(key) or self._cut(*key)
+        gather(self._rows, self._xp.asarray(index), self._transform, xp=self._xp, X_out=X, y_out=y, raw=raw)
+        return X, y
+
+    def _cut(self, n: int, buffer: int) -> tuple[Any, Any, Any]:
+        """Return, and keep, the arrays that n rows are gathered in."""
+        xp = self._xp
         while len(self._buffers) <= buffer:
             self._buffers.append((xp.empty(self._shape, xp.float32), xp.empty(self._shape[0], xp.int64)))
-        X, y = (array[:n] for array in self._buffers[buffer])
-        raw = None if self._raw is None else self._raw[:n]
-        gather(self._rows, xp.asarray(index), self._transform, xp=xp, X_out=X, y_out=y, raw=raw)
-        return X, y
+        X, y = self._buffers[buffer]
+        cut = self._cuts[n, buffer] = (X[:n], y[:n], None if self._raw is None else self._raw[:n])
+        return cut

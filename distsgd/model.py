@@ -85,7 +85,7 @@ class Workspace:
     def __init__(self, net: Net, count: int, xp: ModuleType) -> None:
         self.xp = xp
         self._net, self._count = net, count
-        self._hidden = xp.empty((2, count, net.hidden), xp.float32)
+        self._hidden = xp.empty((3, count, net.hidden), xp.float32)
         self._scores = xp.empty(count * net.classes, xp.float32)
         self._index = xp.empty((2, count), xp.int64)
         self._index[1] = xp.arange(count)
@@ -100,6 +100,7 @@ class Workspace:
             self._views[n] = Views(
                 h=self._hidden[0, :n],
                 dh=self._hidden[1, :n],
+                active=self._hidden[2, :n],
                 s=flat.reshape(self._net.classes, n).T,
                 s_flat=flat,
                 column=self._column[0, :n],
@@ -116,6 +117,7 @@ class Views(NamedTuple):
 
     h: Array  # (n, H): hidden activations
     dh: Array  # (n, H): their gradient
+    active: Array  # (n, H): 1 where they are above 0, else 0
     s: Array  # (n, C), its transpose contiguous: scores, their softmax, their gradient
     s_flat: Array  # (C n,): the same memory
     column: Array  # (n,)
@@ -130,7 +132,9 @@ def forward(parameters: Parameters, X: Array, workspace: Workspace) -> Views:
     xp, v = workspace.xp, workspace.views(len(X))
     xp.matmul(X, parameters.W1, out=v.h)
     xp.add(v.h, parameters.b1, out=v.h)
-    xp.maximum(v.h, 0, out=v.h)
+    # Faster than a maximum, which looks for NaN (128 × 1024: 45 and 94 µs), and the backward pass needs it, too.
+    xp.greater(v.h, 0, out=v.active)
+    xp.multiply(v.h, v.active, out=v.h)
     xp.matmul(v.h, parameters.W2, out=v.s)
     xp.add(v.s, parameters.b2, out=v.s)
     return v
@@ -179,7 +183,7 @@ def loss_and_gradient_sums(
     loss = float(losses_and_softmax(v, y, xp).sum(dtype=xp.float64))
     v.s_flat[v.own] -= 1  # v.s is now ∂(ΣL_i)/∂s
     xp.matmul(v.s, parameters.W2.T, out=v.dh)
-    xp.multiply(v.dh, v.h > 0, out=v.dh)
+    xp.multiply(v.dh, v.active, out=v.dh)
     # A product with ones sums columns faster than a reduction does.
     if add_product is None:
         xp.matmul(X.T, v.dh, out=out.W1)

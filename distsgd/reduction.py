@@ -6,7 +6,8 @@ if `hi - lo == 1`, else `sum(lo, mid) + sum(mid, hi)`, where `mid - lo` is the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 Node = tuple[int, int]
@@ -62,14 +63,45 @@ def most_roots(num_shards: int) -> int:
     return max(1, 2 * (num_shards - 1).bit_length())
 
 
-def is_complete(held: Mapping[Node, object], num_shards: int) -> bool:
-    """Return whether the nodes in `held` cover every shard exactly once."""
-    position = 0
-    for lo, hi in sorted(held):
-        if lo != position:
-            return False
-        position = hi
-    return position == num_shards
+class Addition(NamedTuple):
+    """One of the additions of parts; operands are numbers, of parts and, from their count on, of earlier additions."""
+
+    left: int
+    right: int
+    buffer: int
+    """Where the sum may be written to; see `tree_sum`."""
+
+
+@functools.lru_cache(maxsize=1024)
+def additions(parts: tuple[Node, ...], root: Node) -> tuple[Addition, ...]:
+    """Return how `parts` are added to the sum over `root`, which is the last one; none if there is but one part.
+
+    Raises ValueError unless the parts are subtrees that cover each shard of `root` exactly once.
+    """
+    numbers, done = {part: number for number, part in enumerate(parts)}, []
+
+    def known(node: Node, _: int) -> int | None:
+        return numbers.get(node)
+
+    def add(left: int, right: int, buffer: int) -> int:
+        done.append(Addition(left, right, buffer))
+        return len(parts) + len(done) - 1
+
+    try:
+        tree_sum(root, known, add)
+    except KeyError as error:
+        raise ValueError(str(error)) from None
+    if len(done) != len(parts) - 1:
+        raise ValueError(f"not all of {parts} are part of the sum over {root}")
+    return tuple(done)
+
+
+def sum_of_losses(losses: Sequence[float], plan: Sequence[Addition]) -> float:
+    """Return the sum of the parts' losses, added as `plan` says."""
+    sums = list(losses)
+    for left, right, _ in plan:
+        sums.append(sums[left] + sums[right])
+    return sums[-1]
 
 
 def assign(workers: int, num_shards: int) -> list[range]:
@@ -89,15 +121,3 @@ class Partial(NamedTuple):
         """Return the partial of this subtree and the next one, whose gradients' sum is `gradient`."""
         node = (self.node[0], right.node[1])
         return Partial(node, gradient, self.loss + right.loss, self.examples + right.examples)
-
-
-def sum_of_losses(partials: Mapping[Node, Partial], num_shards: int) -> float:
-    """Return the mini-batch's loss sum, added in the canonical order."""
-
-    def known(node: Node, _: int) -> float | None:
-        return partials[node].loss if node in partials else None
-
-    def add(left: float, right: float, _: int) -> float:
-        return left + right
-
-    return tree_sum((0, num_shards), known, add)

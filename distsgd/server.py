@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +19,11 @@ from distsgd.aggregation import Aggregation
 from distsgd.config import Config
 from distsgd.errors import NonFiniteError
 from distsgd.model import Net
-from distsgd.reduction import Node, Partial
+from distsgd.reduction import Partial
 from distsgd.state import Plan, Snapshot
 from distsgd.timing import StepTimes
+
+_node = attrgetter("node")
 
 
 class Link(Protocol):
@@ -68,19 +71,18 @@ class ParameterServer:
         """
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
-        with np.errstate(all="ignore"):  # what overflows is found by looking at the results
-            while self.step < until and not self._stop.is_set():
-                if faults.ARMED:
-                    faults.reached("server", 0, self.step + 1, "begun")
-                partials = self.link.exchange(self.step, self._current, self._shards)
-                if faults.ARMED:
-                    faults.reached("server", 0, self.step + 1, "gathered")
-                loss = self.apply(partials)
-                if faults.ARMED:
-                    faults.reached("server", 0, self.step, "applied")
-                self._times.add(clock(), sum(partial.examples for partial in partials))
-                if self.step % log_every == 0 or self.step == until:
-                    self._record(loss)
+        while self.step < until and not self._stop.is_set():
+            if faults.ARMED:
+                faults.reached("server", 0, self.step + 1, "begun")
+            partials = self.link.exchange(self.step, self._current, self._shards)
+            if faults.ARMED:
+                faults.reached("server", 0, self.step + 1, "gathered")
+            loss = self.apply(partials)
+            if faults.ARMED:
+                faults.reached("server", 0, self.step, "applied")
+            self._times.add(clock(), sum([partial.examples for partial in partials]))
+            if self.step % log_every == 0 or self.step == until:
+                self._record(loss)
         return self.step
 
     def apply(self, partials: Sequence[Partial]) -> float:
@@ -89,13 +91,17 @@ class ParameterServer:
         If the loss or the gradient is not finite the parameters stay as they were: NonFiniteError, or, if the
         configuration says `skip`, one more skipped step.
         """
-        held = {partial.node: partial for partial in partials}
-        num_shards = self.config.train.num_shards
-        if not reduction.is_complete(held, num_shards):
-            raise ValueError(f"step {self.step + 1}: gradients came for {sorted(held)} of {num_shards} shards")
-        count = sum(partial.examples for partial in partials)
-        loss = reduction.sum_of_losses(held, num_shards) / count
-        good = math.isfinite(loss) and self._update(held, count)
+        partials = sorted(partials, key=_node)  # they come in any order, and ways to add are kept for each
+        nodes = tuple([partial.node for partial in partials])
+        try:
+            plan = reduction.additions(nodes, (0, len(self._shards)))
+        except ValueError as error:
+            raise ValueError(
+                f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
+            ) from None
+        count = sum([partial.examples for partial in partials])
+        loss = reduction.sum_of_losses([partial.loss for partial in partials], plan) / count
+        good = math.isfinite(loss) and self._update(partials, count)
         if not good and self.config.train.on_nonfinite == "stop":
             raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
         with self._lock:
@@ -107,11 +113,11 @@ class ParameterServer:
                 self.skipped += 1
         return loss
 
-    def _update(self, held: Mapping[Node, Partial], count: int) -> bool:
+    def _update(self, partials: Sequence[Partial], count: int) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
         old, new, velocity = self._current, 1 - self._current, self._velocity
         return self._aggregation.update(
-            {node: partial.gradient for node, partial in held.items()},
+            {partial.node: partial.gradient for partial in partials},
             count,
             self._parameters[old],
             None if velocity is None else velocity[old],
@@ -121,6 +127,7 @@ class ParameterServer:
             velocity_out=None if velocity is None else velocity[new],
         )
 
+    @np.errstate(all="ignore")  # a record says what is not finite by leaving it out
     def _record(self, loss: float) -> None:
         """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""
         loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2)

@@ -131,8 +131,9 @@ class Worker:
             return left.joined(right, gradient)
 
         partial = reduction.tree_sum(root, known, add)
-        if not on_host:
-            partial.gradient.get(out=out)
+        if on_host:
+            return partial
+        partial.gradient.get(out=out)
         return partial._replace(gradient=out)
 
     def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:

@@ -13,10 +13,9 @@ from distsgd.aggregation import Aggregation
 from distsgd.config import OptimConfig
 from distsgd.model import Net
 from distsgd.reduction import (
-    Partial,
+    additions,
     assign,
     buffers,
-    is_complete,
     middle,
     most_roots,
     roots,
@@ -141,16 +140,17 @@ def test_the_sum_over_partials_has_the_bits_of_the_sum_over_leaves(num_shards, c
 
     whole = tree_sum((0, num_shards), leaf_only(lambda s: values[s]), add)
     edges = sorted({0, num_shards, *(min(cut, num_shards) for cut in cuts)})
-    partials = []
-    for lo, hi in itertools.pairwise(edges):
-        for root in roots(range(lo, hi), num_shards):
-            value = tree_sum(root, leaf_only(lambda s: values[s]), add)
-            partials.append(Partial(root, value, float(value[0]), root[1] - root[0]))
-    order.shuffle(partials)
-    held = {partial.node: partial for partial in partials}
-    assert is_complete(held, num_shards)
-    found = tree_sum((0, num_shards), lambda node, _: held[node].gradient if node in held else None, add)
-    assert found.tobytes() == whole.tobytes()
+    held = {
+        root: tree_sum(root, leaf_only(lambda s: values[s]), add)
+        for lo, hi in itertools.pairwise(edges)
+        for root in roots(range(lo, hi), num_shards)
+    }
+    parts = list(held)
+    order.shuffle(parts)
+    found = [held[part] for part in parts]
+    for left, right, _ in additions(tuple(parts), (0, num_shards)):
+        found.append(found[left] + found[right])
+    assert found[-1].tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 5, 8, 13])
@@ -185,11 +185,11 @@ def test_losses_are_added_along_the_same_tree(num_shards, workers):
     losses = np.exp(np.random.default_rng(num_shards).normal(0, 20, num_shards)).tolist()
     expected = tree_sum((0, num_shards), leaf_only(lambda s: losses[s]), lambda a, b, _: a + b)
     held = {
-        root: Partial(root, None, tree_sum(root, leaf_only(lambda s: losses[s]), lambda a, b, _: a + b), 1)
+        root: tree_sum(root, leaf_only(lambda s: losses[s]), lambda a, b, _: a + b)
         for run in assign(min(workers, num_shards), num_shards)
         for root in roots(run, num_shards)
     }
-    assert sum_of_losses(held, num_shards) == expected
+    assert sum_of_losses(list(held.values()), additions(tuple(held), (0, num_shards))) == expected
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,13 @@ def test_losses_are_added_along_the_same_tree(num_shards, workers):
         ([(0, 2), (1, 2), (2, 4)], False),
         ([(0, 4), (3, 4)], False),
         ([(0, 4), (4, 5)], False),
+        ([(0, 2), (0, 2), (2, 4)], False),
+        ([(0, 3), (3, 4)], False),
     ],
 )
-def test_complete_means_every_shard_exactly_once(held, complete):
-    assert is_complete(dict.fromkeys(held), 4) is complete
+def test_parts_have_to_cover_every_shard_exactly_once(held, complete):
+    if complete:
+        assert len(additions(tuple(held), (0, 4))) == len(held) - 1
+        return
+    with pytest.raises(ValueError, match=r"shard \d is missing|not all of .* are part of the sum over \(0, 4\)"):
+        additions(tuple(held), (0, 4))

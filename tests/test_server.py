@@ -29,6 +29,7 @@ class Workers:
         """Values to put into some shard's gradient, by step."""
         self._loop, self._sampler = SerialLoop(setup), setup.plan.sampler
 
+    @np.errstate(all="ignore")
     def exchange(self, step: int, buffer: int, shards: range) -> list[Partial]:
         self.asked.append((step, buffer))
         rows = self._sampler.shard_rows(range(step, step + 1), shards)

@@ -24,6 +24,9 @@ from distsgd.links.doorbell import SPIN_S
 from distsgd.links.memory import Segment
 from distsgd.reduction import Partial
 
+DEAF_MS = 20
+"""Milliseconds for which a step may wait for one peer alone, and does not hear of another one's death."""
+
 
 class Loss(NamedTuple):
     """A peer that was given up."""
@@ -68,6 +71,8 @@ class Crew:
         self._plan: list[tuple[int, Peer, range]] = []
         self._planned: range | None = None
         self._poll = select.poll()
+        self._slowest: int | None = None
+        self._slowest_poll = select.poll()
         self._arrivals = threading.Condition()
         self._coming: list[Peer] = []
         self._losses: list[Loss] = []
@@ -123,6 +128,7 @@ class Crew:
         if not self._plan:  # nobody is here yet
             now.owed.append(shards)
         self._spin(len(now.busy))
+        self._await_slowest(now)
         while now.busy or now.owed:
             if not self._peers:
                 self._wait_for_arrival(now, shards)
@@ -164,31 +170,47 @@ class Crew:
             while len(self._poll.poll(0)) < count and time.perf_counter() < end:
                 os.sched_yield()
 
+    def _await_slowest(self, now: _Step) -> None:
+        """Sleep until the peer answers that was last before, and receive what has come by then.
+
+        There is nothing to do sooner, and to wake up for each answer takes the core from a peer that still computes.
+        """
+        if self._slowest in now.busy and self._slowest_poll.poll(DEAF_MS):
+            for descriptor in list(now.busy):
+                self._receive(now, descriptor)
+
     def _collect(self, now: _Step) -> None:
         """Receive what has come, waiting for it until the deadline."""
         patience = max(0.0, now.deadline - time.monotonic())
         ready = self._poll.poll(1000 * patience)
         for descriptor, _ in ready:
-            peer, run = now.busy.pop(descriptor, (self._peers[descriptor], range(0)))
-            try:
-                answer = peer.receive()
-                if (answer.step, answer.shards) != (now.number, run):
-                    raise PeerLostError(f"it answers for shards {answer.shards} of step {answer.step + 1}")
-                now.answers[descriptor] = answer.partials
-            except BlockingIOError:
-                now.busy[descriptor] = (peer, run)
-            except PeerFailedError as error:
-                raise TrainingError(f"{peer.name} on {peer.host} failed in step {now.number + 1}: {error}") from None
-            except PeerLostError as error:
-                if run:
-                    now.owed.append(run)
-                self._lose(now, descriptor, peer, f"died: {error}")
+            self._receive(now, descriptor)
+        if ready and not now.busy:
+            self._slowest, self._slowest_poll = ready[-1][0], select.poll()
+            self._slowest_poll.register(self._slowest, select.POLLIN)
         if not ready:
             for descriptor, (peer, run) in list(now.busy.items()):
                 del now.busy[descriptor]
                 now.owed.append(run)
                 problem = f"has not answered for {self._timeout_s:g} s while it computed shards {_named(run)}"
                 self._lose(now, descriptor, peer, problem, kill=True)
+
+    def _receive(self, now: _Step, descriptor: int) -> None:
+        """Take in the answer of a peer, if it has come, or that it is gone."""
+        peer, run = now.busy.pop(descriptor, (self._peers[descriptor], range(0)))
+        try:
+            answer = peer.receive()
+            if (answer.step, answer.shards) != (now.number, run):
+                raise PeerLostError(f"it answers for shards {answer.shards} of step {answer.step + 1}")
+            now.answers[descriptor] = answer.partials
+        except BlockingIOError:
+            now.busy[descriptor] = (peer, run)
+        except PeerFailedError as error:
+            raise TrainingError(f"{peer.name} on {peer.host} failed in step {now.number + 1}: {error}") from None
+        except PeerLostError as error:
+            if run:
+                now.owed.append(run)
+            self._lose(now, descriptor, peer, f"died: {error}")
 
     def _lose(self, now: _Step, descriptor: int, peer: Peer, problem: str, *, kill: bool = False) -> None:
         """Give a peer up; what it has answered in this step stays good, as a copy."""

@@ -29,7 +29,7 @@ HELLO = struct.Struct("<8sqq")  # MAGIC, the worker's number, P
 MAGIC = b"distsgd1"
 TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
-SUMS = struct.Struct("<dq")  # of each subtree: loss, examples
+SUMS = "dq"  # behind a D's head, of each subtree: loss, examples
 
 HANDSHAKE_S = 30.0
 """Seconds in which both sides have to get to know each other."""
@@ -56,7 +56,7 @@ class MemoryPeer:
         self._slots = list(slots.rows)
         self._shards = range(0)
         self._nodes: list[reduction.Node] = []
-        self._sums = struct.Struct("")
+        self._answer = HEAD
 
     @classmethod
     def welcome(cls, connection: Connection, board: Segment, welcome: Welcome) -> MemoryPeer:
@@ -86,7 +86,7 @@ class MemoryPeer:
         """See `links.Peer`."""
         if shards != self._shards:
             self._shards, self._nodes = shards, reduction.roots(shards, self._num_shards)
-            self._sums = struct.Struct(f"<{'dq' * len(self._nodes)}")
+            self._answer = struct.Struct(HEAD.format + len(self._nodes) * SUMS)
         try:
             self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer))
         except HungUpError as error:
@@ -96,18 +96,14 @@ class MemoryPeer:
         """See `links.Peer`."""
         try:
             message = self._connection.receive()
-            kind, step, lo, hi = HEAD.unpack_from(message)
-            if kind == b"F":
+            if message.startswith(b"F"):
                 raise PeerFailedError(message[HEAD.size :].decode(errors="replace"))
-            if (lo, hi) != (self._shards.start, self._shards.stop):
-                raise PeerLostError(f"it answers for shards {lo} to {hi}, and not for {self._shards}")
-            sums = self._sums.unpack(message[HEAD.size :])
+            _, step, lo, hi, *sums = self._answer.unpack(message)
         except (HungUpError, struct.error) as error:
             raise PeerLostError(str(error)) from None
-        partials = [
-            Partial(node, slot, loss, examples)
-            for node, slot, loss, examples in zip(self._nodes, self._slots, sums[::2], sums[1::2], strict=False)
-        ]
+        if (lo, hi) != (self._shards.start, self._shards.stop):
+            raise PeerLostError(f"it answers for shards {lo} to {hi}, and not for {self._shards}")
+        partials = list(map(Partial, self._nodes, self._slots, sums[::2], sums[1::2]))
         return Answer(step, self._shards, partials)
 
     def close(self, *, kill: bool = False) -> None:
@@ -172,10 +168,11 @@ class Seat:
                     text = f"{type(error).__name__}: {error}"[:1000]
                     connection.send(HEAD.pack(b"F", step, lo, hi) + text.encode()[:4000])
                     continue
-                sums = b"".join(SUMS.pack(partial.loss, partial.examples) for partial in partials)
+                sums = [value for partial in partials for value in (partial.loss, partial.examples)]
+                answer = struct.pack(HEAD.format + len(partials) * SUMS, b"D", step, lo, hi, *sums)
                 if faults.ARMED:
                     faults.reached("worker", self._number, step + 1, "computed")
-                connection.send(HEAD.pack(b"D", step, lo, hi) + sums)
+                connection.send(answer)
                 if faults.ARMED:
                     faults.reached("worker", self._number, step + 1, "answered")
                 worker.prepare(step + 1, shards)
