@@ -126,7 +126,7 @@ class Sampler:
     seed: int
     replacement: bool = False
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Steps in which an epoch's N rows are used up."""
         return -(-self.rows // self.batch_size)

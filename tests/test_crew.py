@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from distsgd import reduction
 from distsgd.errors import TrainingError, WorkerLostError
-from distsgd.links import Answer, PeerFailedError, PeerLostError
+from distsgd.links import Answer, PeerFailedError, PeerLostError, crew
 from distsgd.links.crew import Crew, InterruptedStepError
 from distsgd.reduction import Node, Partial
 
@@ -47,6 +47,8 @@ def subtree(node: Node, step: int, parameters: np.ndarray) -> Partial:
 
 FATES = ["answers", "answers", "is late", "refuses", "dies", "answers and dies", "is stale", "strays", "is silent"]
 """What a peer may do when it is asked; most steps have to go well."""
+
+LATE_S = {"is late": 0.002, "is slow": 0.1}
 
 
 class FakePeer:
@@ -87,8 +89,8 @@ class FakePeer:
             self.arrive(answer._replace(shards=range(shards.start, shards.stop + 1)))
         elif fate == "fails":
             self.arrive(PeerFailedError("ValueError: bad rows"))
-        elif fate == "is late":
-            threading.Timer(0.002, self.arrive, [answer]).start()
+        elif fate in LATE_S:
+            threading.Timer(LATE_S[fate], self.arrive, [answer]).start()
         elif fate != "is silent":
             self.arrive(answer)
         if fate == "answers and dies":
@@ -304,6 +306,26 @@ def test_nobody_waits_for_who_has_answered_already(agencies):
     agencies.append(crew_of([["answers", "answers and dies"], ["dies", "dies"], ["dies"], ["is late"]], 13))
     for step in range(4):
         check(agencies[0], step, range(13))
+
+
+def test_nobody_is_listened_to_before_the_slowest_has_answered(monkeypatch, agencies):
+    """To wake up for each answer would take the core from a peer that still computes."""
+    monkeypatch.setattr(crew, "DEAF_MS", 1000 * LONG_S)
+    agencies.append(crew_of([["is slow"] * 3, []], 4))
+    slowest, other = agencies[0].sent
+    order = []
+    monkeypatch.setattr(slowest, "arrive", lambda answer: (order.append("arrived"), FakePeer.arrive(slowest, answer)))
+    monkeypatch.setattr(other, "receive", lambda: (order.append("received"), FakePeer.receive(other))[1])
+    for step in range(3):
+        check(agencies[0], step, range(4))
+    assert order == ["received", "arrived"] + 2 * ["arrived", "received"]
+
+
+def test_a_death_is_heard_of_while_the_slowest_computes(agencies):
+    agencies.append(crew_of([["is late", "is silent"], ["answers", "dies"], []], 3, timeout_s=SHORT_S))
+    for step in range(2):
+        check(agencies[0], step, range(3))
+    assert [loss.name for loss in agencies[0].crew.take_losses()] == ["peer 1", "peer 0"]
 
 
 @pytest.mark.parametrize(

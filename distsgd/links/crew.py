@@ -24,8 +24,8 @@ from distsgd.links.doorbell import SPIN_S
 from distsgd.links.memory import Segment
 from distsgd.reduction import Partial
 
-DEAF_MS = 20
-"""Milliseconds for which a step may wait for one peer alone, and does not hear of another one's death."""
+DEAF_MS = 5
+"""Milliseconds for which a step may wait for one peer alone, deaf to another one's death."""
 
 
 class Loss(NamedTuple):
