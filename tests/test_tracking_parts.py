@@ -109,6 +109,7 @@ def test_a_curve_without_points_is_an_empty_picture():
 
 @example(0.0, 5e-324)
 @example(5e-324, 0.0)
+@example(900719926.1015625, 1.192092896e-07)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
 def test_ticks_are_round_few_and_around_the_values(low, span):
     found = ticks(low, low + span)
