@@ -54,7 +54,8 @@ class _Host:
         cores = len(os.sched_getaffinity(0))
         num_shards = config.train.num_shards
         self._crew = Crew(net.size, timeout_s=timeout_s, patience_s=patience_s, spin=workers < cores)
-        self._lobby = Lobby(self._crew, Welcome(net.size, num_shards, spin=workers <= cores))
+        one_each = cores if workers == cores and config.run.blas_threads == 1 else 0
+        self._lobby = Lobby(self._crew, Welcome(net.size, num_shards, spin=workers <= cores), cores=one_each)
         self._threads = cores
 
     def place(self) -> Place:

@@ -121,12 +121,12 @@ class Training:
 
 
 @contextlib.contextmanager
-def training(setup: Setup, *, workers: int, threads: int = 1, **crew: Any) -> Iterator[Training]:
+def training(setup: Setup, *, workers: int, threads: int = 1, cores: int = 0, **crew: Any) -> Iterator[Training]:
     """Yield a server whose workers have come; afterwards none of their processes is left."""
     keywords = {"timeout_s": 30.0, "patience_s": 30.0, "spin": False} | crew
     num_shards = setup.config.train.num_shards
     made = Crew(setup.net.size, **keywords)
-    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=keywords["spin"]))
+    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=keywords["spin"]), cores=cores)
     server = ParameterServer(
         config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, link=made, threads=threads
     )

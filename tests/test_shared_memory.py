@@ -21,6 +21,7 @@ import pytest
 from plain_training import Training, cpu_seconds, serial_parameters, some_setup, state_of, training, worker_of
 from runs import eventually
 
+from distsgd.actors import ServerActor
 from distsgd.aggregation import THREADED
 from distsgd.errors import TrainingError, WorkerLostError
 from distsgd.faults import VARIABLE
@@ -28,6 +29,7 @@ from distsgd.links import shared_memory
 from distsgd.links.doorbell import Connection, HungUpError
 from distsgd.links.shared_memory import HEAD, HELLO, MAGIC, REFUSALS, TASK, Seat
 from distsgd.setup import Setup
+from distsgd.worker import Worker
 
 STEPS = 30
 
@@ -394,3 +396,72 @@ def test_a_worker_may_serve_from_a_thread_of_the_servers_own_process():
             check(found, 3)
     thread.join(WAIT_S)
     assert not thread.is_alive()
+
+
+def cores_of(process: subprocess.Popen[bytes]) -> set[int]:
+    return os.sched_getaffinity(process.pid)  # of the main thread, which computes
+
+
+def test_workers_keep_to_cores_of_their_own_and_so_do_their_replacements():
+    every = os.sched_getaffinity(0)
+    with training(some_setup(), workers=3, cores=2) as found:
+        check(found, 10)
+        before = [cores_of(process) for process in found.processes]
+        assert sorted(map(len, before)) == sorted([1, 1, len(every)])
+        if len(every) > 1:
+            assert set.union(*(own for own in before if len(own) == 1)) == set(sorted(every)[:2])
+        (one, *_) = (process for process in found.processes if len(cores_of(process)) == 1)
+        with running(found):
+            after(found, 20)
+            one.kill()
+            assert eventually(lambda: losses(found))
+            replacement = found.start_worker()
+            assert eventually(lambda: found.crew.size() == 3)
+            assert eventually(lambda: cores_of(replacement) == before[found.processes.index(one)])
+
+
+class Server(ServerActor):
+    """The actor as a plain object."""
+
+    @property
+    def address(self) -> str:
+        return self._lobby.address
+
+    def close(self) -> None:
+        self._lobby.close()
+        self._crew.close()
+        os.close(self._crew.board.descriptor)
+        self._blas.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("more", "blas_threads", "kept"), [(0, 1, True), (1, 1, False), (0, 2, False)])
+def test_workers_keep_to_a_core_where_there_is_one_for_each(more, blas_threads, kept):
+    setup = some_setup(run__blas_threads=blas_threads)
+    every = os.sched_getaffinity(0)
+    server = Server(config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, workers=len(every) + more)
+    seen: list[set[int]] = []
+
+    class Looking(Worker):
+        def compute(self, *arguments):
+            seen.append(os.sched_getaffinity(0))
+            return super().compute(*arguments)
+
+    data = setup.data
+    worker = Looking(
+        net=setup.net,
+        sampler=setup.plan.sampler,
+        train=data.train,
+        val=None,
+        transform=data.transform,
+        device="cpu",
+    )
+    seat = Seat.take(server.address, 0, setup.net.size)
+    thread = threading.Thread(target=seat.serve, args=[worker])
+    thread.start()
+    try:
+        assert server.run(3) == 3
+    finally:
+        server.close()
+        thread.join(WAIT_S)
+    assert seen == 3 * [{min(every)} if kept else every]
+    assert os.sched_getaffinity(0) == every

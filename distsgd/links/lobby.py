@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from dataclasses import replace
+from functools import partial
 
 from distsgd.links.crew import Crew
 from distsgd.links.doorbell import Connection, HungUpError, Listener, SilentError
@@ -15,8 +18,13 @@ RETRY_S = 0.1
 class Lobby:
     """Accepts connections for a crew until it is closed."""
 
-    def __init__(self, crew: Crew, welcome: Welcome) -> None:
-        self._crew, self._welcome = crew, welcome
+    def __init__(self, crew: Crew, welcome: Welcome, *, cores: int = 0) -> None:
+        """Give each of the first `cores` workers a core of its own, and those that replace them the same ones.
+
+        Without that, where there are as many workers as cores, two of them wake up on one core every now and then, and
+        take turns there for a whole step while the other core is idle.
+        """
+        self._crew, self._welcome, self._cores = crew, welcome, deque(range(cores))
         self._listener, self._closing = Listener.open(), threading.Event()
         self.address = self._listener.name
         self._thread = threading.Thread(target=self._accept, name="lobby", daemon=True)
@@ -35,10 +43,25 @@ class Lobby:
             threading.Thread(target=self._greet, args=(connection,), name="greeting", daemon=True).start()
 
     def _greet(self, connection: Connection) -> None:
+        core = self._free_core()
         try:
-            self._crew.join(MemoryPeer.welcome(connection, self._crew.board, self._welcome))
+            peer = MemoryPeer.welcome(connection, self._crew.board, replace(self._welcome, core=core))
         except (OSError, HungUpError, SilentError, ValueError):
             connection.close()
+            self._release(core)
+        else:
+            peer.on_close = partial(self._release, core)
+            self._crew.join(peer)
+
+    def _free_core(self) -> int | None:
+        try:
+            return self._cores.popleft()
+        except IndexError:
+            return None
+
+    def _release(self, core: int | None) -> None:
+        if core is not None:
+            self._cores.append(core)
 
     def close(self) -> None:
         """Accept no more."""

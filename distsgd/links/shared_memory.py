@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +46,9 @@ class Welcome:
     spin: bool
     """Whether there are cores enough for waits to poll before they block."""
 
+    core: int | None = None
+    """Which one of its cores the worker keeps to, counted from 0; none if it need not."""
+
 
 class MemoryPeer:
     """The server's side of one worker."""
@@ -54,6 +57,7 @@ class MemoryPeer:
         self.name, self.host, self.weight, self.pid = name, host, 1, connection.peer_pid
         self._connection, self._num_shards = connection, num_shards
         self._slots = list(slots.rows)
+        self.on_close: Callable[[], None] = lambda: None
         self._shards = range(0)
         self._nodes: list[reduction.Node] = []
         self._answer = HEAD
@@ -112,6 +116,8 @@ class MemoryPeer:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._connection.close()
+        on_close, self.on_close = self.on_close, lambda: None
+        on_close()
 
 
 class Computer(Protocol):
@@ -124,9 +130,11 @@ class Computer(Protocol):
 class Seat:
     """A worker's side: its place at the server's memory."""
 
-    def __init__(self, connection: Connection, board: Segment, slots: Segment, *, number: int, spin: bool) -> None:
+    def __init__(
+        self, connection: Connection, board: Segment, slots: Segment, *, number: int, welcome: Welcome
+    ) -> None:
         self._connection, self._board, self._slots = connection, list(board.rows), list(slots.rows)
-        self._number, self._patience = number, Patience() if spin else None
+        self._number, self._patience, self._core = number, Patience() if welcome.spin else None, welcome.core
 
     @classmethod
     def take(cls, address: str, number: int, parameters: int) -> Seat:
@@ -150,11 +158,13 @@ class Seat:
         except BaseException:
             connection.close()
             raise
-        return cls(connection, board, slots, number=number, spin=welcome.spin)
+        return cls(connection, board, slots, number=number, welcome=welcome)
 
     def serve(self, worker: Computer) -> None:
         """Compute what the server asks for until it hangs up."""
         connection, patience = self._connection, self._patience
+        if self._core is not None:
+            _keep_to(self._core)
         with suppress(HungUpError):
             while True:
                 connection.wait_patiently(patience)
@@ -181,6 +191,12 @@ class Seat:
     def leave(self) -> None:
         """Make `serve` return after the computation at hand; any thread may call it."""
         self._connection.hang_up()
+
+
+def _keep_to(core: int) -> None:
+    """Bind the calling thread to one of the cores that it may use."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
 REFUSALS = (OSError, HungUpError, SilentError, ValueError, TypeError)
