@@ -42,7 +42,7 @@ WORKER_HOOKS = {
     "distsgd.worker:loss_and_gradient_sums": "backward",
     "distsgd.worker:Worker.compute": "add shards",
     "distsgd.links.doorbell:Connection.send": "send",
-    "distsgd.links.doorbell:Connection.wait": "wait",
+    "distsgd.links.doorbell:Connection.wait_patiently": "wait",
     "distsgd.links.doorbell:Connection.receive": "receive",
 }
 """What a worker does in each phase. It gathers for the next step while the server works on this one.
@@ -53,6 +53,7 @@ WORKER_HOOKS = {
 SERVER_HOOKS = {
     "distsgd.links.shared_memory:MemoryPeer.start": "publish",
     "distsgd.links.crew:Crew._spin": "wait",
+    "distsgd.links.crew:Crew._await_slowest": "wait",
     "distsgd.links.crew:Crew._collect": "wait",
     "distsgd.links.shared_memory:MemoryPeer.receive": "receive",
     "distsgd.aggregation:_block_sum": "reduce",

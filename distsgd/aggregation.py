@@ -25,7 +25,7 @@ T = TypeVar("T")
 Gradients = Mapping[Node, np.ndarray]
 """Of each subtree that is held, the sum (P,) float32."""
 
-Total = tuple[optim.Block, np.ndarray, np.ndarray]
+BlockTotal = tuple[optim.Block, np.ndarray, np.ndarray]
 """A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
 
 
@@ -89,7 +89,7 @@ class Aggregation:
 
         return all(self._each_thread(updated))
 
-    def _totals(self, thread: int, gradients: Gradients) -> Iterator[Total]:
+    def _totals(self, thread: int, gradients: Gradients) -> Iterator[BlockTotal]:
         """Yield each of a thread's blocks, one after the other in the same buffers."""
         plan, held = reduction.additions(tuple(gradients), self._root), list(gradients.values())
         for block, buffers in self._shares[thread]:

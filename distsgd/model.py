@@ -132,7 +132,8 @@ def forward(parameters: Parameters, X: Array, workspace: Workspace) -> Views:
     xp, v = workspace.xp, workspace.views(len(X))
     xp.matmul(X, parameters.W1, out=v.h)
     xp.add(v.h, parameters.b1, out=v.h)
-    # Faster than a maximum, which looks for NaN (128 × 1024: 45 and 94 µs), and the backward pass needs it, too.
+    # Faster than a maximum, which looks for NaN (128 × 1024: 45 and 94 µs), and the backward pass needs the mask, too.
+    # An activation of −∞ becomes NaN rather than 0, so that such an overflow is found as one of +∞ is.
     xp.greater(v.h, 0, out=v.active)
     xp.multiply(v.h, v.active, out=v.h)
     xp.matmul(v.h, parameters.W2, out=v.s)

@@ -90,7 +90,7 @@ def additions(parts: tuple[Node, ...], root: Node) -> tuple[Addition, ...]:
     try:
         tree_sum(root, known, add)
     except KeyError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(error.args[0]) from None
     if len(done) != len(parts) - 1:
         raise ValueError(f"not all of {parts} are part of the sum over {root}")
     return tuple(done)

@@ -91,7 +91,8 @@ class ParameterServer:
         If the loss or the gradient is not finite the parameters stay as they were: NonFiniteError, or, if the
         configuration says `skip`, one more skipped step.
         """
-        partials = sorted(partials, key=_node)  # they come in any order, and ways to add are kept for each
+        # Sorted, so that `additions` keeps a plan for each division of the shards and not for each order of arrival.
+        partials = sorted(partials, key=_node)
         nodes = tuple([partial.node for partial in partials])
         try:
             plan = reduction.additions(nodes, (0, len(self._shards)))

@@ -75,7 +75,7 @@ def _panel(title: str, curves: list[tuple[str, str, list[tuple[float, float]]]])
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers that span low to high; two or more from a value that differs by rounding."""
+    """Return two to eight round numbers that span low to high, or low to low + |low| if these hardly differ."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # ticks have twelve digits
         high = low + abs(low)
     if high - low < 1e-300:  # whose quarter may have no logarithm

@@ -31,9 +31,9 @@ NAMED = {
         [Fault("driver", 0, 50, "journaled"), Fault("driver", 0, 138, "written")],
         {"workers": 2},
     ),
-    # in this order: the workers of a relay that dies early are not back before the run is over
-    "a worker killed, and then a relay": (
-        [Fault("worker", 1, 10, "asked"), Fault("relay", 0, 30, "gathered")],
+    # in validation, which asks all: workers of a relay that died may not be back in a step before the run is over
+    "a relay killed in a step, and a worker in validation": (
+        [Fault("relay", 0, 10, "gathered"), Fault("worker", 1, 1, "validating")],
         {"workers": 3, "two_nodes": True},
     ),
 }

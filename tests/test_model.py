@@ -233,9 +233,11 @@ def test_the_loss_is_right_at_extreme_scores(xp, score):
     np.testing.assert_allclose(softmax.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_a_score_that_is_not_a_number_makes_the_loss_not_a_number(xp):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_feature_or_an_activation_that_is_not_finite_makes_the_loss_not_a_number(xp, value):
+    """With two weights of either sign there are activations of both infinities, or of nothing but NaN."""
     flat, X, y = examples(4, dtype="float32")
-    X[2, 1] = np.nan
+    X[2, 1] = value
     with np.errstate(all="ignore"):
         loss = loss_and_gradient_sums(
             NET.split(xp.asarray(flat)),

@@ -29,7 +29,6 @@ from distsgd.links import shared_memory
 from distsgd.links.doorbell import Connection, HungUpError
 from distsgd.links.shared_memory import HEAD, HELLO, MAGIC, REFUSALS, TASK, Seat
 from distsgd.setup import Setup
-from distsgd.worker import Worker
 
 STEPS = 30
 
@@ -278,6 +277,7 @@ def test_where_nobody_listens_there_is_no_seat():
 
 NONSENSE: dict[str, Callable[[int, int, int], bytes]] = {
     "a byte": lambda step, lo, hi: b"D",
+    "a byte of an error": lambda step, lo, hi: b"F",
     "no sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi),
     "too many sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi) + bytes(16 * 50),
     "other shards": lambda step, lo, hi: HEAD.pack(b"D", step, lo + 1, hi + 1) + struct.pack("<dq", 1.0, 1),
@@ -439,29 +439,16 @@ def test_workers_keep_to_a_core_where_there_is_one_for_each(more, blas_threads, 
     setup = some_setup(run__blas_threads=blas_threads)
     every = os.sched_getaffinity(0)
     server = Server(config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, workers=len(every) + more)
-    seen: list[set[int]] = []
-
-    class Looking(Worker):
-        def compute(self, *arguments):
-            seen.append(os.sched_getaffinity(0))
-            return super().compute(*arguments)
-
-    data = setup.data
-    worker = Looking(
-        net=setup.net,
-        sampler=setup.plan.sampler,
-        train=data.train,
-        val=None,
-        transform=data.transform,
-        device="cpu",
-    )
-    seat = Seat.take(server.address, 0, setup.net.size)
-    thread = threading.Thread(target=seat.serve, args=[worker])
+    worker, seen = worker_of(setup), []
+    compute = worker.compute
+    worker.compute = lambda *arguments: (seen.append(os.sched_getaffinity(0)), compute(*arguments))[1]
+    thread = threading.Thread(target=lambda: Seat.take(server.address, 0, setup.net.size).serve(worker))
     thread.start()
     try:
         assert server.run(3) == 3
     finally:
         server.close()
         thread.join(WAIT_S)
+        del worker.compute  # which holds the worker
     assert seen == 3 * [{min(every)} if kept else every]
     assert os.sched_getaffinity(0) == every

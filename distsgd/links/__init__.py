@@ -60,7 +60,10 @@ class Peer(Protocol):
         ...
 
     def receive(self) -> Answer:
-        """Return the answer that has come. Raises PeerLostError or PeerFailedError in its place."""
+        """Return the answer that has come. Raises PeerLostError or PeerFailedError in its place.
+
+        BlockingIOError if nothing has come.
+        """
         ...
 
     def close(self, *, kill: bool = False) -> None:

@@ -71,6 +71,7 @@ class Crew:
         self._plan: list[tuple[int, Peer, range]] = []
         self._planned: range | None = None
         self._poll = select.poll()
+        # The descriptor of who answered last in some step; it may be another peer's by now, and a worse guess.
         self._slowest: int | None = None
         self._slowest_poll = select.poll()
         self._arrivals = threading.Condition()
@@ -171,12 +172,13 @@ class Crew:
                 os.sched_yield()
 
     def _await_slowest(self, now: _Step) -> None:
-        """Sleep until the peer answers that was last before, and receive what has come by then.
+        """Sleep until the peer answers that was last before, and receive from all who have by then.
 
         There is nothing to do sooner, and to wake up for each answer takes the core from a peer that still computes.
+        If it takes longer than DEAF_MS nothing is received here: `_collect` then listens to everybody.
         """
         if self._slowest in now.busy and self._slowest_poll.poll(DEAF_MS):
-            for descriptor in list(now.busy):
+            for descriptor, _ in self._poll.poll(0):
                 self._receive(now, descriptor)
 
     def _collect(self, now: _Step) -> None:
@@ -185,9 +187,9 @@ class Crew:
         ready = self._poll.poll(1000 * patience)
         for descriptor, _ in ready:
             self._receive(now, descriptor)
-        if ready and not now.busy:
-            self._slowest, self._slowest_poll = ready[-1][0], select.poll()
-            self._slowest_poll.register(self._slowest, select.POLLIN)
+            if not now.busy and descriptor in now.answers and descriptor != self._slowest:
+                self._slowest, self._slowest_poll = descriptor, select.poll()
+                self._slowest_poll.register(descriptor, select.POLLIN)
         if not ready:
             for descriptor, (peer, run) in list(now.busy.items()):
                 del now.busy[descriptor]

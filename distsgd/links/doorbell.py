@@ -99,15 +99,14 @@ class Connection:
         """Return when something can be received, however long that takes; without `patience`, block at once."""
         if patience is None:
             self._poll.poll()
-            return
-        begun, ready = time.perf_counter(), self._poll.poll
-        if not ready(0):
+        else:
+            begun, ready = time.perf_counter(), self._poll.poll
             end = begun + patience.spin_s()
             while not (found := ready(0)) and time.perf_counter() < end:
                 os.sched_yield()
             if not found:
                 ready(None)
-        patience.learn(time.perf_counter() - begun)
+            patience.learn(time.perf_counter() - begun)
 
     def receive(self) -> bytes:
         """Return the message that has come; HungUpError at the end of the stream, BlockingIOError if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 
 from distsgd.links.crew import Crew
@@ -19,7 +19,7 @@ class Lobby:
     """Accepts connections for a crew until it is closed."""
 
     def __init__(self, crew: Crew, welcome: Welcome, *, cores: int = 0) -> None:
-        """Give each of the first `cores` workers a core of its own, and those that replace them the same ones.
+        """Give each worker one of `cores` cores of its own, as long as one is free.
 
         Without that, where there are as many workers as cores, two of them wake up on one core every now and then, and
         take turns there for a whole step while the other core is idle.
@@ -43,25 +43,21 @@ class Lobby:
             threading.Thread(target=self._greet, args=(connection,), name="greeting", daemon=True).start()
 
     def _greet(self, connection: Connection) -> None:
-        core = self._free_core()
+        taken: list[int] = []
+
+        def core() -> int | None:
+            with suppress(IndexError):  # there are none, or none is free
+                taken.append(self._cores.popleft())
+            return taken[0] if taken else None
+
         try:
-            peer = MemoryPeer.welcome(connection, self._crew.board, replace(self._welcome, core=core))
+            peer = MemoryPeer.welcome(connection, self._crew.board, self._welcome, core)
         except (OSError, HungUpError, SilentError, ValueError):
             connection.close()
-            self._release(core)
+            self._cores.extend(taken)
         else:
-            peer.on_close = partial(self._release, core)
+            peer.on_close = partial(self._cores.extend, taken)
             self._crew.join(peer)
-
-    def _free_core(self) -> int | None:
-        try:
-            return self._cores.popleft()
-        except IndexError:
-            return None
-
-    def _release(self, core: int | None) -> None:
-        if core is not None:
-            self._cores.append(core)
 
     def close(self) -> None:
         """Accept no more."""

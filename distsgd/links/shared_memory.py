@@ -7,6 +7,7 @@ in which a processor's stores become visible.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -29,10 +30,15 @@ HELLO = struct.Struct("<8sqq")  # MAGIC, the worker's number, P
 MAGIC = b"distsgd1"
 TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last; for F, the error's text follows
-SUMS = "dq"  # behind a D's head, of each subtree: loss, examples
 
 HANDSHAKE_S = 30.0
 """Seconds in which both sides have to get to know each other."""
+
+
+@functools.cache
+def answer_of(subtrees: int) -> struct.Struct:
+    """Return the layout of a D: the head, and of each subtree the loss and the number of examples."""
+    return struct.Struct(HEAD.format + subtrees * "dq")
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,13 @@ class MemoryPeer:
         self.on_close: Callable[[], None] = lambda: None
         self._shards = range(0)
         self._nodes: list[reduction.Node] = []
-        self._answer = HEAD
+        self._layout = answer_of(0)
 
     @classmethod
-    def welcome(cls, connection: Connection, board: Segment, welcome: Welcome) -> MemoryPeer:
-        """Exchange greetings and memory with a worker that has connected.
+    def welcome(
+        cls, connection: Connection, board: Segment, welcome: Welcome, core: Callable[[], int | None]
+    ) -> MemoryPeer:
+        """Exchange greetings and memory with a worker that has connected; `core` is asked for its core once it has.
 
         Raises HungUpError, SilentError or ValueError if it is not one, or is gone.
         """
@@ -77,7 +85,8 @@ class MemoryPeer:
             raise ValueError(f"a worker greets with {parameters} parameters and not with {welcome.parameters}")
         slots = Segment.create(reduction.most_roots(welcome.num_shards), welcome.parameters)
         try:
-            connection.send(json.dumps(vars(welcome)).encode(), (board.descriptor, slots.descriptor))
+            told = json.dumps(vars(welcome) | {"core": core()})
+            connection.send(told.encode(), (board.descriptor, slots.descriptor))
         finally:
             slots.close()
         return cls(connection, worker_name(number), socket.gethostname(), slots, welcome.num_shards)
@@ -90,7 +99,7 @@ class MemoryPeer:
         """See `links.Peer`."""
         if shards != self._shards:
             self._shards, self._nodes = shards, reduction.roots(shards, self._num_shards)
-            self._answer = struct.Struct(HEAD.format + len(self._nodes) * SUMS)
+            self._layout = answer_of(len(self._nodes))
         try:
             self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer))
         except HungUpError as error:
@@ -100,9 +109,9 @@ class MemoryPeer:
         """See `links.Peer`."""
         try:
             message = self._connection.receive()
-            if message.startswith(b"F"):
+            if message.startswith(b"F") and len(message) >= HEAD.size:
                 raise PeerFailedError(message[HEAD.size :].decode(errors="replace"))
-            _, step, lo, hi, *sums = self._answer.unpack(message)
+            _, step, lo, hi, *sums = self._layout.unpack(message)
         except (HungUpError, struct.error) as error:
             raise PeerLostError(str(error)) from None
         if (lo, hi) != (self._shards.start, self._shards.stop):
@@ -161,7 +170,7 @@ class Seat:
         return cls(connection, board, slots, number=number, welcome=welcome)
 
     def serve(self, worker: Computer) -> None:
-        """Compute what the server asks for until it hangs up."""
+        """Compute what the server asks for until it hangs up, in this thread, which may be bound to a core for good."""
         connection, patience = self._connection, self._patience
         if self._core is not None:
             _keep_to(self._core)
@@ -179,7 +188,7 @@ class Seat:
                     connection.send(HEAD.pack(b"F", step, lo, hi) + text.encode()[:4000])
                     continue
                 sums = [value for partial in partials for value in (partial.loss, partial.examples)]
-                answer = struct.pack(HEAD.format + len(partials) * SUMS, b"D", step, lo, hi, *sums)
+                answer = answer_of(len(partials)).pack(b"D", step, lo, hi, *sums)
                 if faults.ARMED:
                     faults.reached("worker", self._number, step + 1, "computed")
                 connection.send(answer)
@@ -194,9 +203,10 @@ class Seat:
 
 
 def _keep_to(core: int) -> None:
-    """Bind the calling thread to one of the cores that it may use."""
+    """Bind the calling thread to one of the cores that it may use, if the system allows that."""
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
+    with suppress(OSError):  # it is only for speed
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 
 REFUSALS = (OSError, HungUpError, SilentError, ValueError, TypeError)
