@@ -81,9 +81,11 @@ class ProfiledServer(ServerActor):
         return self._lobby.address
 
     def close(self) -> None:
-        """Send the workers away."""
+        """Send the workers away, and give back what the actor's process would take with it."""
         self._lobby.close()
         self._crew.close()
+        os.close(self._crew.board.descriptor)
+        self._blas.__exit__(None, None, None)
 
 
 class ProfiledWorker:

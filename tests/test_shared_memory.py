@@ -21,7 +21,7 @@ import pytest
 from plain_training import Training, cpu_seconds, serial_parameters, some_setup, state_of, training, worker_of
 from runs import eventually
 
-from distsgd.actors import ServerActor
+from benchmarks.profile_step import ProfiledServer
 from distsgd.aggregation import THREADED
 from distsgd.errors import TrainingError, WorkerLostError
 from distsgd.faults import VARIABLE
@@ -420,25 +420,13 @@ def test_workers_keep_to_cores_of_their_own_and_so_do_their_replacements():
             assert eventually(lambda: cores_of(replacement) == before[found.processes.index(one)])
 
 
-class Server(ServerActor):
-    """The actor as a plain object."""
-
-    @property
-    def address(self) -> str:
-        return self._lobby.address
-
-    def close(self) -> None:
-        self._lobby.close()
-        self._crew.close()
-        os.close(self._crew.board.descriptor)
-        self._blas.__exit__(None, None, None)
-
-
 @pytest.mark.parametrize(("more", "blas_threads", "kept"), [(0, 1, True), (1, 1, False), (0, 2, False)])
 def test_workers_keep_to_a_core_where_there_is_one_for_each(more, blas_threads, kept):
     setup = some_setup(run__blas_threads=blas_threads)
     every = os.sched_getaffinity(0)
-    server = Server(config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, workers=len(every) + more)
+    server = ProfiledServer(
+        config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, workers=len(every) + more
+    )
     worker, seen = worker_of(setup), []
     compute = worker.compute
     worker.compute = lambda *arguments: (seen.append(os.sched_getaffinity(0)), compute(*arguments))[1]
