@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import Shape
-from distsgd.numerics import THREAD_VARIABLES
+from distsgd.core.numerics import THREAD_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

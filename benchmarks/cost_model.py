@@ -5,15 +5,16 @@ A step on one node of w workers, each with b examples of D features, for a net o
     T_node = step + w·worker + b·(6P·flop + D·gather) + P·(update + (w − 1)·add) / threads(P)
 
 An example costs 6P floating-point operations, 2P forward and 4P backward. The server updates P parameters and adds the
-w gradients, on all cores if the net is large. With N nodes, each of the N − 1 further ones has a relay that takes P
-parameters in and gives a gradient back, 8P bytes:
+w gradients, on all cores if the net is large. With N nodes, each of the N − 1 further ones has an aggregator that takes
+P parameters in and gives a gradient back, 8P bytes:
 
-    T_between = call + (N − 1)·(relay + 8P·byte)
+    T_between = call + (N − 1)·(aggregator + 8P·byte)
 
 The terms in N − 1 add up because one process, the server's, sends and receives them all. With K slices of the
-parameters, each with a server of its own, a server has 8P/K bytes for each relay, and a relay K calls to make:
+parameters, each with a server of its own, a server has 8P/K bytes for each aggregator, and an aggregator K calls to
+make:
 
-    T_between = call + max((N − 1)·(relay + 8P/K·byte), K·relay + 8P·byte)
+    T_between = call + max((N − 1)·(aggregator + 8P/K·byte), K·aggregator + 8P·byte)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from distsgd.aggregation import THREADED
+from distsgd.engine.aggregation import THREADED
 
 LATENCY_S, MESSAGE_S, BYTES_PER_S = 50e-6, 5e-6, 25e9 / 8
 """Of a network of 25 Gbit/s: assumed, not measured."""
@@ -32,7 +33,7 @@ LATENCY_S, MESSAGE_S, BYTES_PER_S = 50e-6, 5e-6, 25e9 / 8
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A step of some net, or an exchange with some relays, and the seconds that it took."""
+    """A step of some net, or an exchange with some aggregators, and the seconds that it took."""
 
     parameters: int
     features: int = 0
@@ -40,7 +41,7 @@ class Point:
     workers: int = 0
     """On each node; none is the serial loop."""
     nodes: int = 1
-    relays: int = 0
+    aggregators: int = 0
     """None is a step, and not an exchange."""
     seconds: float = 0.0
 
@@ -70,11 +71,11 @@ class Model:
     call: float
     """Of an exchange between nodes, whatever is in it."""
 
-    relay: float
-    """For each relay in it."""
+    aggregator: float
+    """For each aggregator in it."""
 
     byte: float
-    """For each byte to a relay, and from it."""
+    """For each byte to an aggregator, and from it."""
 
     cores: int
     """Threads that a large net's update is split over."""
@@ -89,8 +90,8 @@ class Model:
         """Return T_between."""
         if nodes == 1:
             return 0.0
-        at_server = (nodes - 1) * (self.relay + 8 * parameters / slices * self.byte)
-        at_relay = slices * self.relay + 8 * parameters * self.byte
+        at_server = (nodes - 1) * (self.aggregator + 8 * parameters / slices * self.byte)
+        at_relay = slices * self.aggregator + 8 * parameters * self.byte
         return self.call + max(at_server, at_relay)
 
     def over_sockets(self, parameters: int, nodes: int) -> float:
@@ -128,14 +129,14 @@ def fit(points: Sequence[Point], cores: int) -> Model:
         ]
 
     def exchange_terms(p: Point) -> list[float]:
-        return [1, p.relays, 8 * p.parameters * p.relays]
+        return [1, p.aggregators, 8 * p.parameters * p.aggregators]
 
     steps = [p for p in points if p.workers and p.nodes == 1]
     step, worker, flop, gather, update, add = _solve(steps, step_terms)
-    call, relay, byte = _solve([p for p in points if p.relays], exchange_terms)
+    call, aggregator, byte = _solve([p for p in points if p.aggregators], exchange_terms)
     return Model(
         step=step, worker=worker, flop=flop, gather=gather, update=update, add=add,
-        call=call, relay=relay, byte=byte, cores=cores,
+        call=call, aggregator=aggregator, byte=byte, cores=cores,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Between two raylets of this machine: a server's exchange with relays whose workers take no time, and real runs.
+"""Between two raylets of this machine: a server's exchange with aggregators whose workers take no time, and real runs.
 
 A program of its own, because Ray reads its token when it is imported: `benchmarks.scaling` starts it. A line of JSON
 for each measurement, the fields of a cost_model.Point.
@@ -25,11 +25,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.cost_model import Point
 from benchmarks.scaling_runs import run, shapes
-from distsgd import reduction
-from distsgd.actors import Computing
-from distsgd.links.crew import Crew
-from distsgd.links.ray_calls import Courier, RayPeer
-from distsgd.reduction import Partial
+from distsgd.cluster.actors import GradientComputer
+from distsgd.comm.dispatcher import Dispatcher
+from distsgd.comm.ray_calls import ParameterChunks, RayPeer
+from distsgd.core import reduction
+from distsgd.core.reduction import PartialSum
 
 RELAYS = (1, 2, 4)
 
@@ -42,36 +42,47 @@ STORE_BYTES = 2**30
 START_S = 60.0
 
 
-class EchoRelay(Computing):
-    """A relay whose workers take no time."""
+class EchoRelay(GradientComputer):
+    """An aggregator whose workers take no time."""
 
     def __init__(self, num_shards: int) -> None:
         self._num_shards = num_shards
 
-    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[Partial]:  # noqa: ARG002
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:  # noqa: ARG002
         """Return the parameters in place of gradients."""
-        return [Partial(node, flat, 0.0, 1) for node in reduction.roots(shards, self._num_shards)]
+        return [PartialSum(node, flat, 0.0, 1) for node in reduction.maximal_subtrees(shards, self._num_shards)]
 
 
-def exchange(parameters: int, relays: int, node: str) -> Point:
-    """Return the median time in which a server sends parameters to relays on a node and has their gradients."""
-    crew = Crew(parameters, timeout_s=60.0, patience_s=60.0, spin=False)
-    courier = Courier(crew.buffers)
+def exchange(parameters: int, aggregators: int, node: str) -> Point:
+    """Return the median time in which a server sends parameters to aggregators on a node and has their gradients."""
+    dispatcher = Dispatcher(parameters, timeout_s=60.0, arrival_timeout_s=60.0, spin=False)
+    parameter_chunks = ParameterChunks(dispatcher.buffers)
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     actors: list[Any] = [
-        ray.remote(EchoRelay).options(num_cpus=0, scheduling_strategy=strategy).remote(relays) for _ in range(relays)
+        ray.remote(EchoRelay).options(num_cpus=0, scheduling_strategy=strategy).remote(aggregators)
+        for _ in range(aggregators)
     ]
     for number, actor in enumerate(actors):
-        crew.join(RayPeer(actor, f"relay {number}", "here", 0, weight=1, courier=courier, num_shards=relays))
+        dispatcher.join(
+            RayPeer(
+                actor,
+                f"aggregator {number}",
+                "here",
+                0,
+                weight=1,
+                parameter_chunks=parameter_chunks,
+                num_shards=aggregators,
+            )
+        )
     durations = []
     for step in range(EXCHANGES + 5):
         began = time.perf_counter()
-        crew.exchange(step, step % 2, range(relays))
+        dispatcher.exchange(step, step % 2, range(aggregators))
         durations.append(time.perf_counter() - began)
-    crew.close()
+    dispatcher.close()
     for actor in actors:
         ray.kill(actor)
-    return Point(parameters=parameters, relays=relays, seconds=statistics.median(durations[5:]))
+    return Point(parameters=parameters, aggregators=aggregators, seconds=statistics.median(durations[5:]))
 
 
 @contextlib.contextmanager
@@ -110,8 +121,8 @@ def main(folder: Path, seconds: float) -> None:
     address = head.address_info["gcs_address"]
     with second_raylet(address, folder / "second.log") as node:
         for parameters in sorted({shape.parameters for shape in shapes()}):
-            for relays in RELAYS:
-                tell(exchange(parameters, relays, node))
+            for aggregators in RELAYS:
+                tell(exchange(parameters, aggregators, node))
         os.environ["RAY_ADDRESS"] = address
         for shape in shapes():
             tell(dataclasses.replace(run(shape, 2, folder, seconds), workers=1, nodes=2))

@@ -21,14 +21,14 @@ def draw(results: Results, path: Path) -> None:
     width = 0.85 / len(contestants)
     figure, axes = plt.subplots(figsize=(2.6 * len(results) + 2, 4.8), layout="constrained")
     for number, contestant in enumerate(contestants):
-        for place, rows in enumerate(results.values()):
+        for location, rows in enumerate(results.values()):
             for row in rows:
                 if row.contestant != contestant.name:
                     continue
-                x = place + (number - (len(contestants) - 1) / 2) * width
+                x = location + (number - (len(contestants) - 1) / 2) * width
                 whiskers = [[row.median_ms - row.fastest_ms], [row.slowest_ms - row.median_ms]]
                 colour = "black" if contestant is OURS else f"C{number}"
-                label = None if place else contestant.label
+                label = None if location else contestant.label
                 axes.bar(x, row.median_ms, width, yerr=whiskers, color=colour, ecolor="gray", label=label)
                 axes.annotate(
                     milliseconds(row.median_ms), (x, row.slowest_ms), (0, 2), textcoords="offset points", ha="center",

@@ -25,25 +25,25 @@ from benchmarks.options import ShapeType
 from benchmarks.peers.common import L2, LR
 from benchmarks.shapes import Shape, StoredType, make_data
 from benchmarks.stopwatch import Stopwatch
-from distsgd import numerics
-from distsgd.actors import ServerActor
+from distsgd.cluster.actors import ServerActor
+from distsgd.comm.shared_memory import Endpoint
+from distsgd.comm.transport import worker_name
 from distsgd.config import Config
+from distsgd.core import numerics
 from distsgd.data import Rows, load
-from distsgd.links import worker_name
-from distsgd.links.shared_memory import Seat
-from distsgd.setup import Setup
-from distsgd.worker import Worker
+from distsgd.engine.spec import RunSpec
+from distsgd.engine.worker import Worker
 
 WORKER_HOOKS = {
-    "distsgd.sampling:RowsAhead.of": "row numbers",
-    "distsgd.batch:Batch.gather": "gather",
-    "distsgd.model:forward": "forward",
-    "distsgd.model:losses_and_softmax": "loss, softmax",
-    "distsgd.worker:loss_and_gradient_sums": "backward",
-    "distsgd.worker:Worker.compute": "add shards",
-    "distsgd.links.doorbell:Connection.send": "send",
-    "distsgd.links.doorbell:Connection.wait_patiently": "wait",
-    "distsgd.links.doorbell:Connection.receive": "receive",
+    "distsgd.core.sampling:PrefetchedRows.of": "row numbers",
+    "distsgd.data.gatherer:Gatherer.gather": "gather",
+    "distsgd.core.net:forward": "forward",
+    "distsgd.core.net:losses_and_softmax": "loss, softmax",
+    "distsgd.engine.worker:loss_and_gradient_sums": "backward",
+    "distsgd.engine.worker:Worker.compute": "add shards",
+    "distsgd.comm.unix_socket:Connection.send": "send",
+    "distsgd.comm.unix_socket:Connection.wait_unbounded": "wait",
+    "distsgd.comm.unix_socket:Connection.receive": "receive",
 }
 """What a worker does in each phase. It gathers for the next step while the server works on this one.
 
@@ -51,16 +51,16 @@ WORKER_HOOKS = {
 """
 
 SERVER_HOOKS = {
-    "distsgd.links.shared_memory:MemoryPeer.start": "publish",
-    "distsgd.links.crew:Crew._spin": "wait",
-    "distsgd.links.crew:Crew._await_slowest": "wait",
-    "distsgd.links.crew:Crew._collect": "wait",
-    "distsgd.links.shared_memory:MemoryPeer.receive": "receive",
-    "distsgd.aggregation:_block_sum": "reduce",
-    "distsgd.optim:update": "update",
-    "distsgd.aggregation:_is_finite": "check finite",
-    "distsgd.aggregation:Aggregation.update": "threads",
-    "distsgd.server:ParameterServer._record": "journal",
+    "distsgd.comm.shared_memory:SharedMemoryPeer.start": "publish",
+    "distsgd.comm.dispatcher:Dispatcher._spin": "wait",
+    "distsgd.comm.dispatcher:Dispatcher._await_slowest": "wait",
+    "distsgd.comm.dispatcher:Dispatcher._collect": "wait",
+    "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
+    "distsgd.engine.aggregation:_block_sum": "reduce",
+    "distsgd.core.optim:update": "update",
+    "distsgd.engine.aggregation:_is_finite": "check finite",
+    "distsgd.engine.aggregation:Aggregation.update": "threads",
+    "distsgd.engine.server:ParameterServer._record": "journal",
 }
 """The same for the server; `threads` is what handing out and waiting for its other threads takes."""
 
@@ -78,18 +78,18 @@ class ProfiledServer(ServerActor):
     @property
     def address(self) -> str:
         """Where workers find it."""
-        return self._lobby.address
+        return self._acceptor.address
 
     def close(self) -> None:
         """Send the workers away, and give back what the actor's process would take with it."""
-        self._lobby.close()
-        self._crew.close()
-        os.close(self._crew.board.descriptor)
+        self._acceptor.close()
+        self._dispatcher.close()
+        os.close(self._dispatcher.parameter_buffers.descriptor)
         self._blas.__exit__(None, None, None)
 
 
 class ProfiledWorker:
-    """Passes what a seat asks for on to a worker, and forgets the time of the steps before `first`."""
+    """Passes what a endpoint asks for on to a worker, and forgets the time of the steps before `first`."""
 
     def __init__(self, worker: Worker, watch: Stopwatch, first: int) -> None:
         self._worker, self._watch, self._first = worker, watch, first
@@ -100,9 +100,9 @@ class ProfiledWorker:
             self._watch.reset()
         return self._worker.compute(step, flat, shards, out)
 
-    def prepare(self, step: int, shards: range) -> None:
-        """See Worker.prepare."""
-        self._worker.prepare(step, shards)
+    def prefetch(self, step: int, shards: range) -> None:
+        """See Worker.prefetch."""
+        self._worker.prefetch(step, shards)
 
 
 def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
@@ -112,7 +112,7 @@ def work(number: int, address: str, data: Path, keywords: dict[str, Any], result
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
         worker = Worker(train=rows, val=None, device="cpu", **keywords)
-        Seat.take(address, number, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
+        Endpoint.connect(address, number, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
     results.put((worker_name(number), dict(watch.seconds)))
 
 
@@ -164,11 +164,11 @@ class Profile:
 
 def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile:
     """Train for a while and return where the time went."""
-    setup = Setup.beginning(config, load(config.data))
-    server = ProfiledServer(config=config, net=setup.net, plan=setup.plan, start=setup.start, workers=workers)
+    spec = RunSpec.beginning(config, load(config.data))
+    server = ProfiledServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    keywords = {"net": setup.net, "sampler": setup.plan.sampler, "transform": setup.data.transform}
+    keywords = {"net": spec.net, "sampler": spec.plan.sampler, "transform": spec.data.transform}
     processes = [
         context.Process(target=work, args=(number, server.address, data, keywords, results), daemon=True)
         for number in range(workers)

@@ -24,7 +24,7 @@ from benchmarks.contestants import REPOSITORY
 from benchmarks.cost_model import Model, Point, fit
 from benchmarks.scaling_report import markdown
 from benchmarks.scaling_runs import run, shapes
-from distsgd import numerics
+from distsgd.core import numerics
 
 
 def measure(folder: Path, seconds: float) -> Iterator[Point]:

@@ -35,8 +35,8 @@ def markdown(
     model: Model, points: Sequence[Point], facts: Mapping[str, Any], rounds: int, loads: Sequence[float]
 ) -> str:
     """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
-    steps = [point for point in points if not point.relays and point.nodes == 1]
-    exchanges = [point for point in points if point.relays]
+    steps = [point for point in points if not point.aggregators and point.nodes == 1]
+    exchanges = [point for point in points if point.aggregators]
     relayed = [point for point in points if point.nodes == 2]
     sizes = sorted({point.parameters for point in exchanges})
     conditions = (
@@ -84,8 +84,8 @@ def _costs(model: Model) -> list[str]:
         ("update, one thread", f"{1e9 * model.update:.2f} ns a parameter"),
         ("adding a gradient, one thread", f"{1e9 * model.add:.2f} ns a parameter"),
         ("an exchange between nodes", f"{1e3 * model.call:.2f} ms"),
-        ("each relay in it", f"{1e3 * model.relay:.2f} ms"),
-        ("bytes to and from a relay", f"{1e-6 / model.byte:.0f} MB/s" if model.byte else "nothing"),
+        ("each aggregator in it", f"{1e3 * model.aggregator:.2f} ms"),
+        ("bytes to and from an aggregator", f"{1e-6 / model.byte:.0f} MB/s" if model.byte else "nothing"),
     ]
     return grid(("what", "cost"), rows)
 
@@ -107,11 +107,11 @@ def _one_node(model: Model, steps: Sequence[Point]) -> list[str]:
 def _exchanges(model: Model, exchanges: Sequence[Point]) -> list[str]:
     rows: dict[int, list[str]] = {}
     for point in exchanges:
-        expected = model.between(point.parameters, point.relays + 1)
+        expected = model.between(point.parameters, point.aggregators + 1)
         rows.setdefault(point.parameters, []).append(f"{ms(point.seconds)} ({ms(expected)})")
-    relays = sorted({point.relays for point in exchanges})
+    aggregators = sorted({point.aggregators for point in exchanges})
     return grid(
-        ("parameters", *(f"{n} relay{'s' if n > 1 else ''}" for n in relays)),
+        ("parameters", *(f"{n} aggregator{'s' if n > 1 else ''}" for n in aggregators)),
         [(f"{parameters:,}", *cells) for parameters, cells in rows.items()],
     )
 

@@ -9,25 +9,20 @@ result.model.predict(X)
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from distsgd.errors import DistsgdError
+from distsgd.version import __version__
 
 if TYPE_CHECKING:
-    from distsgd.classifier import Classifier
     from distsgd.config import Config
-    from distsgd.result import Result
-    from distsgd.run import train
+    from distsgd.run.train import train
+    from distsgd.rundir.classifier import Classifier
+    from distsgd.rundir.result import Result
 
-__all__ = ["Classifier", "Config", "DistsgdError", "Result", "train"]
+__all__ = ["Classifier", "Config", "DistsgdError", "Result", "__version__", "train"]
 
-try:
-    __version__ = importlib.metadata.version("distsgd")
-except importlib.metadata.PackageNotFoundError:  # run from a checkout, as a Ray job's working directory is
-    __version__ = "0+unknown"
-
-_HOMES = {"Classifier": "classifier", "Config": "config", "Result": "result", "train": "run"}
+_HOMES = {"Classifier": "rundir.classifier", "Config": "config", "Result": "rundir.result", "train": "run.train"}
 
 
 def __getattr__(name: str) -> Any:

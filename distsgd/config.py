@@ -178,10 +178,10 @@ class RunConfig(Section):
     """Run directory; unset, `runs/<name>` with a name made of the data's and the time."""
 
     timeout_s: float = Field(default=60.0, gt=0)
-    """Seconds after which a worker that does not answer is given up, behind a relay half of that; others compute."""
+    """Seconds after which a worker that does not answer counts as lost; behind an aggregator, half of that."""
 
     link: Literal["auto", "ray"] = "auto"
-    """How workers are reached: `auto`, by shared memory on the server's node and a relay on others; `ray`, by calls."""
+    """How workers are reached: `auto`, shared memory on a node and an aggregator on each other; `ray`, Ray calls."""
 
     max_restarts: int = Field(default=3, ge=0)
     """Times that a worker that was lost is replaced; after that the run goes on with fewer."""

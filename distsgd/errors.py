@@ -1,7 +1,7 @@
 """The errors that distsgd raises on purpose, and the exit codes that they stand for.
 
     DistsgdError
-    ├── RefusedError            exit 2: nothing was started, the user can mend it
+    ├── RefusedError            exit 2: nothing was started, the user can replace_lost it
     │   ├── ConfigError         a key, a value, or two that do not go together
     │   ├── DataError           what was read is not what a classifier can be trained on
     │   ├── ResourceError       more CPUs, GPUs or nodes than there are; no such cluster; no such device

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from runs import RAY_ENVIRONMENT, SmallCluster, small_cluster
 
-from distsgd.backend import array_module, cuda_problem
+from distsgd.core.backend import array_module, cuda_problem
 
 settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
 settings.load_profile("distsgd")
@@ -45,10 +45,10 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def _store_template(tmp_path_factory) -> Path:
     """An empty MLflow database; making its tables takes more than a second, copying them nothing."""
-    from distsgd.tracking import import_quietly
+    from distsgd.tracking.tracker import import_quietly
 
     import_quietly()
-    from distsgd.tracking_store import Store
+    from distsgd.tracking.store import Store
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

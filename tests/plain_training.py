@@ -19,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from distsgd import numerics
+from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.dispatcher import Dispatcher
+from distsgd.comm.shared_memory import Endpoint, PeerSettings
 from distsgd.config import Config
+from distsgd.core import numerics
 from distsgd.data import BatchTransform, DataSet, InputSchema, Normalization, Rows
-from distsgd.links.crew import Crew
-from distsgd.links.lobby import Lobby
-from distsgd.links.shared_memory import Seat, Welcome
-from distsgd.serial import SerialLoop
-from distsgd.server import ParameterServer
-from distsgd.setup import Setup
-from distsgd.worker import Worker
+from distsgd.engine.serial import SerialLoop
+from distsgd.engine.server import ParameterServer
+from distsgd.engine.spec import RunSpec
+from distsgd.engine.worker import Worker
 
 START_S = 60.0
 
 
-def some_setup(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str = "f4", **values: Any) -> Setup:
+def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str = "f4", **values: Any) -> RunSpec:
     """Return a run's beginning on random rows; a keyword's `__` stands for a key's dot."""
     defaults = {"model.hidden": 5, "train.batch_size": 32, "train.num_shards": 5, "run.timeout_s": 30}
     config = Config.build(defaults, {key.replace("__", "."): value for key, value in values.items()})
@@ -51,15 +51,15 @@ def some_setup(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: st
         digest="",
         source="memory",
     )
-    return Setup.beginning(config, data)
+    return RunSpec.beginning(config, data)
 
 
-def worker_of(setup: Setup) -> Worker:
+def worker_of(spec: RunSpec) -> Worker:
     """Return a worker for a run."""
-    data = setup.data
+    data = spec.data
     return Worker(
-        net=setup.net,
-        sampler=setup.plan.sampler,
+        net=spec.net,
+        sampler=spec.plan.sampler,
         train=data.train,
         val=data.val,
         transform=data.transform,
@@ -67,9 +67,9 @@ def worker_of(setup: Setup) -> Worker:
     )
 
 
-def serial_parameters(setup: Setup, steps: int) -> bytes:
+def serial_parameters(spec: RunSpec, steps: int) -> bytes:
     """Return the bytes of the parameters after so many steps of the serial loop."""
-    loop, state = SerialLoop(setup), setup.start
+    loop, state = SerialLoop(spec), spec.start
     with numerics.pinned_blas(1, None), np.errstate(all="ignore"):
         for _ in range(steps):
             state, _ = loop.step(state)
@@ -80,9 +80,9 @@ def serial_parameters(setup: Setup, steps: int) -> bytes:
 class Training:
     """A server, and the workers that have been started for it."""
 
-    setup: Setup
-    crew: Crew
-    lobby: Lobby
+    spec: RunSpec
+    dispatcher: Dispatcher
+    acceptor: Acceptor
     server: ParameterServer
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -95,15 +95,15 @@ class Training:
         )
         assert process.stdin is not None
         with process.stdin as pipe:
-            pickle.dump((self.lobby.address, len(self.processes), self.setup), pipe)
+            pickle.dump((self.acceptor.address, len(self.processes), self.spec), pipe)
         self.processes.append(process)
         return process
 
     def end(self) -> None:
         """Send the workers away, and wait until they are gone; AssertionError if one of them failed."""
-        self.lobby.close()
-        self.crew.close()
-        os.close(self.crew.board.descriptor)
+        self.acceptor.close()
+        self.dispatcher.close()
+        os.close(self.dispatcher.parameter_buffers.descriptor)
         try:
             codes = {process.wait(START_S) for process in self.processes}
         finally:
@@ -113,24 +113,24 @@ class Training:
         assert codes <= {0, -signal.SIGKILL}, codes
 
     def await_workers(self, count: int) -> None:
-        """Return when the crew has so many workers."""
+        """Return when the dispatcher has so many workers."""
         deadline = time.monotonic() + START_S
-        while self.crew.size() < count:
-            assert time.monotonic() < deadline, f"{self.crew.size()} of {count} workers have come"
+        while self.dispatcher.size() < count:
+            assert time.monotonic() < deadline, f"{self.dispatcher.size()} of {count} workers have come"
             time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def training(setup: Setup, *, workers: int, threads: int = 1, cores: int = 0, **crew: Any) -> Iterator[Training]:
+def training(spec: RunSpec, *, workers: int, threads: int = 1, cores: int = 0, **dispatcher: Any) -> Iterator[Training]:
     """Yield a server whose workers have come; afterwards none of their processes is left."""
-    keywords = {"timeout_s": 30.0, "patience_s": 30.0, "spin": False} | crew
-    num_shards = setup.config.train.num_shards
-    made = Crew(setup.net.size, **keywords)
-    lobby = Lobby(made, Welcome(setup.net.size, num_shards, spin=keywords["spin"]), cores=cores)
+    keywords = {"timeout_s": 30.0, "arrival_timeout_s": 30.0, "spin": False} | dispatcher
+    num_shards = spec.config.train.num_shards
+    made = Dispatcher(spec.net.size, **keywords)
+    acceptor = Acceptor(made, PeerSettings(spec.net.size, num_shards, spin=keywords["spin"]), cores=cores)
     server = ParameterServer(
-        config=setup.config, net=setup.net, plan=setup.plan, start=setup.start, link=made, threads=threads
+        config=spec.config, net=spec.net, plan=spec.plan, start=spec.start, link=made, threads=threads
     )
-    found = Training(setup, made, lobby, server)
+    found = Training(spec, made, acceptor, server)
     try:
         for _ in range(workers):
             found.start_worker()
@@ -152,10 +152,10 @@ def state_of(pid: int) -> str:
 
 
 def main() -> None:
-    address, number, setup = pickle.load(sys.stdin.buffer)
+    address, number, spec = pickle.load(sys.stdin.buffer)
     with numerics.pinned_blas(1, None):
-        worker = worker_of(setup)
-        Seat.take(address, number, setup.net.size).serve(worker)
+        worker = worker_of(spec)
+        Endpoint.connect(address, number, spec.net.size).serve(worker)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A second node for a cluster on this machine: another raylet, whose workers are reached by a relay."""
+"""A second node for a cluster on this machine: another raylet, whose workers are reached by an aggregator."""
 
 from __future__ import annotations
 

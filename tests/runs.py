@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from distsgd.cli import main
-from distsgd.scratch import scratch_folder
+from distsgd.system.scratch import scratch_folder
 
 MARK = "DISTSGD_TEST_MARK"
 """Environment variable by which the processes of one run are known; whatever a run starts inherits it."""

@@ -106,7 +106,7 @@ def test_processes_share_the_rows_of_a_shuffled_epoch():
 
 
 def test_the_peers_gradients_are_those_of_distsgd(data):
-    from distsgd.model import Net, Parameters, Workspace, loss_and_gradient_sums
+    from distsgd.core.net import Net, Parameters, Workspace, loss_and_gradient_sums
 
     X, y = gather(np.load(data / "X.npy"), np.load(data / "y.npy"), np.arange(8))
     parameters = initial_parameters(TINY)
@@ -170,8 +170,8 @@ def test_a_stopwatch_times_its_own_thread_alone():
 
 
 def test_a_function_that_is_gone_is_named():
-    with pytest.raises(LookupError, match=r"no distsgd\.worker:Worker\.gone to time"):
-        find("distsgd.worker:Worker.gone")
+    with pytest.raises(LookupError, match=r"no distsgd\.engine\.worker:Worker\.gone to time"):
+        find("distsgd.engine.worker:Worker.gone")
 
 
 @pytest.mark.parametrize("hook", [*WORKER_HOOKS, *SERVER_HOOKS])

@@ -9,7 +9,7 @@ import pytest
 from chaos.harness import Harness, harness
 from chaos.schedule import SHAPES, Schedule, draw
 
-from distsgd.faults import Fault
+from distsgd.system.faults import Fault
 
 QUICK = SHAPES["digits"][0]
 """138 steps."""
@@ -31,9 +31,9 @@ NAMED = {
         [Fault("driver", 0, 50, "journaled"), Fault("driver", 0, 138, "written")],
         {"workers": 2},
     ),
-    # in validation, which asks all: workers of a relay that died may not be back in a step before the run is over
-    "a relay killed in a step, and a worker in validation": (
-        [Fault("relay", 0, 10, "gathered"), Fault("worker", 1, 1, "validating")],
+    # in validation, which asks all: workers of an aggregator that died may not be back in a step before the run is over
+    "an aggregator killed in a step, and a worker in validation": (
+        [Fault("aggregator", 0, 10, "gathered"), Fault("worker", 1, 1, "validating")],
         {"workers": 3, "two_nodes": True},
     ),
 }

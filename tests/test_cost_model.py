@@ -19,7 +19,7 @@ COSTS = Model(
     update=0.6e-9,
     add=0.2e-9,
     call=1e-3,
-    relay=0.4e-3,
+    aggregator=0.4e-3,
     byte=1 / 500e6,
     cores=2,
 )
@@ -40,8 +40,8 @@ def steps() -> list[Point]:
 
 def exchanges() -> list[Point]:
     return [
-        Point(parameters=parameters, relays=relays, seconds=COSTS.between(parameters, relays + 1))
-        for parameters, relays in itertools.product(SIZES, (1, 2, 4))
+        Point(parameters=parameters, aggregators=aggregators, seconds=COSTS.between(parameters, aggregators + 1))
+        for parameters, aggregators in itertools.product(SIZES, (1, 2, 4))
     ]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import distsgd
-from distsgd.journal import Reader
-from distsgd.tracking import import_quietly
+from distsgd.rundir.journal import Reader
+from distsgd.tracking.tracker import import_quietly
 
 import_quietly()
 

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
+from distsgd.core.sampling import SPLIT_STREAM, keyed_permutation
 from distsgd.data.dataset import DataSet, digest_of
 from distsgd.data.normalization import BatchTransform
 from distsgd.errors import DataError
-from distsgd.sampling import SPLIT_STREAM, keyed_permutation
 
 VAL_FRACTION = 0.2
 """What is held out if neither `data.val` nor `data.val_fraction` says so."""
@@ -63,7 +63,7 @@ def split(size: int, config: DataConfig) -> NDArray[np.bool_]:
     if count == size:
         raise DataError(f"{config.train}: {fraction:g} of {size} rows leaves none to train on; lower data.val_fraction")
     held_out = np.zeros(size, bool)
-    for start in range(0, count, 2**20):  # in pieces, because a permutation's temporaries are many times its size
+    for start in range(0, count, 2**20):  # in chunks, because a permutation's temporaries are many times its size
         positions = np.arange(start, min(start + 2**20, count))
         held_out[keyed_permutation(config.split_seed, SPLIT_STREAM, size, positions)] = True
     return held_out

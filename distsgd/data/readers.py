@@ -56,7 +56,7 @@ def reading(path: str, form: Format) -> Iterator[None]:
             raise DataError(
                 f"{path}: a list column holds a null or a list of another length; leave such rows out"
             ) from None
-        remedy = "mend that row" if form == "CSV" else "it is damaged or was cut short: write it again"
+        remedy = "replace_lost that row" if form == "CSV" else "it is damaged or was cut short: write it again"
         raise DataError(f"{path} cannot be read as {form} ({said[:200]}); {remedy}") from None
 
 

@@ -24,7 +24,7 @@ BATCH_BYTES = 2**23
 
 
 @dataclass(frozen=True)
-class Batch:
+class SourceBatch:
     """Some consecutive rows of one file."""
 
     table: pa.RecordBatch
@@ -50,7 +50,7 @@ class Source:
         """Rows of all files, N."""
         return sum(file.num_rows for file in self.files)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[SourceBatch]:
         """Yield all rows in order; DataError if a file cannot be read or holds another number of rows than it said."""
         names = [*self.schema.columns, self.schema.label]
         value_bytes = max(np.dtype(kind).itemsize for kind in self.schema.types)
@@ -60,7 +60,7 @@ class Source:
             for table in file.batches(names, max_rows):
                 if start + table.num_rows > file.num_rows:
                     break
-                yield Batch(table, file.path, start)
+                yield SourceBatch(table, file.path, start)
                 start += table.num_rows
             else:
                 if start == file.num_rows:

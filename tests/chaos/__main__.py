@@ -22,7 +22,7 @@ def tally(reports: list[Report]) -> Table:
     failed = [str(report.schedule.seed) for report in reports if report.problems]
     table = Table("", "count", title="chaos")
     table.add_row("runs", str(len(reports)))
-    for role in ("worker", "server", "relay", "driver"):
+    for role in ("worker", "server", "aggregator", "driver"):
         table.add_row(f"faults that struck a {role}", str(struck[role]))
     table.add_row("the undisturbed run's bits, journal and history", str(len(reports) - len(failed)))
     table.add_row("failed seeds", ", ".join(failed) or "none")

@@ -21,7 +21,7 @@ from raylets import second_raylet
 from runs import RAY_ENVIRONMENT, TIMES, Cli, command, eventually, options, result, small_cluster, timeless
 
 from chaos.schedule import Schedule, Shape
-from distsgd.faults import VARIABLE
+from distsgd.system.faults import VARIABLE
 
 LIMIT_S = 240.0
 """Seconds for a whole schedule."""
@@ -29,7 +29,7 @@ LIMIT_S = 240.0
 GONE_S = 60.0
 """Seconds within which all processes of a run have to be gone."""
 
-ACTORS = ("ServerActor", "WorkerActor", "RelayActor")
+ACTORS = ("ServerActor", "WorkerActor", "AggregatorActor")
 
 SETTINGS = {"checkpoint.every_s": 0.2, "run.timeout_s": 3, "run.max_restarts": 12, "tracking.timeout_s": 60}
 """A short patience, so that what is stopped is soon given up, and enough restarts for all faults of a schedule."""

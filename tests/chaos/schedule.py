@@ -6,19 +6,19 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from distsgd.faults import Fault
+from distsgd.system.faults import Fault
 
 MOMENTS = {
     "worker": ("asked", "computed", "answered", "validating"),
     "server": ("begun", "gathered", "applied", "validating"),
-    "relay": ("asked", "gathered"),
+    "aggregator": ("asked", "gathered"),
     "driver": ("journaled", "checkpointed", "validated", "written"),
 }
 
 SIGNALS = {
     "worker": ("SIGKILL", "SIGKILL", "SIGSTOP"),
     "server": ("SIGKILL", "SIGKILL", "SIGSTOP"),
-    "relay": ("SIGKILL", "SIGKILL", "SIGSTOP"),
+    "aggregator": ("SIGKILL", "SIGKILL", "SIGSTOP"),
     "driver": ("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM"),
 }
 
@@ -76,7 +76,7 @@ def draw(seed: int, data: str) -> Schedule:
     rng = random.Random(f"{data} {seed}")
     shape, workers, two_nodes = rng.choice(SHAPES[data]), rng.randint(2, 4), rng.random() < 0.5
     link = "ray" if rng.random() < 0.1 else "auto"
-    roles = ["worker", "server", "driver"] + (["relay"] if two_nodes and link == "auto" else [])
+    roles = ["worker", "server", "driver"] + (["aggregator"] if two_nodes and link == "auto" else [])
     faults: list[Fault] = []
     for _ in range(rng.randint(1, 4)):
         role = rng.choice(roles)

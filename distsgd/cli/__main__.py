@@ -1,0 +1,7 @@
+"""`python -m distsgd.cli` is the command `distsgd`."""
+
+import sys
+
+from distsgd.cli.main import main
+
+sys.exit(main(prog_name="distsgd"))

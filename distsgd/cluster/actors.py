@@ -1,0 +1,215 @@
+"""The plain classes as Ray actors; trainer.py and staff.py start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+
+from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.aggregator import NodeAggregator
+from distsgd.comm.dispatcher import Dispatcher, InterruptedStepError, LostPeer
+from distsgd.comm.ray_calls import ParameterChunks, RayPeer, join, pack
+from distsgd.comm.shared_memory import CONNECT_ERRORS, Endpoint, PeerSettings
+from distsgd.config import Config
+from distsgd.core import numerics
+from distsgd.core.backend import Device
+from distsgd.core.net import Net
+from distsgd.core.reduction import PartialSum
+from distsgd.engine.server import ParameterServer
+from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.worker import Worker
+from distsgd.system import faults
+
+START_S = 60.0
+"""Seconds in which a new process has to be there, however short run.timeout_s is: that is for steps."""
+
+
+class Location(NamedTuple):
+    """Where an actor is."""
+
+    node: str
+    """Ray's id of the node."""
+
+    host: str
+    pid: int
+    address: str
+    """Where workers of that node find it; empty for a worker."""
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+class _DispatchingActor:
+    """A dispatcher and the acceptor that its workers come in by: what a server and an aggregator have in common."""
+
+    def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
+        cores = len(os.sched_getaffinity(0))
+        num_shards = config.train.num_shards
+        self._dispatcher = Dispatcher(
+            net.size, timeout_s=timeout_s, arrival_timeout_s=arrival_timeout_s, spin=workers < cores
+        )
+        one_each = cores if workers == cores and config.run.blas_threads == 1 else 0
+        self._acceptor = Acceptor(
+            self._dispatcher, PeerSettings(net.size, num_shards, spin=workers <= cores), cores=one_each
+        )
+        self._threads = cores
+
+    def location(self) -> Location:
+        """Return where it is."""
+        return Location(_node(), socket.gethostname(), os.getpid(), self._acceptor.address)
+
+    def size(self) -> int:
+        """See Dispatcher.size."""
+        return self._dispatcher.size()
+
+    def take_lost_peers(self) -> list[LostPeer]:
+        """See Dispatcher.take_lost_peers."""
+        return self._dispatcher.take_lost_peers()
+
+    def reweigh(self, name: str, weight: int) -> None:
+        """See Dispatcher.reweigh."""
+        self._dispatcher.reweigh(name, weight)
+
+
+class ServerActor(_DispatchingActor):
+    """The parameter server as a Ray actor; it answers other calls while `run` trains."""
+
+    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
+        self._blas = numerics.pinned_blas(config.run.blas_threads, None)
+        self._blas.__enter__()
+        # When all workers are lost at once, new ones are on their way; if there will be none, the driver says so.
+        arrival_timeout_s = max(config.run.timeout_s, START_S)
+        super().__init__(
+            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
+        )
+        self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
+        self._server = ParameterServer(
+            config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
+        )
+
+    def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
+        """Take in a worker, or an aggregator for `weight` workers, that is reached by Ray calls."""
+        peer = RayPeer(
+            actor, name, host, pid, weight=weight, parameter_chunks=self._parameter_chunks, num_shards=self._num_shards
+        )
+        self._dispatcher.join(peer)
+
+    def run(self, until: int) -> int:
+        """See ParameterServer.run."""
+        try:
+            return self._server.run(until)
+        except InterruptedStepError:
+            return self._server.step
+
+    def stop(self) -> None:
+        """See ParameterServer.stop."""
+        self._server.stop()
+        self._dispatcher.interrupt()
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """See ParameterServer.take_records."""
+        return self._server.take_records()
+
+    def snapshot(self) -> Snapshot:
+        """See ParameterServer.snapshot."""
+        return self._server.snapshot()
+
+    def current_parameters(self) -> np.ndarray:
+        """See ParameterServer.current_parameters."""
+        if faults.ARMED:
+            faults.reached("server", 0, self._server.step, "validating")
+        return self._server.current_parameters()
+
+    def timings(self) -> dict[str, float]:
+        """See ParameterServer.timings."""
+        return self._server.timings()
+
+
+class GradientComputer(ABC):
+    """An actor that computes gradients by Ray calls."""
+
+    @abstractmethod
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
+        """See Worker.compute."""
+
+    def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list[Any]:
+        """Compute with parameters that come in chunks, and return the partials in chunks; see links.ray_calls."""
+        return pack(self.compute(step, join(chunks), shards))
+
+
+class AggregatorActor(_DispatchingActor, GradientComputer):
+    """An aggregator as a Ray actor."""
+
+    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+        # A worker that hangs times out before its aggregator does. An aggregator without workers fails at once, so that
+        # the server reassigns its shards.
+        super().__init__(
+            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
+        )
+        self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:
+        """See NodeAggregator.compute."""
+        return self._aggregator.compute(step, flat, shards)
+
+
+class WorkerActor(GradientComputer):
+    """A worker as a Ray actor; `initialize` rather than the constructor does the work, so that its errors come back."""
+
+    def initialize(
+        self, *, number: int, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
+    ) -> tuple[Location, dict[str, str]]:
+        """Make the worker; return where it is, and the fingerprint of its arithmetic."""
+        self._number = number
+        self._serving: threading.Thread | None = None
+        self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
+        self._blas.__enter__()
+        self._worker = Worker(device=device, **keywords)
+        return Location(_node(), socket.gethostname(), os.getpid(), ""), numerics.fingerprint(device)
+
+    def connect(self, address: str) -> str | None:
+        """Serve the server or aggregator at `address` on this node from now on; return what is in the way, if it is."""
+        self._disconnect()
+        try:
+            self._endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
+        except CONNECT_ERRORS as error:
+            return f"{type(error).__name__}: {error}"
+        self._serving = threading.Thread(
+            target=self._endpoint.serve, args=(self._worker,), name="endpoint", daemon=True
+        )
+        self._serving.start()
+        return None
+
+    def _disconnect(self) -> None:
+        """Return when the worker computes no more for the server or aggregator that it sat at, if there was one.
+
+        That one may hang rather than be dead, and the worker's buffers are for one computation at a time.
+        """
+        if self._serving is not None:
+            self._endpoint.disconnect()
+            self._serving.join()
+            self._serving = None
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
+        """See Worker.compute."""
+        if not faults.ARMED:
+            return self._worker.compute(step, flat, shards)
+        faults.reached("worker", self._number, step + 1, "asked")
+        partials = self._worker.compute(step, flat, shards)
+        faults.reached("worker", self._number, step + 1, "computed")
+        return partials
+
+    def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
+        """See Worker.evaluate."""
+        if faults.ARMED:
+            faults.reached("worker", self._number, sys.maxsize, "validating")
+        return self._worker.evaluate(flat, blocks)

@@ -1,0 +1,191 @@
+"""Short messages between the processes of one node, which are unix_socket and death notice at once.
+
+The sockets are Unix `SOCK_SEQPACKET` ones with an abstract name: messages keep their bounds and their order, nothing
+is left in the file system, and when a process dies, however it dies, its peers read the end of the stream within
+milliseconds. Abstract names have no file permissions, so the kernel is asked who is at the other end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+SPIN_S = 250e-6
+"""Seconds that a wait polls at most, giving the core away in between, before it blocks."""
+
+LONGEST = 8192
+"""Bytes of the longest message."""
+
+
+class ConnectionClosedError(Exception):
+    """The other end of a connection is gone."""
+
+
+class WaitTimeoutError(Exception):
+    """Nothing came within the time that was set."""
+
+
+class SpinPolicy:
+    """How long a wait polls before it blocks: as long as waits have usually been, or not at all if that is long.
+
+    Waking a process on an idle core takes about 40 µs, which is much of a small net's step and nothing of a large
+    one's, whose server needs the cores.
+    """
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+
+    def spin_s(self) -> float:
+        """Return the seconds to poll for."""
+        return min(2 * self._usual + 50e-6, SPIN_S) if self._usual < SPIN_S else 0.0
+
+    def learn(self, waited_s: float) -> None:
+        """Take into account how long a wait was."""
+        self._usual += 0.125 * (min(waited_s, 8 * SPIN_S) - self._usual)
+
+
+class Connection:
+    """One end of a connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    @classmethod
+    def to(cls, name: str) -> Connection:
+        """Connect to the listener of that name on this node; OSError if there is none, or it is another user's."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect("\0" + name)
+            _check_user(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    def fileno(self) -> int:
+        """Return the descriptor, readable when a message, or the end, has come."""
+        return self._socket.fileno()
+
+    @property
+    def peer_pid(self) -> int:
+        """The process at the other end, as the kernel knows it."""
+        return _credentials(self._socket)[0]
+
+    def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message; ConnectionClosedError if the other end is gone or takes nothing any more."""
+        try:
+            if descriptors:
+                socket.send_fds(self._socket, [message], descriptors)
+            else:
+                self._socket.send(message)
+        except OSError as error:  # BlockingIOError, too: a peer with a full buffer of these does not read them
+            raise ConnectionClosedError(str(error)) from None
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something can be received; WaitTimeoutError if that takes longer than `timeout_s`."""
+        if not self._poll.poll(1000 * timeout_s):
+            raise WaitTimeoutError
+
+    def wait_unbounded(self, patience: SpinPolicy | None) -> None:
+        """Return when something can be received, however long that takes; without `patience`, block at once."""
+        if patience is None:
+            self._poll.poll()
+        else:
+            begun, ready = time.perf_counter(), self._poll.poll
+            end = begun + patience.spin_s()
+            while not (found := ready(0)) and time.perf_counter() < end:
+                os.sched_yield()
+            if not found:
+                ready(None)
+            patience.learn(time.perf_counter() - begun)
+
+    def receive(self) -> bytes:
+        """Return the next message; BlockingIOError if there is none, ConnectionClosedError at the end of the stream."""
+        try:
+            message = self._socket.recv(LONGEST)
+        except ConnectionError as error:
+            raise ConnectionClosedError(str(error)) from None
+        if not message:
+            raise ConnectionClosedError("end of stream")
+        return message
+
+    def receive_descriptors(self, count: int) -> tuple[bytes, list[int]]:
+        """Return a message and the descriptors that came with it; ConnectionClosedError if it is not so many."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._socket, LONGEST, count, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError as error:
+            raise ConnectionClosedError(str(error)) from None
+        if not message or len(descriptors) != count:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ConnectionClosedError(
+                "end of stream" if not message else f"{len(descriptors)} descriptors, not {count}"
+            )
+        return message, descriptors
+
+    def shut_down(self) -> None:
+        """Let both ends read the end of the stream; any thread may call it, whatever another does here."""
+        with suppress(OSError):  # it is closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up, and free the descriptor."""
+        self._socket.close()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where the processes of a node connect to."""
+
+    name: str
+    """The abstract name: random, so that whoever was told it by Ray was meant to know it."""
+
+    socket: socket.socket
+
+    @classmethod
+    def open(cls) -> Listener:
+        """Listen under a new name."""
+        name = f"distsgd-{secrets.token_hex(16)}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.bind("\0" + name)
+        sock.listen(128)
+        return cls(name, sock)
+
+    def accept(self) -> Connection:
+        """Wait for a connection and return it; OSError if it is another user's, or if the listener was closed."""
+        sock, _ = self.socket.accept()
+        try:
+            _check_user(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(sock)
+
+    def close(self) -> None:
+        """Stop listening; a thread in `accept` gets an OSError."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            self.socket.close()
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other end."""
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid
+
+
+def _check_user(sock: socket.socket) -> None:
+    uid = _credentials(sock)[1]
+    if uid != os.getuid():
+        raise PermissionError(f"the process at the other end runs as user {uid}, this one as {os.getuid()}")

@@ -1,0 +1,62 @@
+"""What a result's last bits depend on: versions, BLAS build and kernel, threads, device."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+from distsgd.core.backend import Device, gpu_fingerprint
+from distsgd.errors import ResourceError
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that BLAS libraries read, when they are loaded, for their number of threads."""
+
+
+def environment(blas_threads: int, blas_kernel: str | None) -> dict[str, str]:
+    """Return the environment variables that hold a worker to a number of threads and an OpenBLAS kernel."""
+    variables = dict.fromkeys(THREAD_VARIABLES, str(blas_threads))
+    return variables | ({"OPENBLAS_CORETYPE": blas_kernel} if blas_kernel else {})
+
+
+@contextlib.contextmanager
+def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
+    """Hold this process's BLAS to `threads` threads; ResourceError if it cannot be, or runs another kernel."""
+    with threadpoolctl.threadpool_limits(limits=threads, user_api="blas"):
+        libraries = _blas_libraries()
+        for library in libraries:
+            if library["num_threads"] != threads:
+                raise ResourceError(
+                    f"the BLAS library {library['internal_api']} runs {library['num_threads']} threads in place of "
+                    f"{threads}; set {', '.join(THREAD_VARIABLES)} to {threads} before Python starts"
+                )
+            found = str(library.get("architecture"))
+            if kernel and found.lower() != kernel.lower():
+                raise ResourceError(
+                    f"run.blas_kernel is {kernel!r}, but OpenBLAS runs its {found} kernel in this process; set "
+                    f"OPENBLAS_CORETYPE={kernel} before Python starts, or choose a kernel that this processor can run"
+                )
+        yield
+
+
+def fingerprint(device: Device) -> dict[str, str]:
+    """Return what the promise of equal bits depends on, for this process."""
+    libraries = _blas_libraries()
+    found = {
+        "machine": platform.machine(),
+        "numpy": np.__version__,
+        "blas": ", ".join(f"{b['internal_api']} {b['version']} {b.get('architecture', '')}".strip() for b in libraries),
+        "blas_threads": ", ".join(str(b["num_threads"]) for b in libraries),
+        "device": device,
+    }
+    return found | (gpu_fingerprint() if device == "cuda" else {})
+
+
+def _blas_libraries() -> list[dict[str, Any]]:
+    """Return the BLAS that NumPy has loaded; SciPy's own copy, which nothing here calls, is left out."""
+    libraries = [b for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"]
+    return [b for b in libraries if "numpy" in str(b["filepath"]).lower()] or libraries

@@ -1,0 +1,34 @@
+"""Which examples made a step's loss or gradient not finite: shards are pure functions, so it can be asked again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distsgd.core.net import Workspace, forward, losses_and_softmax
+from distsgd.data.gatherer import Gatherer
+from distsgd.engine.spec import RunSpec
+from distsgd.engine.state import Snapshot
+
+NAMED_ROWS = 5
+"""Offending rows that are named at most."""
+
+
+def offending_rows(spec: RunSpec, state: Snapshot) -> str:
+    """Return a clause on the first shard, and its first rows, whose losses with `state` are not finite.
+
+    Rows are counted from 0 among the training rows, after the held-out rows were taken out.
+    """
+    sampler, data, net = spec.plan.sampler, spec.data, spec.net
+    batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
+    workspace = Workspace(net, sampler.max_shard_count, np)
+    parameters = net.split(state.parameters)
+    shards = range(sampler.num_shards)
+    with np.errstate(all="ignore"):
+        for shard, rows in zip(shards, sampler.shard_rows(range(state.step, state.step + 1), shards), strict=True):
+            X, y = batch.gather(rows)
+            losses = losses_and_softmax(forward(parameters, X, workspace), y, np)
+            bad = rows[~np.isfinite(losses)]
+            if len(bad):
+                named = ", ".join(map(str, bad[:NAMED_ROWS]))
+                return f"first in shard {shard}, at {len(bad)} of its {len(rows)} training rows: {named}"
+    return "although every example's loss is: the gradient's sum overflowed"

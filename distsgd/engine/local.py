@@ -1,0 +1,101 @@
+"""Training in this process, without Ray: the serial loop behind the same methods as the trainer on Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distsgd.core import numerics
+from distsgd.engine import validation
+from distsgd.engine.serial import SerialLoop
+from distsgd.engine.spec import RunSpec
+from distsgd.engine.state import Snapshot
+from distsgd.engine.timing import StepTimes
+from distsgd.errors import NonFiniteError
+
+TICK_S = 0.2
+"""Seconds between two calls of `tick`."""
+
+
+class LocalTrainer:
+    """Runs `serial.step` over and over."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._config, self.data, self._plan, self._state = spec.config, spec.data, spec.plan, spec.start
+        self._loop = SerialLoop(spec)
+        self._records: list[dict[str, Any]] = []
+        self._times = StepTimes()
+        self._stopped = False
+        self._blas = contextlib.ExitStack()
+        self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
+        self.numerics = numerics.fingerprint("cpu")
+        val, transform = self.data.val, self.data.transform
+        self._validation = None if val is None else validation.Validation(spec.net, val, transform, "cpu")
+
+    def run(self, until: int, tick: Callable[[], None]) -> int:
+        """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
+        self._times.start(time.perf_counter())
+        next_tick = time.monotonic() + TICK_S
+        while self._state.step < until and not self._stopped:
+            count = self._plan.sampler.batch_count(self._state.step)
+            with np.errstate(all="ignore"):  # what overflows is found by looking at the results
+                state, loss = self._loop.step(self._state)
+            if not (np.isfinite(loss) and np.isfinite(state.parameters).all()):
+                if self._config.train.on_nonfinite == "stop":
+                    raise NonFiniteError(f"step {state.step}: the mini-batch's loss ({loss}) or gradient is not finite")
+                state = dataclasses.replace(self._state, step=state.step, skipped=self._state.skipped + 1)
+            self._times.add(time.perf_counter(), count)
+            self._state = state
+            if state.step % self._config.train.log_every == 0 or state.step == until:
+                self._record(loss)
+            if time.monotonic() >= next_tick:
+                tick()
+                next_tick = time.monotonic() + TICK_S
+        return self._state.step
+
+    def _record(self, loss: float) -> None:
+        record = self._plan.record(self._state.step, loss, skipped=self._state.skipped) | self._times.since_last()
+        self._records.append(record)
+        self._state = dataclasses.replace(self._state, last_record=record)
+
+    def stop(self) -> None:
+        """Make `run` return after the step at hand."""
+        self._stopped = True
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """Return the journal records since the last call, oldest first."""
+        records, self._records = self._records, []
+        return records
+
+    def take_notices(self) -> list[str]:
+        """Return nothing: there is no other process to tell of."""
+        return []
+
+    def recover(self, start: Snapshot) -> None:
+        """Go on from an earlier state."""
+        self._state = start
+
+    def snapshot(self) -> Snapshot:
+        """Return the state after the last step."""
+        return self._state
+
+    def timings(self) -> dict[str, float]:
+        """Return the percentiles and the throughput that the result names."""
+        return self._times.summary()
+
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and accuracy over the held-out rows."""
+        if self._validation is None or self.data.val is None:
+            return {}
+        rows = len(self.data.val.y)
+        blocks = self._validation.evaluate(self._state.parameters, range(validation.block_count(rows)))
+        return validation.metrics(blocks, rows)
+
+    def close(self) -> None:
+        """Give this process's BLAS its own number of threads back."""
+        self._blas.close()

@@ -1,0 +1,169 @@
+"""The parameter server: owns the parameters, averages the workers' gradients and applies the update.
+
+A plain class that runs without Ray; actors.py makes an actor of it. How it reaches the workers is the link's affair.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+
+from distsgd.config import Config
+from distsgd.core import optim, reduction
+from distsgd.core.net import Net
+from distsgd.core.reduction import PartialSum
+from distsgd.engine.aggregation import Aggregation
+from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.timing import StepTimes
+from distsgd.errors import NonFiniteError
+from distsgd.system import faults
+
+_node = attrgetter("node")
+
+
+class Link(Protocol):
+    """What the parameter server needs of its link to the workers; see links.dispatcher.Dispatcher."""
+
+    @property
+    def buffers(self) -> np.ndarray:
+        """The two parameter buffers (2, P) float32 that workers read."""
+        ...
+
+    def exchange(self, step: int, buffer: int, shards: range) -> list[PartialSum]:
+        """Return the gradients of `shards` for step `step`, with the parameters in one of the buffers."""
+        ...
+
+
+class ParameterServer:
+    """Parameters, update rule and step counter. `run` trains; the other methods may be called meanwhile."""
+
+    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, link: Link, threads: int = 1) -> None:
+        self.config, self.net, self.plan, self.link = config, net, plan, link
+        self.step, self.skipped = start.step, start.skipped
+        # Updates are written to the other buffer, so that no reader sees half of one and a bad one is dropped.
+        self._parameters = link.buffers
+        self._parameters[:] = start.parameters
+        self._velocity = None if start.velocity is None else np.stack([start.velocity, start.velocity])
+        self._current = self._before = 0
+        self._aggregation = Aggregation(net, config.train.num_shards, threads=threads)
+        self._shards = range(config.train.num_shards)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._records: list[dict[str, Any]] = []
+        self._last_record = start.last_record
+        self._times = StepTimes()
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """The parameters (P,) after `step` steps; overwritten two steps later."""
+        current: np.ndarray = self._parameters[self._current]
+        return current
+
+    def run(self, until: int) -> int:
+        """Train up to step `until`, or until `stop` is called; return the number of steps done in all.
+
+        Raises NonFiniteError with the parameters as they were before the offending step, and whatever the link raises.
+        """
+        self._times.start(time.perf_counter())
+        log_every, clock = self.config.train.log_every, time.perf_counter
+        while self.step < until and not self._stop.is_set():
+            if faults.ARMED:
+                faults.reached("server", 0, self.step + 1, "begun")
+            partials = self.link.exchange(self.step, self._current, self._shards)
+            if faults.ARMED:
+                faults.reached("server", 0, self.step + 1, "gathered")
+            loss = self.apply(partials)
+            if faults.ARMED:
+                faults.reached("server", 0, self.step, "applied")
+            self._times.add(clock(), sum([partial.examples for partial in partials]))
+            if self.step % log_every == 0 or self.step == until:
+                self._record(loss)
+        return self.step
+
+    def apply(self, partials: Sequence[PartialSum]) -> float:
+        """Add the gradients in the canonical tree, apply the update; return the mini-batch's mean loss without L2.
+
+        If the loss or the gradient is not finite the parameters stay as they were: NonFiniteError, or, if the
+        configuration says `skip`, one more skipped step.
+        """
+        # Sorted, so that `additions` keeps a plan for each division of the shards and not for each order of arrival.
+        partials = sorted(partials, key=_node)
+        nodes = tuple([partial.node for partial in partials])
+        try:
+            plan = reduction.additions(nodes, (0, len(self._shards)))
+        except ValueError as error:
+            raise ValueError(
+                f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
+            ) from None
+        count = sum([partial.examples for partial in partials])
+        loss = reduction.sum_of_losses([partial.loss for partial in partials], plan) / count
+        good = math.isfinite(loss) and self._update(partials, count)
+        if not good and self.config.train.on_nonfinite == "stop":
+            raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
+        with self._lock:
+            self.step += 1
+            self._before = self._current
+            if good:
+                self._current = 1 - self._current
+            else:
+                self.skipped += 1
+        return loss
+
+    def _update(self, partials: Sequence[PartialSum], count: int) -> bool:
+        """Write the updated parameters to the other buffer; return whether all of them are finite."""
+        old, new, velocity = self._current, 1 - self._current, self._velocity
+        return self._aggregation.update(
+            {partial.node: partial.gradient for partial in partials},
+            count,
+            self._parameters[old],
+            None if velocity is None else velocity[old],
+            lr=self.plan.learning_rate(self.step),
+            config=self.config.optim,
+            out=self._parameters[new],
+            velocity_out=None if velocity is None else velocity[new],
+        )
+
+    @np.errstate(all="ignore")  # a record says what is not finite by leaving it out
+    def _record(self, loss: float) -> None:
+        """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""
+        loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2)
+        record = self.plan.record(self.step, loss, skipped=self.skipped) | self._times.since_last()
+        with self._lock:
+            self._last_record = record
+            self._records.append(record)
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """Return the journal records since the last call, oldest first."""
+        with self._lock:
+            records, self._records = self._records, []
+        return records
+
+    def snapshot(self) -> Snapshot:
+        """Return a consistent copy of the state at the end of some step."""
+        with self._lock:
+            velocity = None if self._velocity is None else self._velocity[self._current].copy()
+            return Snapshot(
+                step=self.step,
+                parameters=self.parameters.copy(),
+                velocity=velocity,
+                skipped=self.skipped,
+                last_record=self._last_record,
+            )
+
+    def current_parameters(self) -> np.ndarray:
+        """Return a consistent copy of the parameters (P,)."""
+        return self.snapshot().parameters
+
+    def stop(self) -> None:
+        """Make `run` return at the end of the step at hand."""
+        self._stop.set()
+
+    def timings(self) -> dict[str, float]:
+        """Return the percentiles and the throughput that the result names."""
+        return self._times.summary()

@@ -1,0 +1,36 @@
+"""All that decides what a run computes, put together before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distsgd.config import Config
+from distsgd.core.net import Net
+from distsgd.data import DataSet
+from distsgd.engine.state import Plan, Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Configuration, rows, net, plan, and the state to go on from."""
+
+    config: Config
+    data: DataSet
+    net: Net
+    plan: Plan
+    start: Snapshot
+
+    @classmethod
+    def beginning(cls, config: Config, data: DataSet) -> RunSpec:
+        """Return the spec of a run before its first step."""
+        net = Net(data.train.X.shape[1], config.model.hidden, len(data.classes))
+        flat = net.initial(config.train.seed, config.model.scale)
+        velocity = 0 * flat if config.optim.momentum else None
+        start = Snapshot(step=0, parameters=flat, velocity=velocity)
+        return cls(config=config, data=data, net=net, plan=Plan.of(config, len(data.train)), start=start)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all rows."""
+        parts = [self.data.train, *([self.data.val] if self.data.val is not None else [])]
+        return sum(part.X.nbytes + part.y.nbytes for part in parts)

@@ -1,0 +1,142 @@
+"""A worker: the gradient sums of its shards, and the validation of its blocks of held-out rows.
+
+A plain class that runs without Ray; actors.py makes an actor of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distsgd.core import reduction
+from distsgd.core.accumulation import exact_accumulator
+from distsgd.core.backend import Device, array_module
+from distsgd.core.net import Array, Net, Parameters, Workspace, loss_and_gradient_sums
+from distsgd.core.reduction import Node, PartialSum
+from distsgd.core.sampling import PrefetchedRows, Sampler
+from distsgd.data import BatchTransform, Rows
+from distsgd.data.gatherer import Gatherer
+from distsgd.engine.validation import Validation
+
+PREFETCH_BYTES = 2**26
+"""Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
+
+
+AddProduct = Callable[[Array, Array, Array], None]
+
+KEPT_SPLITS = 128
+"""Vectors whose cuts into parameters are kept: buffers that are used in every step."""
+
+
+class Worker:
+    """Computes for whatever shards it is told; of its own it has but buffers, rows are shared by the node."""
+
+    def __init__(
+        self,
+        *,
+        net: Net,
+        sampler: Sampler,
+        train: Rows,
+        val: Rows | None,
+        transform: BatchTransform,
+        device: Device,
+    ) -> None:
+        self.net, self.sampler, self.device = net, sampler, device
+        self._xp = array_module(device)
+        self._batch = Gatherer(train, transform, sampler.max_shard_count, device)
+        self._validation = None if val is None else Validation(net, val, transform, device)
+        self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
+        self._buffers = list(self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32))
+        self._splits: dict[int, tuple[Array, Parameters]] = {}
+        self._shards, self._subtrees = range(0), [(0, 0)]
+        self._rows = PrefetchedRows(sampler)
+        accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
+        self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
+        self._prefetched: tuple[int, range] | None = None
+        self._gathered: list[tuple[Any, Any]] = []
+
+    def compute(
+        self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray] | None = None
+    ) -> list[PartialSum]:
+        """Return the gradient sums of a run of shards: one partial for each subtree that lies whole within it.
+
+        flat (P,) float32 are the parameters. The gradients are written to arrays (P,) float32 on the host: those of
+        `out`, or else new ones.
+        """
+        if shards != self._shards:
+            self._shards, self._subtrees = shards, reduction.maximal_subtrees(shards, self.sampler.num_shards)
+        if out is None:
+            out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
+            self._splits.clear()  # of the last step's arrays, which do not come again
+        parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
+        with np.errstate(all="ignore"):  # the server looks at every result
+            return [
+                self._subtree(root, step, parameters, shards, row)
+                for root, row in zip(self._subtrees, out, strict=False)
+            ]
+
+    def _split(self, flat: Array) -> Parameters:
+        """Return `net.split` of a vector; those that come again and again are not cut anew."""
+        known = self._splits.get(id(flat))
+        if known is None or known[0] is not flat:
+            if len(self._splits) > KEPT_SPLITS:
+                self._splits.clear()
+            known = self._splits[id(flat)] = (flat, self.net.split(flat))
+        return known[1]
+
+    def prefetch(self, step: int, shards: range) -> None:
+        """Gather the mini-batch rows of a run of shards that is likely to be computed next.
+
+        Not if memory does not allow it, nor if the server's work, which takes about as long for a parameter as
+        gathering does for a feature, will be done before: the workers' cores would then not be free for the server.
+        """
+        size = len(shards) * self._batch.buffer_bytes
+        if size <= PREFETCH_BYTES and size <= 4 * self.net.size:
+            rows = self._rows.of(step, shards)
+            self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
+            self._prefetched = (step, shards)
+
+    def _examples(self, step: int, shards: range, shard: int) -> tuple[Any, Any]:
+        """Return features (n, D) and classes (n,) of one of the shards."""
+        number = shard - shards.start
+        if self._prefetched == (step, shards):
+            return self._gathered[number]
+        self._prefetched = None
+        return self._batch.gather(self._rows.of(step, shards)[number])
+
+    def _subtree(self, root: Node, step: int, parameters: Parameters, shards: range, out: np.ndarray) -> PartialSum:
+        """Return the partial of one subtree of `shards`, its gradient in `out`."""
+        on_host = self._xp is np
+        buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
+
+        def leaf(shard: int, gradient: Array, add_product: AddProduct | None = None) -> PartialSum:
+            X, y = self._examples(step, shards, shard)
+            out, workspace = self._split(gradient), self._workspace
+            loss = loss_and_gradient_sums(parameters, X, y, out=out, workspace=workspace, add_product=add_product)
+            return PartialSum((shard, shard + 1), gradient, loss, len(y))
+
+        def known(node: Node, buffer: int) -> PartialSum | None:
+            lo, hi = node
+            if hi - lo == 1:
+                return leaf(lo, buffers[buffer])
+            if hi - lo == 2 and self._add_product is not None:  # two leaves in one buffer
+                left = leaf(lo, buffers[buffer])
+                return left.combined(leaf(lo + 1, left.gradient, self._add_product), left.gradient)
+            return None
+
+        def add(left: PartialSum, right: PartialSum, _: int) -> PartialSum:
+            gradient = left.gradient
+            gradient += right.gradient
+            return left.combined(right, gradient)
+
+        partial = reduction.tree_sum(root, known, add)
+        if on_host:
+            return partial
+        partial.gradient.get(out=out)
+        return partial._replace(gradient=out)
+
+    def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
+        """See Validation.evaluate."""
+        return [] if self._validation is None else self._validation.evaluate(flat, blocks)

@@ -1,0 +1,243 @@
+"""Checkpoints: written so that a crash at any moment leaves the older ones valid, read only if every byte is right.
+
+A checkpoint is two files of one name, `00000120.npz` with the arrays and `00000120.json`, its manifest, which is
+written last and holds the SHA-256 of the arrays' file and of itself. Without a valid manifest there is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distsgd.engine.state import Snapshot
+from distsgd.errors import CheckpointError
+
+
+def save(
+    folder: Path,
+    snapshot: Snapshot,
+    identity: Mapping[str, str],
+    *,
+    keep: int,
+    mlflow_run_id: str | None = None,
+) -> None:
+    """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
+
+    The id of the MLflow run, where there is one yet, is for whoever finds a checkpoint alone; nothing reads it.
+    Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
+    """
+    arrays = {"parameters": snapshot.parameters}
+    if snapshot.velocity is not None:
+        arrays["velocity"] = snapshot.velocity
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    manifest = {
+        "step": snapshot.step,
+        "skipped": snapshot.skipped,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "last_record": snapshot.last_record,
+        "identity": dict(identity),
+        "mlflow_run_id": mlflow_run_id,
+    }
+    manifest["manifest_sha256"] = _manifest_digest(manifest)
+    name = f"{snapshot.step:08d}"
+    try:
+        if not folder.is_dir():
+            folder.mkdir()
+            _sync_folder(folder.parent)
+        write_atomically(folder / f"{name}.npz", content)
+        write_atomically(folder / f"{name}.json", _encode(manifest))
+        _remove_old(folder, snapshot.step, keep)
+    except OSError as error:
+        if not (folder / f"{name}.json").exists():
+            _remove_arrays(folder / f"{name}.npz")
+        raise CheckpointError(
+            f"the checkpoint of step {snapshot.step} could not be written to {str(folder)!r}: {error.strerror}; "
+            "older checkpoints there are as they were; make room and use --resume"
+        ) from error
+
+
+def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
+    """Return the newest valid checkpoint, if there is one, and a sentence for each newer one that was passed over.
+
+    A checkpoint whose identity is not that of this run counts as damaged.
+    """
+    problems: list[str] = []
+    names = {path.stem for pattern in ("*.json", "*.npz") for path in folder.glob(pattern) if path.stem.isdecimal()}
+    for name in sorted(names, key=int, reverse=True):
+        try:
+            return _load(folder / f"{name}.json", folder / f"{name}.npz", identity), problems
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
+    return None, problems
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Return when the names in `folder` are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_arrays(path: Path) -> None:
+    """Remove arrays whose manifest could not be written; they would only take up room on a full disk."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _encode(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
+    """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
+    manifest = _read_manifest(manifest_path)
+    if manifest["identity"] != dict(identity):
+        raise ValueError("it belongs to another run")
+    if not arrays_path.exists():
+        raise ValueError("its arrays are missing")
+    content = arrays_path.read_bytes()
+    if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        raise ValueError("its arrays are damaged")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        velocity = arrays.get("velocity")
+        return Snapshot(
+            step=manifest["step"],
+            parameters=arrays["parameters"],
+            velocity=velocity,
+            skipped=manifest["skipped"],
+            last_record=manifest["last_record"],
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest; ValueError unless every byte of it is as it was written."""
+    if not path.exists():
+        raise ValueError("it has no manifest")
+    content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        raise ValueError("its manifest is damaged") from None
+    # The digest is of what the text means; `1E-5` for `1e-5` has to be found in the text itself.
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("manifest_sha256") != _manifest_digest(manifest)
+        or content != _encode(manifest)
+    ):
+        raise ValueError("its manifest is damaged")
+    return manifest
+
+
+def _remove_old(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and what an interrupted writer left.
+
+    Those of later steps go too: training came back to `step` from before them because they are damaged.
+    """
+    names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
+    kept = set([name for name in names if int(name) <= step][-keep:])
+    for name in names:
+        if name not in kept:
+            (folder / f"{name}.json").unlink(missing_ok=True)
+    for path in [*folder.glob("*.npz"), *folder.glob(".*.tmp")]:
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own, so that training does not wait for the disk.
+
+    If a newer snapshot comes before the last one is on disk, the one in between is dropped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, str],
+        *,
+        keep: int,
+        mlflow_run_id: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._folder, self._identity, self._keep, self._mlflow_run_id = folder, identity, keep, mlflow_run_id
+        self._wake = threading.Condition()
+        self._pending: Snapshot | None = None
+        self._busy = self._closed = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have `snapshot` written soon. Raises the CheckpointError of an earlier one that could not be written."""
+        with self._wake:
+            self._pending = snapshot
+            self._wake.notify_all()
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error, a CheckpointError as a rule, that came up in writing since the last call."""
+        with self._wake:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def flush(self) -> None:
+        """Return when the newest submitted snapshot is on disk; raises CheckpointError if it could not be written."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._pending is None and not self._busy)
+        self.check()
+
+    def close(self) -> None:
+        """Write what is pending and end the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._busy = False
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: self._pending is not None or self._closed)
+                snapshot, self._pending = self._pending, None
+                if snapshot is None:
+                    return
+                self._busy = True
+            try:
+                save(self._folder, snapshot, self._identity, keep=self._keep, mlflow_run_id=self._mlflow_run_id())
+            except Exception as error:  # whatever it is, it is raised where it can be seen, and nobody waits for ever
+                with self._wake:
+                    self._error = error

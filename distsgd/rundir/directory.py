@@ -1,0 +1,177 @@
+"""The run directory: who may use it, what configuration it holds, and where things are in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from distsgd.config import Config
+from distsgd.errors import ConfigError, RunDirectoryError
+from distsgd.rundir.checkpoint import write_atomically
+from distsgd.version import __version__
+
+RUNS = Path("runs")
+"""Where runs go that are given no directory."""
+
+LOCK = ".lock"
+"""File that the driver at work in a run directory holds a lock on."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run's files, and the key by which its parts know each other."""
+
+    path: Path
+    run_key: str
+
+    @property
+    def journal(self) -> Path:
+        """A JSON line for each logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.path / "model.npz"
+
+    @property
+    def result(self) -> Path:
+        """How the run ended."""
+        return self.path / "result.json"
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file into the directory, atomically."""
+        write_atomically(self.path / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def default_path(config: Config) -> Path:
+    """Return `runs/<data>-<date>-<time>` for a new run, with a number behind it if that is taken."""
+    parts = [part for part in Path(config.data.train).parts if not set(part) & set("*?[")]
+    stem = (Path(parts[-1]).stem if parts else "") or "run"
+    name = f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in stem)}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def check_new(path: Path) -> None:
+    """Raise RunDirectoryError unless a new run may start in `path`: it does not exist, or is an empty folder."""
+    try:
+        entries = {entry.name for entry in path.iterdir()} - {LOCK}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} is a file, or lies below one; give another one with --run-dir"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} cannot be looked into: {getattr(error, 'strerror', error)}; "
+            "give another one with --run-dir"
+        ) from None
+    if "config.json" in entries:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} holds another run; add --resume to go on with it, or give another one"
+        )
+    if entries:
+        raise RunDirectoryError(
+            f"the run directory {str(path)!r} is not empty and holds no run ({min(entries)!r} is in it); "
+            "give another one with --run-dir"
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run directory against other drivers; RunDirectoryError if one is at work in it.
+
+    The lock is the kernel's and goes with the process that holds it, however that ends.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(
+                f"another driver is at work in the run directory {str(path)!r}; wait for its end, or stop it"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the file {str(path / LOCK)!r} cannot be locked: {error.strerror}; give a run directory on another "
+                "file system with --run-dir"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"the run directory {str(path)!r} cannot be written: {error.strerror}; give another one with --run-dir"
+    )
+
+
+def identity(directory: RunDirectory, config: Config, data_digest: str) -> dict[str, str]:
+    """Return what a checkpoint must agree with for this run to go on from it."""
+    return {"run_key": directory.run_key, "config_digest": config.digest(), "data_digest": data_digest}
+
+
+def create(path: Path, *, resolved: Config, requested: Config, data_digest: str) -> RunDirectory:
+    """Write `config.json` of a new run into `path` and return the directory; RunDirectoryError if it cannot be."""
+    directory = RunDirectory(path, uuid.uuid4().hex)
+    about = identity(directory, resolved, data_digest) | {"version": __version__, "requested": requested.flat()}
+    try:
+        directory.write_json("config.json", resolved.model_dump(mode="json") | {"distsgd": about})
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    return directory
+
+
+def read(path: Path) -> tuple[RunDirectory, Config, str]:
+    """Return an existing run's directory, the configuration that was asked for, and the data's digest."""
+    try:
+        content = json.loads((path / "config.json").read_bytes())
+        stored = content["distsgd"]
+        directory = RunDirectory(path, str(stored["run_key"]))
+        return directory, Config.build(stored["requested"]), str(stored["data_digest"])
+    except FileNotFoundError:
+        raise RunDirectoryError(
+            f"there is no run to resume in {str(path)!r}: it has no config.json; leave --resume out to start one"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"{str(path / 'config.json')!r} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise RunDirectoryError(
+            f"{str(path / 'config.json')!r} is damaged or of another version of distsgd: {error}"
+        ) from None
+
+
+def find_resumable(config: Config) -> Path:
+    """Return the newest directory below `runs/` that holds a run of this configuration."""
+    matching = []
+    for path in RUNS.glob("*/config.json"):
+        with contextlib.suppress(RunDirectoryError):
+            _, stored, _ = read(path.parent)
+            if stored.digest() == config.digest() and stored.data == config.data:
+                matching.append(path)
+    if not matching:
+        raise RunDirectoryError(
+            f"no run of this configuration is in {str(RUNS)!r}; name its directory with --run-dir, "
+            "or leave --resume out to start one"
+        )
+    return max(matching, key=lambda path: path.stat().st_mtime).parent

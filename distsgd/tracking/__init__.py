@@ -1,0 +1,1 @@
+"""MLflow behind the journal. The only package that imports mlflow."""

@@ -1,0 +1,219 @@
+"""One run in an MLflow store: found or created, brought up to date, completed. Every call may fail and be made again.
+
+No point is ever recorded twice. A journal line never changes, so a point that is sent a second time is the same to the
+last digit, and a store that has it ignores it. What a store has, it is asked when the connection to it is made; after
+any failure, when nobody knows what has arrived, the connection is made anew.
+
+Only this file and tracking_model.py import mlflow. It takes seconds, so nobody imports them who does not track.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from distsgd.errors import TrackingError
+from distsgd.rundir.checkpoint import write_atomically
+from distsgd.rundir.journal import Record
+from distsgd.rundir.result import Result
+from distsgd.system.scratch import own_prefix
+from distsgd.tracking import uri as tracking_uri
+from distsgd.tracking.about import ID_FILE, RUN_KEY_TAG, read_id
+from distsgd.tracking.figure import learning_curve
+
+METRICS_AT_ONCE = 1000
+PARAMETERS_AT_ONCE = 100
+LONGEST_PARAMETER = 6000
+
+MODEL = "model"
+"""Name of the logged model."""
+
+
+class Store:
+    """A connection to a store."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._client = uri, MlflowClient(uri)
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+        self._client.search_experiments(max_results=1)
+
+    def open_run(self, path: Path, about: Mapping[str, Any], *, running: bool) -> StoredRun:
+        """Return the MLflow run of a run directory, with parameters, tags and datasets; create it if there is none.
+
+        With `running`, it becomes a run that is going on.
+        """
+        run = self._find(path, about) or self._create(about)
+        info = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+        shown = tracking_uri.absolute(tracking_uri.redacted(self._uri))
+        content = json.dumps({**info, "uri": shown}, indent=2) + "\n"
+        write_atomically(path / ID_FILE, content.encode())
+        if running and run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        stored = StoredRun(self._client, run)
+        stored.describe(about)
+        return stored
+
+    def _find(self, path: Path, about: Mapping[str, Any]) -> Run | None:
+        run_id = read_id(path).get("run_id")
+        if run_id:
+            try:
+                run = self._client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                if run.info.lifecycle_stage == "deleted":
+                    raise TrackingError(f"the run {run_id} was deleted there; `mlflow runs restore` brings it back")
+                return run
+        experiment = self._client.get_experiment_by_name(about["experiment"])
+        if experiment is None:
+            return None
+        runs = runs_of_key(self._client, experiment.experiment_id, about["tags"][RUN_KEY_TAG])
+        return runs[0] if runs else None
+
+    def _create(self, about: Mapping[str, Any]) -> Run:
+        """Create the run; a request that seemed to fail may have created one too, so the first that is found counts."""
+        experiment = self._experiment(about["experiment"])
+        key = about["tags"][RUN_KEY_TAG]
+        run = self._client.create_run(
+            experiment.experiment_id, start_time=about["began_ms"], tags={RUN_KEY_TAG: key}, run_name=about["name"]
+        )
+        runs = runs_of_key(self._client, experiment.experiment_id, key)
+        return runs[0] if runs else run
+
+    def _experiment(self, name: str) -> Experiment:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            path = tracking_uri.sqlite_path(self._uri)
+            # Artifacts lie beside an SQLite file, wherever the command was given.
+            folder = None if path is None else (path.parent / "mlruns" / quote(name, safe="")).as_uri()
+            try:
+                self._client.create_experiment(name, artifact_location=folder)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = self._client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            raise TrackingError(f"the experiment {name!r} was deleted there; restore it, or set tracking.experiment")
+        return experiment
+
+
+class StoredRun:
+    """A run in the store. `run_id` is its id."""
+
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self._client, self._run = client, run
+        self.run_id: str = run.info.run_id
+        self._known: dict[str, set[int]] = {
+            key: {metric.step for metric in client.get_metric_history(self.run_id, key)} for key in run.data.metrics
+        }
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Record parameters, tags and datasets that the store has not; what a resumption changed becomes a tag."""
+        wanted = {key: value[:LONGEST_PARAMETER] for key, value in about["parameters"].items()}
+        have = self._run.data.params
+        new = [Param(key, value) for key, value in wanted.items() if key not in have]
+        for start in range(0, len(new), PARAMETERS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=new[start : start + PARAMETERS_AT_ONCE])
+        changed = {f"resumed.{key}": value for key, value in wanted.items() if have.get(key, value) != value}
+        self._tag(about["tags"] | changed)
+        if self._run.inputs is None or not self._run.inputs.dataset_inputs:
+            self._client.log_inputs(self.run_id, datasets=[_dataset(dataset) for dataset in about["datasets"]])
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Record the points of journal lines that the store has not."""
+        points = [
+            Metric(key, float(value), record["timestamp_ms"], record["step"])
+            for record in records
+            for key, value in record.items()
+            if "/" in key and record["step"] not in self._known.get(key, ())
+        ]
+        for start in range(0, len(points), METRICS_AT_ONCE):
+            self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_AT_ONCE])
+
+    def complete(self, path: Path, about: Mapping[str, Any], result: Result | None, records: Sequence[Record]) -> None:
+        """Record how the run ended: of a finished one the model and the learning curve, then the status.
+
+        A run without a result is FAILED.
+        """
+        self._delete_twins(about["tags"][RUN_KEY_TAG])
+        if result is not None and result.status == "FINISHED":
+            self._tag({"weights_sha256": str(result.weights_sha256)})
+            self._log_model(path, about, result)
+            self._log_figure(records)
+        end = records[-1]["timestamp_ms"] if records else None
+        self._client.set_terminated(self.run_id, status="FAILED" if result is None else result.status, end_time=end)
+
+    def _delete_twins(self, key: str) -> None:
+        """Delete empty runs of the same key: what became of requests that seemed to fail and were made again."""
+        for twin in runs_of_key(self._client, self._run.info.experiment_id, key):
+            if twin.info.run_id != self.run_id and not twin.data.metrics:
+                self._client.delete_run(twin.info.run_id)
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        have = self._run.data.tags
+        new = [RunTag(key, value) for key, value in tags.items() if have.get(key) != value]
+        if new:
+            self._client.log_batch(self.run_id, tags=new)
+
+    def _log_figure(self, records: Sequence[Record]) -> None:
+        with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}figure-") as folder:
+            figure = Path(folder, "learning_curve.svg")
+            figure.write_text(learning_curve(records))
+            self._client.log_artifact(self.run_id, str(figure))
+
+    def _log_model(self, path: Path, about: Mapping[str, Any], result: Result) -> None:
+        """Log the model, unless it was; one that was begun before a failure is done again."""
+        from distsgd.tracking import model as tracking_model
+
+        if self._run.outputs is not None and self._run.outputs.model_outputs:
+            return
+        experiment = self._run.info.experiment_id
+        begun = self._client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'")
+        model = begun[0] if begun else self._client.create_logged_model(experiment, MODEL, source_run_id=self.run_id)
+        if model.status != LoggedModelStatus.READY:
+            with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}model-") as folder:
+                saved = Path(folder, MODEL)
+                tracking_model.save(saved, path / "model.npz", about["model"], logged=model)
+                self._client.log_model_artifacts(model.model_id, str(saved))
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, result.steps)])
+
+
+def runs_of_key(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
+    """Return the runs that were created for the run with this key, in an order that does not change."""
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return list(client.search_runs([experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", order_by=order))
+
+
+def _dataset(about: Mapping[str, Any]) -> DatasetInput:
+    dataset = Dataset(
+        name=about["name"],
+        digest=about["digest"],
+        source_type="local",
+        source=json.dumps({"uri": about["source"]}),
+        schema=json.dumps(about["schema"]),
+        profile=json.dumps({"num_rows": about["rows"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", about["context"])])

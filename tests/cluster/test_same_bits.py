@@ -1,0 +1,168 @@
+"""One answer: the same weights and the same journal for any number of workers, after any stop and any death."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import RAY_ENVIRONMENT, Cli, eventually, finished, invoke, journal, options, result, slow_but_for, timeless
+
+import distsgd
+
+pytestmark = pytest.mark.usefixtures("own_folder", "joined")
+
+BASE = {
+    "model.hidden": 16,
+    "optim.l2": 1e-3,
+    "train.epochs": 2,
+    "train.num_shards": 4,
+    "train.log_every": 7,
+    "tracking.enabled": False,
+}
+
+CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "digits": ({}, [{"run.workers": 1}, {"run.workers": 2}, {"run.workers": 3}, {"run.workers": 2, "run.link": "ray"}]),
+    "replacement, momentum, no normalisation, five shards": (
+        {
+            "train.sampling": "replacement",
+            "optim.momentum": 0.9,
+            "optim.lr": 0.003,
+            "data.normalize": "none",
+            "train.num_shards": 5,
+        },
+        [{"run.workers": 3}],
+    ),
+    "a last batch smaller than its seven shards, Nesterov, uint8, cosine": (
+        {
+            "data.train": "bytes.npz",
+            "data.val_fraction": 0.1,
+            "data.normalize": "unit",
+            "train.batch_size": 60,
+            "train.num_shards": 7,
+            "optim.momentum": 0.8,
+            "optim.nesterov": True,
+            "optim.schedule": "cosine",
+        },
+        [{"run.workers": 3}],
+    ),
+    "clipped, a warm-up, all rows in each batch": (
+        {"train.batch_size": 5000, "train.epochs": 9, "optim.clip_norm": 0.5, "optim.warmup_steps": 4},
+        [{"run.workers": 2}],
+    ),
+}
+
+
+def write_bytes() -> None:
+    """Write 137 rows of bytes, of which 14 are held out and 123 are trained on: batches of 60, 60 and 3."""
+    rng = np.random.default_rng(3)
+    np.savez("bytes.npz", X=rng.integers(0, 256, (137, 20), dtype=np.uint8), y=np.arange(137) % 3)
+
+
+QUICK = ("digits", "a last batch smaller than its seven shards, Nesterov, uint8, cosine")
+
+
+@pytest.mark.parametrize("case", slow_but_for(CASES, *QUICK))
+def test_any_number_of_workers(case):
+    values, dispatchers = CASES[case]
+    write_bytes()
+    serial = distsgd.train(BASE | values | {"run.workers": 0, "run.dir": "serial"})
+    assert serial.steps == 6 if "bytes.npz" in values.values() else serial.steps >= 9
+    assert serial.train_loss is not None
+    assert serial.train_loss < 5
+    for number, dispatcher in enumerate(dispatchers):
+        found = distsgd.train(BASE | values | dispatcher | {"run.dir": f"{number}"})
+        assert found.weights_sha256 == serial.weights_sha256, dispatcher
+        assert timeless(Path(f"{number}")) == timeless(Path("serial")), dispatcher
+
+
+def test_another_seed_or_number_of_shards_is_another_run():
+    runs = [{}, {"train.seed": 1}, {"train.num_shards": 3}, {"data.split_seed": 2}]
+    found = [
+        distsgd.train(BASE | more | {"run.workers": 0, "run.dir": f"{number}"}) for number, more in enumerate(runs)
+    ]
+    assert len({run.weights_sha256 for run in found}) == len(runs)
+
+
+LONG = BASE | {"model.hidden": 128, "train.epochs": 100, "optim.momentum": 0.5, "optim.lr": 0.05}
+"""A run that takes a few seconds."""
+
+STEPS = 100 * 23
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The directory of a long run that nothing befell."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    distsgd.train(LONG | {"run.workers": 0, "run.dir": str(path)})
+    assert result(path)["steps"] == STEPS
+    return path
+
+
+def assert_same(path: Path, undisturbed: Path) -> None:
+    found, expected = result(path), result(undisturbed)
+    assert found["status"] == "FINISHED"
+    for key in ("weights_sha256", "steps", "epochs", "train/loss", "val/loss", "val/accuracy"):
+        assert found[key] == expected[key], key
+    assert timeless(path) == timeless(undisturbed)
+
+
+def start_long_run(cli: Cli, address: str, step: int, *arguments: str) -> Any:
+    """Start a long run with two workers on the cluster, or go on with it, and return once it has done `step` steps."""
+    process = cli.start("train", "--address", address, "--run-dir", "run", "--workers", "2", *arguments)
+    reached = eventually(
+        lambda: process.poll() is not None or any(r["step"] >= step for r in journal(cli.folder / "run"))
+    )
+    assert reached
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster, undisturbed):
+    step = random.randrange(1, STEPS // 2)
+    cli = Cli(own_folder, RAY_ENVIRONMENT)
+    process = start_long_run(cli, cluster.address, step, *options(LONG))
+    for arguments in ([], ["--resume"]):
+        refused = invoke("train", "--run-dir", "run", "--workers", "0", *arguments)
+        assert refused.code == 2, refused.err
+        assert ("another driver is at work" if arguments else "holds another run") in refused.err
+    process.send_signal(signum)
+    stopped = finished(process)
+    assert stopped.code == code, stopped.err
+    assert "Traceback" not in stopped.err
+    found = result(own_folder / "run")
+    assert found["status"] == "KILLED"
+    assert step <= found["steps"] < STEPS
+    assert not (own_folder / "run" / "model.npz").exists()
+    line = stopped.err.splitlines()[-1]
+    assert line.startswith(f"distsgd: stopped by {signum.name} after step {found['steps']} of {STEPS}; ")
+    _, remedy = line.split("go on with: distsgd ")
+    resumed = cli.run(*shlex.split(remedy), "--workers", "3")
+    assert resumed.code == 0, resumed.err
+    assert f"after step {found['steps']} of {STEPS}" in resumed.err
+    assert_same(own_folder / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_and_another_killed_driver(own_folder, cluster, undisturbed):
+    steps = sorted(random.sample(range(1, STEPS * 3 // 4), 2))
+    cli = Cli(own_folder, RAY_ENVIRONMENT)
+    for step, arguments in zip(steps, (options(LONG), ["--resume"]), strict=True):
+        process = start_long_run(cli, cluster.address, step, *arguments)
+        process.kill()
+        assert finished(process).code == -signal.SIGKILL
+        assert not (own_folder / "run" / "result.json").exists()
+    finished_run = distsgd.train({"run.dir": "run", "run.workers": 0}, resume=True)
+    assert finished_run.steps == STEPS
+    assert_same(own_folder / "run", undisturbed)
+    again = cli.run("train", "--resume", "--run-dir", "run")
+    assert again.code == 0
+    assert "has finished; nothing is left to do" in again.err
+    assert_same(own_folder / "run", undisturbed)

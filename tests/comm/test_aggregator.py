@@ -1,0 +1,191 @@
+"""An aggregator, alone with real workers and between two nodes; and plain calls where there is no shared memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from plain_training import some_spec, training, worker_of
+from raylets import second_raylet
+from runs import eventually, small_cluster
+
+import distsgd
+from distsgd.comm.aggregator import NodeAggregator
+from distsgd.comm.ray_calls import CHUNK, MAX_CHUNKS, ParameterChunks, cut, join, pack, unpack
+from distsgd.core import numerics
+from distsgd.core.reduction import PartialSum
+from distsgd.errors import WorkerLostError
+from distsgd.system.faults import VARIABLE
+
+
+def parameters(size: int, step: int) -> np.ndarray:
+    return np.random.default_rng(step).standard_normal(size, np.float32)
+
+
+def same(found: list[PartialSum], expected: list[PartialSum]) -> bool:
+    return [p._replace(gradient=p.gradient.tobytes()) for p in found] == [
+        p._replace(gradient=p.gradient.tobytes()) for p in expected
+    ]
+
+
+@pytest.fixture
+def alone():
+    """A worker of this process's own, whose sums an aggregator has to equal; and its run."""
+    spec = some_spec(train__num_shards=9)
+    with numerics.pinned_blas(1, None):
+        yield spec, worker_of(spec)
+
+
+def test_a_relay_answers_as_one_worker_would(alone):
+    spec, worker = alone
+    with training(spec, workers=2) as found:
+        aggregator = NodeAggregator(found.dispatcher, 9)
+        for step, shards in enumerate([range(9), range(9), range(4), range(3, 9), range(8, 9)]):
+            flat = parameters(spec.net.size, step)
+            assert same(aggregator.compute(step, flat, shards), worker.compute(step, flat, shards))
+
+
+def test_a_relay_passes_on_what_does_not_change_when_a_worker_dies(alone, tmp_path):
+    spec, worker = alone
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps([{"role": "worker", "index": 1, "step": 3, "moment": "computed"}]))
+    with training(spec, workers=1) as found:
+        found.start_worker({VARIABLE: str(faults)})
+        found.await_workers(2)
+        aggregator = NodeAggregator(found.dispatcher, 9)
+        for step in range(5):
+            flat = parameters(spec.net.size, step)
+            assert same(aggregator.compute(step, flat, range(2, 9)), worker.compute(step, flat, range(2, 9)))
+        assert [loss.name for loss in found.dispatcher.take_lost_peers()] == ["worker 1"]
+
+
+def test_a_relay_without_workers_says_so_at_once(alone):
+    spec, _ = alone
+    with training(spec, workers=1, arrival_timeout_s=0.0) as found:
+        aggregator = NodeAggregator(found.dispatcher, 9)
+        found.processes[0].kill()
+        for _ in range(2):
+            with pytest.raises(WorkerLostError, match="no worker is left"):
+                aggregator.compute(0, parameters(spec.net.size, 0), range(9))
+
+
+@pytest.mark.parametrize(
+    "size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, MAX_CHUNKS * CHUNK, MAX_CHUNKS * CHUNK + 1]
+)
+def test_vectors_come_out_of_their_pieces_as_they_were(size):
+    vector = parameters(size, 0)
+    chunks = cut(vector)
+    assert join(chunks).tobytes() == vector.tobytes()
+    assert len(chunks) <= MAX_CHUNKS
+    assert len(chunks) == 1 or max(piece.nbytes for piece in chunks) < 100_000
+
+
+@pytest.mark.parametrize("size", [7, 2 * CHUNK + 5])
+def test_partials_come_out_of_a_parcel_as_they_were(size):
+    partials = [PartialSum((k, k + 1), parameters(size, k), k / 3, k + 5) for k in range(3)]
+    assert same(unpack(pack(partials)), partials)
+
+
+@pytest.mark.parametrize("size", [7, CHUNK, 2 * CHUNK + 5, MAX_CHUNKS * CHUNK])
+def test_parameters_that_are_not_long_go_with_the_call(size):
+    """Through the object store, which needs a Ray, the smallest net's would take longer than a larger one's."""
+    buffers = np.stack([parameters(size, 0), parameters(size, 1)])
+    parameter_chunks = ParameterChunks(buffers)
+    for step in range(3):
+        for_step = parameter_chunks.for_step(step, step % 2)
+        assert join(for_step).tobytes() == buffers[step % 2].tobytes()
+        assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
+        assert len(for_step) == parameter_chunks.chunks
+
+
+# On two real nodes.
+
+CASES: dict[str, dict[str, Any]] = {
+    "in chunks": {"model.hidden": 400, "train.max_steps": 60, "optim.momentum": 0.9},
+    "by the object store": {"model.hidden": 13_000, "train.max_steps": 6},
+}
+
+BASE = {"train.num_shards": 5, "tracking.enabled": False, "optim.lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def _two_nodes() -> Iterator[None]:
+    """This process is connected to a cluster of two nodes with one CPU each."""
+    import ray
+
+    with ExitStack() as stack:
+        head = stack.enter_context(small_cluster(cpus=1))
+        stack.enter_context(second_raylet(head.address, cpus=1))
+        ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
+        stack.callback(ray.shutdown)
+        assert eventually(lambda: ray.cluster_resources().get("CPU") == 2), "the second node did not join"
+        yield
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory) -> dict[str, str]:
+    """The hash of each case's weights, by the serial loop."""
+    folder = tmp_path_factory.mktemp("serial")
+    return {
+        name: distsgd.train(BASE | values | {"run.workers": 0, "run.dir": str(folder / name)}).weights_sha256
+        for name, values in CASES.items()
+    }
+
+
+def actors() -> dict[str, dict[str, Any]]:
+    """Return what Ray knows of all actors there have been, by their ids."""
+    from ray._private import state
+
+    found: dict[str, dict[str, Any]] = state.actors()
+    return found
+
+
+def by_node(before: dict[str, Any]) -> list[list[str]]:
+    """Return the classes of the actors that have been started since, those of each node together."""
+    nodes: dict[str, list[str]] = {}
+    for actor, about in actors().items():
+        if actor not in before:
+            nodes.setdefault(about["Address"]["NodeID"], []).append(about["ActorClassName"])
+    return sorted(sorted(classes) for classes in nodes.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_nodes")
+@pytest.mark.parametrize("case", CASES)
+def test_a_worker_on_another_node_is_reached_by_a_relay_with_the_same_bits(case, serial, own_folder):
+    before = actors()
+    found = distsgd.train(BASE | CASES[case] | {"run.workers": 2, "run.dir": "run"})
+    assert found.weights_sha256 == serial[case]
+    assert by_node(before) == [["AggregatorActor", "WorkerActor"], ["ServerActor", "WorkerActor"]]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_nodes")
+def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
+    before = actors()
+    found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run", "run.link": "ray"})
+    assert found.weights_sha256 == serial["in chunks"]
+    assert by_node(before) == [["ServerActor", "WorkerActor"], ["WorkerActor"]]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_nodes")
+def test_where_shared_memory_is_not_to_be_had_one_line_says_so(serial, own_folder, monkeypatch, caplog):
+    from distsgd.cluster.worker_group import WorkerGroup
+
+    endpoint = WorkerGroup.endpoint
+
+    def seat_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
+        endpoint(self, server, location._replace(address="distsgd-nobody-listens-here"))
+
+    monkeypatch.setattr(WorkerGroup, "endpoint", seat_elsewhere)
+    with caplog.at_level(logging.WARNING, "distsgd"):
+        found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run"})
+    assert found.weights_sha256 == serial["in chunks"]
+    (line,) = [record.getMessage() for record in caplog.records if "shared memory" in record.getMessage()]
+    assert "is reached by plain Ray calls: no shared memory (ConnectionRefusedError" in line

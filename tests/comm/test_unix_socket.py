@@ -1,0 +1,301 @@
+"""Messages between two real processes: their bounds, the end of the stream, deadlines, and who may connect."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distsgd.comm.memory import Segment
+from distsgd.comm.unix_socket import (
+    LONGEST,
+    SPIN_S,
+    Connection,
+    ConnectionClosedError,
+    Listener,
+    SpinPolicy,
+    WaitTimeoutError,
+)
+
+CALLER = (
+    "import os, sys, time\n"
+    "from distsgd.comm.unix_socket import Connection, ConnectionClosedError\n"
+    "from distsgd.comm.memory import Segment\n"
+    "connection = Connection.to(sys.argv[1])\n"
+)
+"""What every process that connects begins with."""
+
+ECHO = CALLER + (
+    "while True:\n"
+    "    connection.wait(30)\n"
+    "    try:\n"
+    "        connection.send(connection.receive())\n"
+    "    except ConnectionClosedError:\n"
+    "        sys.exit(5)\n"
+)
+
+WRITE = CALLER + (
+    "connection.wait(30)\n"
+    "message, descriptors = connection.receive_descriptors(2)\n"
+    "segments = [Segment.attach(descriptor, 1, 4, writable=True) for descriptor in descriptors]\n"
+    "for number, segment in enumerate(segments):\n"
+    "    segment.rows[:] = number + 1\n"
+    "connection.send(message)\n"
+    "connection.wait(30)\n"
+)
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener.open()
+    yield made
+    with contextlib.suppress(OSError):
+        made.close()
+
+
+@contextlib.contextmanager
+def caller(listener: Listener, script: str) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
+    """Yield a process that runs `script`, and the connection to it."""
+    with subprocess.Popen([sys.executable, "-c", script, listener.name]) as process:
+        try:
+            connection = listener.accept()
+            try:
+                yield process, connection
+            finally:
+                connection.close()
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, Connection]]:
+    ends = [Connection(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+    yield ends[0], ends[1]
+    for end in ends:
+        end.close()
+
+
+def received(connection: Connection) -> bytes:
+    connection.wait(WAIT_S)
+    return connection.receive()
+
+
+def test_messages_keep_their_bounds_and_their_order(listener):
+    messages = [b"a", bytes(LONGEST), b"bc", b"\0", bytes(range(256)) * 20]
+    with caller(listener, ECHO) as (process, connection):
+        for message in messages:
+            connection.send(message)
+        assert [received(connection) for _ in messages] == messages
+        assert connection.peer_pid == process.pid
+    assert process.returncode == 5, "the other side reads the end of the stream"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_peer_reads_as_the_end_of_the_stream_at_once(listener, number):
+    with caller(listener, ECHO) as (process, connection):
+        connection.send(b"there?")
+        assert received(connection) == b"there?"
+        process.send_signal(number)
+        began = time.monotonic()
+        connection.wait(WAIT_S)
+        with pytest.raises(ConnectionClosedError):
+            connection.receive()
+        assert time.monotonic() - began < WAIT_S / 3
+        with pytest.raises(ConnectionClosedError):
+            connection.send(b"there?")
+
+
+def test_a_peer_that_dies_with_messages_unread_reads_as_hung_up(listener):
+    with caller(listener, CALLER + "time.sleep(60)") as (process, connection):
+        connection.send(b"never read")
+        process.kill()
+        connection.wait(WAIT_S)
+        with pytest.raises(ConnectionClosedError):
+            connection.receive()
+
+
+def test_a_peer_that_reads_nothing_is_given_up_and_never_waited_for(listener):
+    with caller(listener, CALLER + "time.sleep(60)") as (process, connection):
+
+        def send_all() -> None:
+            for _ in range(10_000):
+                connection.send(bytes(LONGEST))
+
+        with pytest.raises(ConnectionClosedError):
+            send_all()
+        process.kill()
+
+
+def test_descriptors_travel_with_a_message(listener):
+    segments = [Segment.create(1, 4) for _ in range(2)]
+    with caller(listener, WRITE) as (_, connection):
+        connection.send(b"two", tuple(segment.descriptor for segment in segments))
+        assert received(connection) == b"two"
+    assert [segment.rows.tolist() for segment in segments] == [[[1] * 4], [[2] * 4]]
+    for segment in segments:
+        segment.close()
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(0, 2), (1, 2)])
+def test_a_message_without_its_descriptors_is_refused_and_leaks_none(pair, sent, expected):
+    segment = Segment.create(1, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        pair[0].send(b"message", (segment.descriptor,) * sent)
+        with pytest.raises(ConnectionClosedError, match=f"{sent} descriptors, not {expected}"):
+            pair[1].receive_descriptors(expected)
+    assert len(os.listdir("/proc/self/fd")) == before
+    segment.close()
+
+
+def test_waiting_for_descriptors_ends_with_the_stream(pair):
+    pair[0].close()
+    with pytest.raises(ConnectionClosedError, match="end of stream"):
+        pair[1].receive_descriptors(2)
+
+
+def test_a_wait_ends_at_its_deadline(pair):
+    began = time.monotonic()
+    with pytest.raises(WaitTimeoutError):
+        pair[0].wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    pair[1].send(b"now")
+    pair[0].wait(0.0)
+    assert pair[0].receive() == b"now"
+
+
+@pytest.mark.parametrize("patience", [None, SpinPolicy()])
+def test_a_patient_wait_ends_when_something_comes(pair, patience):
+    for number in range(30):
+        later = threading.Timer(0.0002 * (number % 10), pair[1].send, [bytes([number])])
+        later.start()
+        pair[0].wait_unbounded(patience)
+        assert pair[0].receive() == bytes([number])
+        later.join()
+    pair[1].close()
+    pair[0].wait_unbounded(patience)
+    with pytest.raises(ConnectionClosedError):
+        pair[0].receive()
+
+
+def test_who_waits_long_stops_polling_and_who_waits_briefly_polls_again():
+    patience = SpinPolicy()
+    assert 0 < patience.spin_s() <= SPIN_S
+    for _ in range(50):
+        patience.learn(1.0)
+    assert patience.spin_s() == 0
+    for _ in range(50):
+        patience.learn(20e-6)
+    assert 20e-6 < patience.spin_s() <= SPIN_S
+
+
+def test_receiving_what_has_not_come_does_not_wait(pair):
+    with pytest.raises(BlockingIOError):
+        pair[0].receive()
+
+
+def test_nobody_answers_under_a_name_that_nobody_listens_to():
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConnectionRefusedError):
+        Connection.to("distsgd-nobody")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_names_are_secret_and_not_in_the_file_system(listener):
+    other = Listener.open()
+    other.close()
+    assert other.name != listener.name
+    assert len(listener.name) == len("distsgd-") + 32
+    assert f"@{listener.name}" in Path("/proc/net/unix").read_text()
+    assert not any(listener.name in str(path) for path in Path("/tmp").iterdir())
+
+
+def test_closing_a_listener_wakes_whoever_accepts(listener):
+    errors = []
+
+    def accept() -> None:
+        try:
+            listener.accept()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    time.sleep(0.05)
+    listener.close()
+    thread.join(WAIT_S)
+    assert len(errors) == 1
+    with pytest.raises(ConnectionRefusedError):
+        Connection.to(listener.name)
+
+
+def test_connections_leak_no_descriptors(listener):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        there = Connection.to(listener.name)
+        here = listener.accept()
+        there.close()
+        with pytest.raises(ConnectionClosedError):
+            here.receive()
+        here.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+NOBODY = 65534
+
+BECOME_NOBODY = f"import os, socket, sys\nos.setgroups([])\nos.setgid({NOBODY})\nos.setuid({NOBODY})\n"
+
+
+def as_nobody(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a script that runs as another user; skips with the reason where that cannot be."""
+    if os.getuid() != 0:
+        pytest.skip("only root can run a process as another user")
+    become = [sys.executable, "-c", BECOME_NOBODY]
+    tried = subprocess.run(become, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    if tried.returncode:
+        pytest.skip(f"no process can run as another user here: {tried.stderr.splitlines()[-1]}")
+    command = [sys.executable, "-c", BECOME_NOBODY + script, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_another_users_process_is_not_let_in(listener):
+    script = (
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.connect('\\0' + sys.argv[1])\n"
+        "s.settimeout(30)\n"
+        "print(len(s.recv(10)))\n"
+    )
+    with as_nobody(script, listener.name) as process:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(PermissionError, match=r"runs as user 65534, this one as 0"):
+            listener.accept()
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert process.communicate(timeout=WAIT_S)[0] == b"0\n", "it reads the end of the stream"
+
+
+def test_another_users_listener_is_not_trusted():
+    script = (
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.bind('\\0distsgd-impostor')\n"
+        "s.listen(1)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with as_nobody(script) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(PermissionError, match="this one as 0"):
+            Connection.to("distsgd-impostor")
+        process.communicate(timeout=WAIT_S)

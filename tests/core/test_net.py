@@ -1,0 +1,333 @@
+"""The net's mathematics: gradients against central differences, losses against an independent float64 formula."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distsgd.config import OptimConfig
+from distsgd.core import net as model
+from distsgd.core import optim
+from distsgd.core.backend import to_host
+from distsgd.core.net import (
+    Net,
+    Parameters,
+    Workspace,
+    forward,
+    loss_and_correct,
+    loss_and_gradient_sums,
+    losses_and_softmax,
+    softmax_scores,
+)
+
+NET = Net(5, 7, 4)
+COUNT = 8
+SHARDS = (slice(0, 3), slice(3, 8))
+L2 = 2.0**-5  # a power of two, like COUNT, so that float32 holds every factor of the update exactly
+EPSILON = 1e-5
+
+
+class Double:
+    """An array module whose float32 is float64, so that the real functions can be run in float64."""
+
+    def __init__(self, xp):
+        self._xp = xp
+        self.float32 = xp.float64
+
+    def __getattr__(self, name):
+        return getattr(self._xp, name)
+
+
+def examples(count: int = COUNT, net: Net = NET, seed: int = 0, dtype: str = "float64"):
+    rng = np.random.default_rng(seed)
+    flat = rng.normal(0, 0.7, net.size).astype(dtype)
+    return flat, rng.normal(size=(count, net.features)).astype(dtype), rng.integers(net.classes, size=count)
+
+
+def reference(net: Net, flat, X, y) -> tuple[np.ndarray, np.ndarray]:
+    """Return each example's loss (N,) and gradient (N, P) in float64, by loops over the formulas of DESIGN."""
+    W1, b1, W2, b2 = (part.astype(np.float64) for part in net.split(np.asarray(flat)))
+    losses, gradients = [], []
+    for x, own in zip(np.asarray(X, np.float64), y, strict=True):
+        a = x @ W1 + b1
+        h = np.where(a > 0, a, 0)
+        s = h @ W2 + b2
+        top = s.max()
+        losses.append(np.log(np.exp(s - top).sum()) + top - s[own])
+        ds = np.exp(s - top) / np.exp(s - top).sum() - np.eye(net.classes)[own]
+        dh = np.where(a > 0, W2 @ ds, 0)
+        gradients.append(np.concatenate([np.outer(x, dh).ravel(), dh, np.outer(h, ds).ravel(), ds]))
+    return np.array(losses), np.array(gradients)
+
+
+def sums_of_shards(xp, flat, X, y) -> tuple[float, np.ndarray]:
+    """Return loss sum and gradient sums (P,) over all shards, by the real functions in float64."""
+    workspace = Workspace(NET, COUNT, Double(xp))
+    loss, total = 0.0, np.zeros(NET.size)
+    for shard in SHARDS:
+        gradient = xp.empty(NET.size)
+        loss += model.loss_and_gradient_sums(
+            NET.split(xp.asarray(flat)),
+            xp.asarray(X[shard]),
+            xp.asarray(y[shard]),
+            out=NET.split(gradient),
+            workspace=workspace,
+        )
+        total += to_host(gradient)
+    return loss, total
+
+
+def loss_of(xp, flat, X, y) -> float:
+    """Return the mini-batch's loss L."""
+    return sums_of_shards(xp, flat, X, y)[0] / COUNT + optim.l2_loss(NET, flat, L2)
+
+
+def gradient_of(xp, flat, X, y) -> np.ndarray:
+    """Return what a plain step with the learning rate 1 takes off the parameters, block by block."""
+    _, total = sums_of_shards(xp, flat, X, y)
+    new = np.empty_like(flat)
+    for part, biases in optim.blocks(NET):
+        optim.update(
+            total[part],
+            COUNT,
+            flat[part],
+            None,
+            lr=1.0,
+            biases=biases,
+            config=OptimConfig(l2=L2),
+            out=new[part],
+            velocity_out=None,
+            scratch=np.empty_like(flat[part]),
+        )
+    return flat - new
+
+
+def worst_errors(xp) -> Parameters:
+    """Return, for each of W1, b1, W2, b2, the largest difference between gradient and central difference."""
+    flat, X, y = examples()
+    W1, b1, _, _ = NET.split(flat)
+    assert np.abs(X @ W1 + b1).min() > 10 * EPSILON * max(1, np.abs(X).max())  # no difference crosses a kink
+    numeric = np.empty(NET.size)
+    for i in range(NET.size):
+        there, back = flat.copy(), flat.copy()
+        there[i] += EPSILON
+        back[i] -= EPSILON
+        numeric[i] = (loss_of(xp, there, X, y) - loss_of(xp, back, X, y)) / (2 * EPSILON)
+    return Parameters(*(np.abs(part).max() for part in NET.split(gradient_of(xp, flat, X, y) - numeric)))
+
+
+def test_every_gradient_agrees_with_central_differences(xp):
+    assert max(worst_errors(xp)) < 1e-9
+
+
+def test_central_differences_find_a_bias_gradient_that_is_divided_twice(xp, monkeypatch):
+    right = model.loss_and_gradient_sums
+
+    def wrong(parameters, X, y, *, out, workspace):
+        loss = right(parameters, X, y, out=out, workspace=workspace)
+        out.b2[...] /= COUNT
+        return loss
+
+    monkeypatch.setattr(model, "loss_and_gradient_sums", wrong)
+    errors = worst_errors(xp)
+    assert errors.b2 > 1e-2
+    assert max(errors.W1, errors.b1, errors.W2) < 1e-9
+
+
+def test_central_differences_find_a_loss_with_the_exponential_of_the_own_score(xp, monkeypatch):
+    right = model.losses_and_softmax
+
+    def wrong(v, y, xp):
+        own = v.s[xp.arange(len(y)), y]
+        return right(v, y, xp) + own - xp.exp(own)
+
+    monkeypatch.setattr(model, "losses_and_softmax", wrong)
+    assert min(worst_errors(xp)) > 1e-2
+
+
+def test_central_differences_find_l2_that_is_added_once_per_shard(xp, monkeypatch):
+    right = model.loss_and_gradient_sums
+
+    def wrong(parameters, X, y, *, out, workspace):
+        loss = right(parameters, X, y, out=out, workspace=workspace)
+        out.W1[...] += COUNT * 2 * L2 * parameters.W1
+        out.W2[...] += COUNT * 2 * L2 * parameters.W2
+        return loss
+
+    monkeypatch.setattr(model, "loss_and_gradient_sums", wrong)
+    errors = worst_errors(xp)
+    assert min(errors.W1, errors.W2) > 1e-2
+    assert max(errors.b1, errors.b2) < 1e-9
+
+
+@pytest.mark.parametrize("count", [1, 2, 13])
+def test_float32_sums_agree_with_an_independent_formula(xp, count):
+    net = Net(11, 6, 3)
+    flat, X, y = examples(count, net, seed=count, dtype="float32")
+    losses, gradients = reference(net, flat, X, y)
+    gradient = xp.empty(net.size, xp.float32)
+    loss = loss_and_gradient_sums(
+        net.split(xp.asarray(flat)),
+        xp.asarray(X),
+        xp.asarray(y),
+        out=net.split(gradient),
+        workspace=Workspace(net, 13, xp),
+    )
+    assert loss == pytest.approx(losses.sum(), rel=1e-5)
+    np.testing.assert_allclose(to_host(gradient), gradients.sum(axis=0), rtol=1e-4, atol=1e-5 * count)
+
+
+@given(cuts=st.lists(st.integers(0, 24), max_size=5), seed=st.integers(0, 99))
+def test_sums_over_any_shards_equal_the_sum_over_the_whole(cuts, seed):
+    flat, X, y = examples(24, seed=seed, dtype="float32")
+    workspace, edges = Workspace(NET, 24, np), [0, *sorted(cuts), 24]
+
+    def sums(lo, hi):
+        gradient = np.empty(NET.size, np.float32)
+        parts = NET.split(gradient)
+        return loss_and_gradient_sums(NET.split(flat), X[lo:hi], y[lo:hi], out=parts, workspace=workspace), gradient
+
+    shards = [sums(lo, hi) for lo, hi in itertools.pairwise(edges)]
+    loss, gradient = sums(0, 24)
+    assert sum(loss for loss, _ in shards) == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(sum(g.astype(np.float64) for _, g in shards), gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_a_shard_without_examples_gives_zeros(xp):
+    gradient = xp.full(NET.size, xp.nan, xp.float32)
+    loss = loss_and_gradient_sums(
+        NET.split(xp.zeros(NET.size, xp.float32)),
+        xp.empty((0, NET.features), xp.float32),
+        xp.empty(0, xp.int64),
+        out=NET.split(gradient),
+        workspace=Workspace(NET, 3, xp),
+    )
+    assert loss == 0
+    assert not to_host(gradient).any()
+
+
+def test_forward_gives_activations_and_scores(xp):
+    flat, X, _ = examples(6, dtype="float32")
+    v = forward(NET.split(xp.asarray(flat)), xp.asarray(X), Workspace(NET, 9, xp))
+    W1, b1, W2, b2 = NET.split(flat.astype(np.float64))
+    h = np.maximum(X @ W1 + b1, 0)
+    np.testing.assert_allclose(to_host(v.h), h, atol=1e-5)
+    np.testing.assert_allclose(to_host(v.s), h @ W2 + b2, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", [0.0, 90.0, 1e4, 1e30])
+def test_the_loss_is_right_at_extreme_scores(xp, score):
+    net = Net(1, 1, 3)
+    v = Workspace(net, 4, xp).views(4)
+    v.s[...] = xp.asarray([[score, 0, 0], [score, 0, 0], [-score, 0, 0], [0, -score, score]], xp.float32)
+    losses = to_host(losses_and_softmax(v, xp.asarray([0, 1, 0, 1]), xp))
+    rest = np.log1p(2 * np.exp(-score))
+    far = np.log(np.exp(-score) + np.exp(-2 * score) + 1)
+    expected = [rest, score + rest, score + np.log(2 + np.exp(-score)), 2 * score + far]
+    np.testing.assert_allclose(losses, np.array(expected), rtol=1e-6, atol=1e-7)
+    softmax = to_host(v.s)
+    assert np.isfinite(softmax).all()
+    np.testing.assert_allclose(softmax.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_feature_or_an_activation_that_is_not_finite_makes_the_loss_not_a_number(xp, value):
+    """With two weights of either sign there are activations of both infinities, or of nothing but NaN."""
+    flat, X, y = examples(4, dtype="float32")
+    X[2, 1] = value
+    with np.errstate(all="ignore"):
+        loss = loss_and_gradient_sums(
+            NET.split(xp.asarray(flat)),
+            xp.asarray(X),
+            xp.asarray(y),
+            out=NET.split(xp.empty(NET.size, xp.float32)),
+            workspace=Workspace(NET, 4, xp),
+        )
+    assert np.isnan(loss)
+
+
+def test_loss_and_correct_agree_with_an_independent_formula(xp):
+    flat, X, y = examples(50, dtype="float32")
+    loss, correct = loss_and_correct(
+        NET.split(xp.asarray(flat)), xp.asarray(X), xp.asarray(y), workspace=Workspace(NET, 64, xp)
+    )
+    assert loss == pytest.approx(reference(NET, flat, X, y)[0].sum(), rel=1e-5)
+    probabilities = softmax_scores(NET.split(flat), X)
+    assert correct == np.count_nonzero(probabilities.argmax(axis=1) == y)
+    assert 0 < correct < 50
+
+
+def test_softmax_scores_are_the_probabilities_whose_logarithm_is_the_loss():
+    flat, X, y = examples(20, dtype="float32")
+    probabilities = softmax_scores(NET.split(flat), X)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(-np.log(probabilities[np.arange(20), y]), reference(NET, flat, X, y)[0], rtol=1e-4)
+
+
+def test_a_workspace_serves_batches_of_changing_size(xp):
+    """A smaller batch between two equal ones leaves nothing behind."""
+    flat, X, y = examples(9, dtype="float32")
+    workspace, results = Workspace(NET, 9, xp), []
+    for count in (9, 4, 9, 1, 9):
+        gradient = xp.empty(NET.size, xp.float32)
+        loss = loss_and_gradient_sums(
+            NET.split(xp.asarray(flat)),
+            xp.asarray(X[:count]),
+            xp.asarray(y[:count]),
+            out=NET.split(gradient),
+            workspace=workspace,
+        )
+        results.append((loss, to_host(gradient).tobytes()))
+    assert results[0] == results[2] == results[4]
+    assert len(set(results)) == 3
+
+
+def test_split_gives_views_in_the_order_of_the_contract():
+    flat = np.arange(NET.size, dtype=np.float32)
+    parts = NET.split(flat)
+    assert parts._fields == ("W1", "b1", "W2", "b2")
+    assert [part.shape for part in parts] == [(5, 7), (7,), (7, 4), (4,)]
+    assert NET.size == 5 * 7 + 7 + 7 * 4 + 4
+    assert np.array_equal(np.concatenate([part.ravel() for part in parts]), flat)
+    parts.b2[:] = -1
+    assert (flat[-4:] == -1).all()
+
+
+def test_initial_weights_are_he_normal_and_biases_zero():
+    net = Net(400, 300, 200)
+    W1, b1, W2, b2 = net.split(net.initial(seed=3))
+    assert W1.dtype == np.float32
+    assert not b1.any()
+    assert not b2.any()
+    assert W1.std() == pytest.approx((2 / 400) ** 0.5, rel=0.01)
+    assert W2.std() == pytest.approx((2 / 300) ** 0.5, rel=0.01)
+    assert abs(W1.mean()) < 4 * W1.std() / W1.size**0.5
+    assert abs(np.corrcoef(W1.ravel()[: W2.size], W2.ravel())[0, 1]) < 0.02
+
+
+def test_scale_is_the_standard_deviation_of_both_layers():
+    W1, b1, W2, b2 = (net := Net(400, 300, 200)).split(net.initial(seed=3, scale=1e-3))
+    assert W1.std() == pytest.approx(1e-3, rel=0.01)
+    assert W2.std() == pytest.approx(1e-3, rel=0.01)
+    assert not b1.any()
+    assert not b2.any()
+
+
+def test_initial_weights_are_a_function_of_seed_and_layer_alone():
+    assert np.array_equal(NET.initial(5), NET.initial(5))
+    assert not np.array_equal(NET.initial(5), NET.initial(6))
+    assert not np.array_equal(NET.initial(0), NET.initial(2**63 - 1))
+    wider = Net(50, 7, 4)
+    assert np.array_equal(wider.split(wider.initial(5)).W2, NET.split(NET.initial(5)).W2)
+    first = NET.split(NET.initial(5, scale=1.0))
+    assert not np.array_equal(first.W1.ravel()[:28], first.W2.ravel())
+
+
+def test_initial_weights_are_those_that_were_drawn_when_this_was_written():
+    W1 = [0.15929547, -1.77418852, 1.32651186, 1.20480907]
+    W2 = [-0.74401915, -0.01442461, 0.50539398, -1.752226]
+    np.testing.assert_allclose(Net(2, 2, 2).initial(0), [*W1, 0, 0, *W2, 0, 0], rtol=1e-6)

@@ -1,0 +1,77 @@
+"""Validation: loss and accuracy over blocks, the same whoever takes which."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distsgd.core.net import Net, softmax_scores
+from distsgd.core.reduction import assign
+from distsgd.data import BatchTransform, Rows
+from distsgd.data.gatherer import Gatherer
+from distsgd.engine import validation
+from distsgd.engine.validation import Validation, block_count, metrics
+
+NET = Net(6, 5, 3)
+TRANSFORM = BatchTransform(np.float32([0, 1, 2, 3, 4, 5]), np.float32([0.5]))
+
+
+def rows(count: int, dtype: str = "float32") -> Rows:
+    rng = np.random.default_rng(count)
+    X = rng.integers(0, 9, (count, NET.features)).astype(dtype)
+    return Rows(X, rng.integers(NET.classes, size=count))
+
+
+def device(xp) -> str:
+    return "cpu" if xp is np else "cuda"
+
+
+@pytest.mark.parametrize("count", [1, 511, 512, 513, 1500])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_loss_and_accuracy_agree_with_all_rows_at_once(xp, count, dtype):
+    held_out, flat = rows(count, dtype), NET.initial(3)
+    found = Validation(NET, held_out, TRANSFORM, device(xp)).evaluate(flat, range(block_count(count)))
+    assert len(found) == -(-count // validation.BLOCK)
+    X = (held_out.X.astype(np.float32) - TRANSFORM.shift) * TRANSFORM.scale
+    probabilities = softmax_scores(NET.split(flat), X)
+    losses = -np.log(probabilities[np.arange(count), held_out.y].astype(np.float64))
+    assert metrics(found, count) == {
+        "val/loss": pytest.approx(losses.mean(), rel=1e-4),
+        "val/accuracy": np.mean(probabilities.argmax(axis=1) == held_out.y),
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_any_division_of_the_blocks_gives_the_same_bits(workers):
+    held_out, flat = rows(3000), NET.initial(3)
+    whole = Validation(NET, held_out, TRANSFORM, "cpu").evaluate(flat, range(6))
+    parts = []
+    for blocks in reversed(assign(workers, 6)):
+        parts += Validation(NET, held_out, TRANSFORM, "cpu").evaluate(flat, blocks)
+    assert sorted(parts) == sorted(whole)
+    assert metrics(parts, 3000) == metrics(whole, 3000)
+
+
+def test_a_batch_is_the_rows_that_were_asked_for_normalised(xp):
+    for dtype in ("float32", "uint8"):
+        some = rows(50, dtype)
+        batch = Gatherer(some, TRANSFORM, 8, device(xp))
+        index = np.array([3, 3, 49, 0, 17])
+        X, y = batch.gather(index)
+        other_X, _ = batch.gather(np.arange(8), buffer=1)
+        expected = (some.X[index].astype(np.float32) - TRANSFORM.shift) * TRANSFORM.scale
+        np.testing.assert_allclose(X if xp is np else X.get(), expected, rtol=1e-6)
+        assert (y if xp is np else y.get()).tolist() == some.y[index].tolist()
+        assert len(other_X) == 8
+        assert batch.buffer_bytes == 8 * (4 * 6 + 8)
+
+
+def test_the_order_of_the_blocks_does_not_matter():
+    blocks = [(1e16, 3), (1.0, 2), (1.0, 0)]
+    assert metrics(blocks, 1) == metrics(blocks[::-1], 1) == {"val/loss": 1e16 + 2, "val/accuracy": 5.0}
+
+
+def test_weights_that_overflow_give_a_loss_that_is_not_finite_and_no_warning():
+    flat = np.full(NET.size, 1e38, np.float32)
+    found = Validation(NET, rows(10), TRANSFORM, "cpu").evaluate(flat, range(1))
+    assert not np.isfinite(metrics(found, 10)["val/loss"])

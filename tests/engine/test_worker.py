@@ -1,0 +1,139 @@
+"""A worker by itself: its sums of any run of shards, prepared or not, combine to the bits of the serial loop."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_training import some_spec, worker_of
+
+from distsgd.core import numerics, reduction
+from distsgd.core.reduction import Node, PartialSum
+from distsgd.engine import worker
+from distsgd.engine.serial import SerialLoop
+from distsgd.engine.spec import RunSpec
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_blas_thread():
+    with numerics.pinned_blas(1, None):
+        yield
+
+
+SHAPES = [
+    {"features": 6, "model__hidden": 5, "rows": 96},
+    {"features": 130, "model__hidden": 33, "rows": 150, "dtype": "u1"},
+    {"features": 3, "model__hidden": 1, "rows": 20, "classes": 2},
+]
+
+setups = st.builds(
+    lambda shape, num_shards, batch, sampling: some_spec(
+        **shape, train__num_shards=min(num_shards, batch), train__batch_size=batch, train__sampling=sampling
+    ),
+    st.sampled_from(SHAPES),
+    st.integers(1, 9),
+    st.sampled_from([3, 19, 32, 64, 1000]),
+    st.sampled_from(["shuffle", "replacement"]),
+)
+
+
+def parameters(spec: RunSpec, step: int) -> np.ndarray:
+    rng = np.random.default_rng(step)
+    return (spec.start.parameters + 0.1 * rng.standard_normal(spec.net.size)).astype("f4")
+
+
+def added(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
+    return PartialSum((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
+
+
+def serial(spec: RunSpec, step: int, flat: np.ndarray, node: Node) -> PartialSum:
+    """Return the sums of a subtree as the serial loop adds them up."""
+    sampler, loop = spec.plan.sampler, SerialLoop(spec)
+    rows = sampler.shard_rows(range(step, step + 1), range(sampler.num_shards))
+
+    def leaf(node: Node, _: int) -> PartialSum | None:
+        return loop.shard_gradient(flat, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
+
+    return reduction.tree_sum(node, leaf, added)
+
+
+def same(a: PartialSum, b: PartialSum) -> bool:
+    return (a.node, a.loss, a.examples) == (b.node, b.loss, b.examples) and a.gradient.tobytes() == b.gradient.tobytes()
+
+
+@settings(max_examples=60)
+@given(spec=setups, data=st.data())
+def test_any_run_of_shards_of_any_step_has_the_serial_bits(spec, data):
+    """Also with what the worker has done before: other runs, other steps, rows prepared in vain."""
+    sampler, computing = spec.plan.sampler, worker_of(spec)
+    for _ in range(3):
+        step = data.draw(st.integers(0, 3 * sampler.steps_per_epoch), label="step")
+        lo = data.draw(st.integers(0, sampler.num_shards - 1), label="lo")
+        shards = range(lo, data.draw(st.integers(lo + 1, sampler.num_shards), label="hi"))
+        if data.draw(st.booleans(), label="prefetch"):
+            computing.prefetch(step + data.draw(st.sampled_from([0, 0, 1]), label="ahead"), shards)
+        flat, out = parameters(spec, step), None
+        if data.draw(st.booleans(), label="into"):
+            out = np.full((reduction.max_subtrees(sampler.num_shards), spec.net.size), np.nan, "f4")
+        found = computing.compute(step, flat, shards, out)
+        assert [partial.node for partial in found] == reduction.maximal_subtrees(shards, sampler.num_shards)
+        assert all(same(partial, serial(spec, step, flat, partial.node)) for partial in found)
+        if out is not None:
+            assert all(np.shares_memory(p.gradient, row) for p, row in zip(found, out, strict=False))
+
+
+@settings(max_examples=40)
+@given(spec=setups, data=st.data())
+def test_workers_that_share_a_step_combine_to_the_serial_sum(spec, data):
+    num_shards = spec.plan.sampler.num_shards
+    count = data.draw(st.integers(1, num_shards))
+    flat = parameters(spec, 1)
+    held = {
+        partial.node: partial
+        for shards in reduction.assign(count, num_shards)
+        for partial in worker_of(spec).compute(1, flat, shards)
+    }
+    total = reduction.tree_sum((0, num_shards), lambda node, _: held.get(node), added)
+    assert same(total, serial(spec, 1, flat, (0, num_shards)))
+    assert total.examples == spec.plan.sampler.batch_count(1)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_prepared_rows_are_used_and_change_nothing(shape, monkeypatch):
+    spec = some_spec(**shape, train__num_shards=4)
+    computing, shards = worker_of(spec), range(1, 4)
+    monkeypatch.setattr(worker, "PREFETCH_BYTES", 2**40)
+    gathered = []
+    gather = computing._batch.gather
+    monkeypatch.setattr(
+        computing._batch, "gather", lambda index, buffer=0: gathered.append(len(index)) or gather(index, buffer)
+    )
+    for step in range(5):
+        before = len(gathered)
+        found = computing.compute(step, parameters(spec, step), shards)
+        expected = worker_of(spec).compute(step, parameters(spec, step), shards)
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+        computed = len(gathered)
+        computing.prefetch(step + 1, shards)
+        assert (computed - before == 0) == (step > 0 and len(gathered) > computed)
+
+
+def test_many_steps_use_the_memory_of_one(monkeypatch):
+    """Parameters that come by Ray calls are another array in each step; none of them is kept."""
+    spec = some_spec(features=1000, model__hidden=100)
+    computing, size = worker_of(spec), 4 * spec.net.size
+
+    def work(steps: range) -> None:
+        for step in steps:
+            computing.compute(step, parameters(spec, step), range(5))
+
+    work(range(2))
+    tracemalloc.start()
+    try:
+        work(range(2, 30))
+        assert tracemalloc.get_traced_memory()[0] < 5 * size
+    finally:
+        tracemalloc.stop()

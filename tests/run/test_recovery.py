@@ -1,0 +1,237 @@
+"""What a user sees when a run cannot go on as it was: too few workers, a killed driver, a hurried stop, bad numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from raylets import second_raylet
+from runs import RAY_ENVIRONMENT, Cli, eventually, finished, journal, options, result, small_cluster, timeless
+
+import distsgd
+from distsgd.rundir import checkpoint
+from distsgd.rundir import directory as rundir
+from distsgd.system.faults import VARIABLE, Fault
+
+BASE = {"model.hidden": 16, "train.epochs": 4, "train.log_every": 7, "tracking.enabled": "false"}
+
+ENDLESS = BASE | {"train.epochs": 10**6}
+
+
+@pytest.fixture
+def cli(own_folder, cluster) -> Iterator[Cli]:
+    """The command on the tests' cluster, where nothing of it is alive a minute after the test."""
+    found = Cli(own_folder, {**RAY_ENVIRONMENT, "RAY_ADDRESS": cluster.address})
+    try:
+        yield found
+        assert not found.await_end()
+        assert not still_acting(own_folder)
+    finally:
+        found.kill()
+
+
+def arm(cli: Cli, *faults: Fault) -> None:
+    """Have faults strike the next run."""
+    folder = cli.folder / "faults"
+    folder.mkdir()
+    (folder / "faults.json").write_text(json.dumps([dataclasses.asdict(fault) for fault in faults]))
+    cli.environment[VARIABLE] = str(folder / "faults.json")
+
+
+def actors(folder: Path) -> list[int]:
+    """Return the actors that are alive of runs in a folder; the variable that arms faults gives them away."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it is gone meanwhile
+            mine = entry.name.isdigit() and str(folder).encode() in (entry / "environ").read_bytes()
+            if mine and b"Actor" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def still_acting(folder: Path) -> list[int]:
+    """Return the actors that are alive when all of them should be gone."""
+    eventually(lambda: not actors(folder), 60)
+    return actors(folder)
+
+
+def undisturbed(folder: Path, values: dict[str, Any]) -> Path:
+    """Return the directory of a run of the serial loop."""
+    path = folder / "undisturbed"
+    distsgd.train(values | {"run.workers": 0, "run.dir": str(path)})
+    return path
+
+
+def assert_same(path: Path, expected: Path) -> None:
+    assert result(path)["status"] == "FINISHED"
+    assert result(path)["weights_sha256"] == result(expected)["weights_sha256"]
+    assert timeless(path) == timeless(expected)
+
+
+def newest_checkpoint(path: Path) -> int:
+    """Return the step of the newest checkpoint of a run, which has to be valid."""
+    directory, config, digest = rundir.read(path)
+    found, problems = checkpoint.load_newest(directory.checkpoints, rundir.identity(directory, config, digest))
+    assert found is not None
+    assert not problems
+    return found.step
+
+
+@pytest.mark.slow
+def test_too_few_workers_end_the_run_with_a_checkpoint_and_it_can_be_resumed(cli):
+    """Every step is journalled, and hundreds of them between two looks at the server: no line may go missing."""
+    arm(cli, Fault("worker", 1, 400, "computed"))
+    limits = {"run.max_restarts": 0, "run.min_workers": 2}
+    each = {"train.batch_size": 3, "train.num_shards": 3, "train.log_every": 1, "optim.lr": 0.005}
+    # One worker alone does not get through it between two looks, nor is the loss first found in validation.
+    long = BASE | each | {"train.epochs": 16, "train.eval_every": 16}
+    failed = cli.run("train", "--run-dir=run", "--workers=2", *options(long, limits))
+    assert failed.code == 1, failed.err
+    assert "Traceback" not in failed.err
+    message = failed.err.splitlines()[-1]
+    assert message.startswith("distsgd: 1 of 2 workers is left, which is fewer than run.min_workers, 2, and ")
+    assert "go on with --resume" in message
+    lost = next(line for line in failed.err.splitlines() if " was lost " in line)
+    assert re.match(r"warning: worker 1 on \S+ was lost in step 400: died: end of", lost)
+    found = result(cli.folder / "run")
+    assert (found["status"], found["steps"]) == ("FAILED", newest_checkpoint(cli.folder / "run"))
+    assert 400 <= found["steps"] < 16 * 480
+    resumed = cli.run("train", "--run-dir=run", "--resume", "--workers=3")
+    assert resumed.code == 0, resumed.err
+    assert_same(cli.folder / "run", undisturbed(cli.folder, long))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_not_replaced_any_more_is_done_without(cli):
+    arm(cli, Fault("worker", 0, 40, "asked"))
+    arguments = options(BASE, {"run.max_restarts": 0, "train.epochs": 120})
+    found = cli.run("train", "--run-dir=run", "--workers=2", *arguments)
+    assert found.code == 0, found.err
+    assert (
+        "warning: worker 0 is not replaced any more (run.max_restarts is 0); the others go on without it" in found.err
+    )
+    assert_same(cli.folder / "run", undisturbed(cli.folder, BASE | {"train.epochs": 120}))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_replaced_any_more_ends_the_run_and_it_can_be_resumed(cli):
+    arm(cli, Fault("server", 0, 30, "gathered"), Fault("server", 0, 60, "applied"))
+    failed = cli.run("train", "--run-dir=run", "--workers=2", *options(BASE, {"run.max_restarts": 1}))
+    assert failed.code == 1, failed.err
+    assert "Traceback" not in failed.err
+    message = failed.err.splitlines()[-1]
+    assert message.startswith("distsgd: the parameter server died (")
+    assert "is not replaced any more (run.max_restarts is 1); what was trained up to step 46 is in the" in message
+    assert newest_checkpoint(cli.folder / "run") == result(cli.folder / "run")["steps"] == 46
+    resumed = cli.run("train", "--run-dir=run", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert_same(cli.folder / "run", undisturbed(cli.folder, BASE))
+
+
+@pytest.mark.slow
+def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
+    arm(cli)
+    process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
+    assert eventually(lambda: process.poll() is not None or len(journal(cli.folder / "run")) > 1)
+    assert len(actors(cli.folder)) == 3
+    process.kill()
+    process.communicate()
+    assert not still_acting(cli.folder)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_stops_at_once(cli):
+    """The first one waits for the end of a step, which a stopped worker puts off for a minute."""
+    arm(cli, Fault("worker", 0, 30, "asked", "SIGSTOP"))
+    process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
+    assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    stopped = finished(process, 40)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert result(cli.folder / "run")["status"] == "KILLED"
+    newest_checkpoint(cli.folder / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_auto_grows_and_shrinks_with_the_cluster(own_folder):
+    values = ENDLESS | {"train.num_shards": 4}
+    with small_cluster(cpus=1) as cluster:
+        cli = Cli(own_folder, {**RAY_ENVIRONMENT, "RAY_ADDRESS": cluster.address})
+        arm(cli)
+        process = cli.start("train", "--run-dir=run", "--workers=auto", *options(values))
+        try:
+            assert eventually(lambda: process.poll() is not None or len(journal(own_folder / "run")) > 1)
+            assert len(actors(own_folder)) == 2  # a server, a worker
+            with second_raylet(cluster.address, cpus=2) as raylet:
+                assert eventually(lambda: len(actors(own_folder)) == 5)  # two workers more, and an aggregator
+                step = journal(own_folder / "run")[-1]["step"]
+                assert eventually(lambda: journal(own_folder / "run")[-1]["step"] > step + 500)
+                raylet.kill()
+                assert eventually(lambda: len(actors(own_folder)) == 2)
+                step = journal(own_folder / "run")[-1]["step"]
+                assert eventually(lambda: journal(own_folder / "run")[-1]["step"] > step + 500)
+            process.send_signal(signal.SIGTERM)
+            stopped = finished(process)
+            assert stopped.code == 143, stopped.err
+            assert "Traceback" not in stopped.err
+        finally:
+            cli.kill()
+    steps = result(own_folder / "run")["steps"]
+    expected = distsgd.train(values | {"train.max_steps": steps, "run.workers": 0, "run.dir": "undisturbed"})
+    assert result(own_folder / "run")["weights_sha256"] == expected.weights_sha256
+    both = [
+        [{key: record[key] for key in ("step", "train/loss") if key in record} for record in timeless(Path(name))[:-1]]
+        for name in ("run", "undisturbed")
+    ]
+    assert both[0][: len(both[1])] == both[1][: len(both[0])]
+
+
+def test_numbers_that_overflow_stop_the_run_and_name_the_rows(cli):
+    for workers in (0, 2):
+        failed = cli.run(
+            "train", f"--run-dir=run-{workers}", f"--workers={workers}", *options(BASE, {"optim.lr": 1e18})
+        )
+        assert failed.code == 1
+        assert "Traceback" not in failed.err
+        print(failed.err)
+        message = failed.err.splitlines()[-1]
+        assert "not finite" in message
+        assert "shard" in message
+        assert "row" in message
+        assert "optim.lr" in message
+        found = result(cli.folder / f"run-{workers}")
+        assert found["status"] == "FAILED"
+        assert found["steps"] == newest_checkpoint(cli.folder / f"run-{workers}")
+        assert f"step {found['steps'] + 1}:" in message
+    assert result(cli.folder / "run-0")["weights_sha256"] == result(cli.folder / "run-2")["weights_sha256"]
+
+
+def test_steps_with_bad_numbers_are_skipped_if_that_is_asked_for(cli):
+    rng = np.random.default_rng(5)
+    X, y = rng.standard_normal((300, 8)).astype(np.float32), np.arange(300) % 3
+    X[[17, 18]] = 3e38  # hidden units overflow
+    np.savez(cli.folder / "rows.npz", X=X, y=y)
+    values = BASE | {"data.train": "rows.npz", "data.normalize": "none", "data.val_fraction": 0, "train.log_every": 1}
+    values |= {"train.on_nonfinite": "skip", "train.batch_size": 20}
+    expected = undisturbed(cli.folder, values)
+    found = cli.run("train", "--run-dir=run", "--workers=2", *options(values))
+    assert found.code == 0, found.err
+    assert_same(cli.folder / "run", expected)
+    lines = journal(cli.folder / "run")
+    assert len(lines) == 4 * 15
+    assert 4 <= lines[-1]["train/skipped_steps"] <= 8  # once or twice in each of four epochs
+    assert np.isfinite(distsgd.Result.read(cli.folder / "run").model.predict_proba(X[:5])).all()

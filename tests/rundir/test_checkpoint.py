@@ -1,0 +1,425 @@
+"""Checkpoints: read back bit by bit or not at all, whatever happens to the files, the disk or the writer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distsgd.engine.state import Snapshot
+from distsgd.errors import CheckpointError
+from distsgd.rundir import checkpoint
+from distsgd.rundir.checkpoint import Writer, load_newest, save, write_atomically
+
+IDENTITY = {"run_key": "r", "config_digest": "c", "data_digest": "d"}
+
+
+def snapshot(step: int, *, velocity: bool = False, size: int = 50) -> Snapshot:
+    rng = np.random.default_rng(step)
+    return Snapshot(
+        step=step,
+        parameters=rng.normal(size=size).astype(np.float32),
+        velocity=rng.normal(size=size).astype(np.float32) if velocity else None,
+        skipped=step % 3,
+        last_record={
+            "step": step,
+            "epoch": step / 7,
+            "train/loss": 1e-05 / (step + 1),
+            "train/lr": 0.30000000000000004,
+        },
+    )
+
+
+def put(folder: Path, *steps: int, keep: int = 3, **options) -> None:
+    for step in steps:
+        save(folder, snapshot(step, **options), IDENTITY, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def files_of(*steps: int) -> list[str]:
+    return sorted(f"{step:08d}.{kind}" for step in steps for kind in ("json", "npz"))
+
+
+def assert_equal(found: Snapshot | None, expected: Snapshot) -> None:
+    assert found is not None
+    assert (found.step, found.skipped, found.last_record) == (expected.step, expected.skipped, expected.last_record)
+    assert found.parameters.dtype == np.float32
+    assert found.parameters.tobytes() == expected.parameters.tobytes()
+    if expected.velocity is None:
+        assert found.velocity is None
+    else:
+        assert found.velocity.tobytes() == expected.velocity.tobytes()
+
+
+@pytest.mark.parametrize("velocity", [False, True])
+def test_what_was_saved_comes_back_bit_by_bit(tmp_path, velocity):
+    put(tmp_path / "c", 7, velocity=velocity)
+    found, problems = load_newest(tmp_path / "c", IDENTITY)
+    assert_equal(found, snapshot(7, velocity=velocity))
+    assert problems == []
+
+
+def test_no_checkpoint_is_no_problem(tmp_path):
+    assert load_newest(tmp_path / "none", IDENTITY) == (None, [])
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "notes.json").write_text("{}")
+    assert load_newest(tmp_path / "c", IDENTITY) == (None, [])
+
+
+def test_the_newest_wins_by_its_number(tmp_path):
+    put(tmp_path, 9, 10, 99_999_999, 100_000_000)
+    assert load_newest(tmp_path, IDENTITY)[0].step == 100_000_000
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_few_are_kept(tmp_path, keep):
+    put(tmp_path, 10, 20, 30, 40, 50, keep=keep)
+    assert names(tmp_path) == files_of(*[10, 20, 30, 40, 50][-keep:])
+
+
+def test_the_same_step_can_be_saved_twice(tmp_path):
+    put(tmp_path, 10, 20, 20)
+    assert names(tmp_path) == files_of(10, 20)
+    assert_equal(load_newest(tmp_path, IDENTITY)[0], snapshot(20))
+
+
+def test_damaged_ones_of_later_steps_do_not_push_out_new_ones(tmp_path):
+    """Training went back to step 10, because three newer checkpoints are damaged, and comes to step 15."""
+    put(tmp_path, 10, 20, 30, 40, keep=4)
+    for step in (20, 30, 40):
+        (tmp_path / f"{step:08d}.npz").write_bytes(b"")
+    assert load_newest(tmp_path, IDENTITY)[0].step == 10
+    put(tmp_path, 15)
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert_equal(found, snapshot(15))
+    assert problems == []
+    assert names(tmp_path) == files_of(10, 15)
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Return `content` with one to three flipped bits, or cut off, or with something at its end."""
+    kind = rng.random()
+    if kind < 0.7:
+        changed = bytearray(content)
+        for location in rng.sample(range(8 * len(content)), rng.randint(1, 3)):
+            changed[location // 8] ^= 1 << location % 8
+        return bytes(changed)
+    if kind < 0.95:
+        return content[: rng.randrange(len(content))]
+    return content + rng.randbytes(3)
+
+
+@pytest.mark.parametrize("kind", ["json", "npz"])
+def test_a_file_damaged_anywhere_is_never_loaded_but_the_older_checkpoint(tmp_path, kind):
+    put(tmp_path, 10, 20, velocity=True)
+    path, rng = tmp_path / f"00000020.{kind}", random.Random(4)
+    content = path.read_bytes()
+    for _ in range(200):
+        path.write_bytes(damaged(content, rng))
+        found, problems = load_newest(tmp_path, IDENTITY)
+        assert_equal(found, snapshot(10, velocity=True))
+        (problem,) = problems
+        assert problem.startswith(f"the checkpoint {str(tmp_path / '00000020')!r} is passed over: ")
+        assert ("manifest" if kind == "json" else "its arrays are damaged") in problem
+    path.write_bytes(content)
+    assert_equal(load_newest(tmp_path, IDENTITY)[0], snapshot(20, velocity=True))
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_found(tmp_path):
+    """Even where the text means the same afterwards: `1E-05` is `1e-05`."""
+    put(tmp_path, 20)
+    path = tmp_path / "00000020.json"
+    content = path.read_bytes()
+    assert b"e-" in content
+    for location, bit in itertools.product(range(len(content)), (1, 32)):
+        changed = bytearray(content)
+        changed[location] ^= bit
+        path.write_bytes(changed)
+        assert load_newest(tmp_path, IDENTITY)[0] is None, bytes(changed)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"3", b"{}", b'{"step": 20}', b"[" * 400])
+def test_a_manifest_that_is_something_else_is_passed_over(tmp_path, content):
+    put(tmp_path, 10, 20)
+    (tmp_path / "00000020.json").write_bytes(content)
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert found.step == 10
+    assert "its manifest is damaged" in problems[0]
+
+
+@pytest.mark.parametrize(("kind", "words"), [("json", "it has no manifest"), ("npz", "its arrays are missing")])
+def test_half_a_checkpoint_is_passed_over(tmp_path, kind, words):
+    put(tmp_path, 10, 20)
+    (tmp_path / f"00000020.{kind}").unlink()
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert_equal(found, snapshot(10))
+    assert words in problems[0]
+    put(tmp_path, 30)
+    assert load_newest(tmp_path, IDENTITY)[1] == []
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path, key):
+    put(tmp_path, 10)
+    save(tmp_path, snapshot(20), IDENTITY | {key: "other"}, keep=3)
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert found.step == 10
+    assert "another run" in problems[0]
+
+
+def test_the_arrays_of_another_checkpoint_are_passed_over(tmp_path):
+    put(tmp_path, 10, 20, 30)
+    shutil.copy(tmp_path / "00000020.npz", tmp_path / "00000030.npz")
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert found.step == 20
+    assert "arrays are damaged" in problems[0]
+
+
+CRASHING = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from distsgd.rundir import checkpoint
+from distsgd.engine.state import Snapshot
+
+left = 0
+identity = {"run_key": "r", "config_digest": "c", "data_digest": "d"}
+
+def dying(real):
+    def call(*arguments, **options):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return real(*arguments, **options)
+    return call
+
+class DyingFile:
+    def __init__(self, *arguments):
+        self.file = open(*arguments)
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, content):
+        global left
+        if left == 0:
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            os._exit(9)
+        left -= 1
+        return self.file.write(content)
+
+def crash(folder, moment):
+    global left
+    left = moment
+    for name in ("fsync", "replace"):
+        setattr(os, name, dying(getattr(os, name)))
+    Path.unlink = dying(Path.unlink)
+    checkpoint.open = dying(DyingFile)
+    weights = np.random.default_rng(50).normal(size=50).astype(np.float32)
+    checkpoint.save(folder, Snapshot(step=50, parameters=weights), identity, keep=3)
+    os._exit(0)
+
+for moment, folder in enumerate(sys.argv[1:]):
+    pid = os.fork()
+    if pid == 0:
+        crash(Path(folder), moment)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.timeout(110)
+def test_a_crash_at_any_moment_of_writing_leaves_a_whole_checkpoint(tmp_path):
+    """The process dies for real: before each of the calls that write, flush, rename or remove, and within a write."""
+    folders = [tmp_path / str(moment) for moment in range(14)]
+    for folder in folders:
+        put(folder, 10, 20, 30)
+    command = [sys.executable, "-c", CRASHING, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    codes = [int(line) for line in done.stdout.split()]
+    assert codes == [9] * 12 + [0] * 2, done.stderr
+    endings = []
+    for folder in folders:
+        found, problems = load_newest(folder, IDENTITY)
+        assert found is not None
+        assert found.parameters.tobytes() == snapshot(found.step).parameters.tobytes()
+        assert len(problems) <= 1
+        endings.append(found.step)
+        put(folder, 60)
+        assert names(folder) == files_of(*([30, 50, 60] if found.step == 50 else [20, 30, 60]))
+    assert endings == [30] * 9 + [50] * 5  # the ninth call to live through is the manifest's rename
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str):
+    """A file system of a given size, mounted for real; skips where that is not permitted."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount command")
+@pytest.mark.parametrize("room", [0, 4096, 12_288])
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, room):
+    """The disk is full before the arrays, within them, or between arrays and manifest."""
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        folder = disk / "checkpoints"
+        put(folder, 10, size=2500)
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        os.truncate(filler, max(filler.stat().st_size - room, 0))
+        with pytest.raises(CheckpointError) as caught:
+            put(folder, 20, size=2500)
+        message = str(caught.value)
+        assert "step 20" in message
+        assert "No space left on device" in message
+        assert repr(str(folder)) in message
+        assert "make room" in message
+        assert caught.value.exit_code == 1
+        assert names(folder) == files_of(10)
+        found, problems = load_newest(folder, IDENTITY)
+        assert_equal(found, snapshot(10, size=2500))
+        assert problems == []
+        filler.unlink()
+        put(folder, 20, size=2500)
+        assert load_newest(folder, IDENTITY)[0].step == 20
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.os, call, fails)
+            with pytest.raises(OSError, match="Input/output error"):
+                write_atomically(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert names(tmp_path) == ["file"]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
+    calls = []
+
+    def noting(name):
+        real = getattr(os, name)
+
+        def call(target, *rest):
+            calls.append((name, os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)))
+            return real(target, *rest)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(checkpoint.os, name, noting(name))
+    put(tmp_path / "c", 10)
+    folder = str(tmp_path / "c")
+    arrays, manifest = f"{folder}/.00000010.npz.tmp", f"{folder}/.00000010.json.tmp"
+    assert calls == [
+        ("fsync", str(tmp_path)),
+        *(("fsync", arrays), ("replace", arrays), ("fsync", folder)),
+        *(("fsync", manifest), ("replace", manifest), ("fsync", folder)),
+    ]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"step 10 could not be written .*Not a directory"):
+        put(tmp_path / "file" / "c", 10)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = Writer(tmp_path / "c", IDENTITY, keep=3)
+    yield writer
+    writer.close()
+
+
+def test_a_writer_has_written_when_flush_returns(tmp_path, writer):
+    writer.submit(snapshot(10))
+    writer.flush()
+    assert_equal(load_newest(tmp_path / "c", IDENTITY)[0], snapshot(10))
+
+
+def test_a_writer_writes_what_is_pending_when_it_is_closed(tmp_path):
+    writer = Writer(tmp_path / "c", IDENTITY, keep=3)
+    writer.submit(snapshot(10))
+    writer.close()
+    assert names(tmp_path / "c") == files_of(10)
+    assert "checkpoints" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_slow_disk_drops_what_is_in_between_and_never_the_newest(tmp_path, writer, monkeypatch):
+    goes_on, writing = threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        writing.set()
+        assert goes_on.wait(60)
+        save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    writer.submit(snapshot(10))
+    assert writing.wait(60)
+    for step in (20, 30, 40):
+        writer.submit(snapshot(step))  # and does not wait
+    goes_on.set()
+    writer.flush()
+    assert names(tmp_path / "c") == files_of(10, 40)
+
+
+@pytest.mark.parametrize("error", [CheckpointError("the disk is full"), MemoryError("no memory")])
+def test_an_error_of_the_writer_is_raised_once_where_it_can_be_seen(tmp_path, writer, monkeypatch, error):
+    """And flush does not wait for ever, whatever kind of error it is."""
+
+    def fails(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fails)
+        writer.submit(snapshot(10))
+        with pytest.raises(type(error), match=str(error)):
+            writer.flush()
+    writer.check()
+    writer.submit(snapshot(20))
+    writer.flush()
+    assert names(tmp_path / "c") == files_of(20)
+
+
+def test_a_manifest_is_json_that_names_step_and_run(tmp_path):
+    put(tmp_path, 10)
+    manifest = json.loads((tmp_path / "00000010.json").read_text())
+    assert manifest["step"] == 10
+    assert manifest["identity"] == IDENTITY
+    assert manifest["bytes"] == (tmp_path / "00000010.npz").stat().st_size
