@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from distsgd.engine.state import Snapshot
 from distsgd.errors import CheckpointError
+from distsgd.system.files import sync_folder, write_atomically
 
 
 def save(
@@ -55,7 +55,7 @@ def save(
     try:
         if not folder.is_dir():
             folder.mkdir()
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         write_atomically(folder / f"{name}.npz", content)
         write_atomically(folder / f"{name}.json", _encode(manifest))
         _remove_old(folder, snapshot.step, keep)
@@ -81,30 +81,6 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
     return None, problems
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Return when the names in `folder` are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_arrays(path: Path) -> None:

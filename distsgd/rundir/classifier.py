@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from distsgd.core.net import Net, softmax_scores
 from distsgd.data import Normalization
 from distsgd.errors import DataError
-from distsgd.rundir.checkpoint import write_atomically
+from distsgd.system.files import write_atomically
 
 NOT_A_MODEL = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What NumPy and zipfile raise for files that are damaged or something else."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from distsgd.config import Config
 from distsgd.errors import ConfigError, RunDirectoryError
-from distsgd.rundir.checkpoint import write_atomically
+from distsgd.system.files import write_atomically
 from distsgd.version import __version__
 
 RUNS = Path("runs")

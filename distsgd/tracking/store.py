@@ -32,9 +32,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distsgd.errors import TrackingError
-from distsgd.rundir.checkpoint import write_atomically
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
+from distsgd.system.files import write_atomically
 from distsgd.system.scratch import own_prefix
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.about import ID_FILE, RUN_KEY_TAG, read_id

@@ -20,7 +20,9 @@ import pytest
 from distsgd.engine.state import Snapshot
 from distsgd.errors import CheckpointError
 from distsgd.rundir import checkpoint
-from distsgd.rundir.checkpoint import Writer, load_newest, save, write_atomically
+from distsgd.rundir.checkpoint import Writer, load_newest, save
+from distsgd.system import files
+from distsgd.system.files import write_atomically
 
 IDENTITY = {"run_key": "r", "config_digest": "c", "data_digest": "d"}
 
@@ -194,6 +196,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from distsgd.rundir import checkpoint
+from distsgd.system import files
 from distsgd.engine.state import Snapshot
 
 left = 0
@@ -232,7 +235,7 @@ def crash(folder, moment):
     for name in ("fsync", "replace"):
         setattr(os, name, dying(getattr(os, name)))
     Path.unlink = dying(Path.unlink)
-    checkpoint.open = dying(DyingFile)
+    files.open = dying(DyingFile)
     weights = np.random.default_rng(50).normal(size=50).astype(np.float32)
     checkpoint.save(folder, Snapshot(step=50, parameters=weights), identity, keep=3)
     os._exit(0)
@@ -320,7 +323,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, m
 
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.os, call, fails)
+            patch.setattr(files.os, call, fails)
             with pytest.raises(OSError, match="Input/output error"):
                 write_atomically(path, b"new")
         assert path.read_bytes() == b"old"
@@ -343,7 +346,7 @@ def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_return(t
         return call
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(checkpoint.os, name, noting(name))
+        monkeypatch.setattr(files.os, name, noting(name))
     put(tmp_path / "c", 10)
     folder = str(tmp_path / "c")
     arrays, manifest = f"{folder}/.00000010.npz.tmp", f"{folder}/.00000010.json.tmp"
