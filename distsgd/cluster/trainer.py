@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import Location, ServerActor
+from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import answer, ask_server, end
 from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.core import reduction
@@ -33,6 +33,7 @@ class RayTrainer:
     def __init__(
         self,
         spec: RunSpec,
+        rows: SharedRows,
         *,
         workers: int,
         device: Device,
@@ -43,15 +44,16 @@ class RayTrainer:
         self._spec, self._config, self._runtime_env = spec, spec.config, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
         self._mended = self._looked
-        data = spec.data
-        # From here on this process, too, reads the node's one copy of the rows.
-        train, val = ray.put(data.train), None if data.val is None else ray.put(data.val)
-        self.data = dataclasses.replace(data, train=ray.get(train), val=None if val is None else ray.get(val))
-        rows = {"sampler": spec.plan.sampler, "train": train, "val": val, "transform": data.transform}
+        worker_spec = {
+            "sampler": spec.plan.sampler,
+            "train": rows.train,
+            "val": rows.val,
+            "transform": rows.data.transform,
+        }
         self._server: Any = None
         self._location: Location | None = None
         self._group = WorkerGroup(
-            spec.config, spec.net, workers=workers, device=device, runtime_env=runtime_env, spec=rows
+            spec.config, spec.net, workers=workers, device=device, runtime_env=runtime_env, spec=worker_spec
         )
         try:
             self._group.start()
@@ -137,9 +139,10 @@ class RayTrainer:
         What a worker that dies meanwhile owes is computed by the others. Raises WorkerLostError if none is left and
         none comes in time.
         """
-        if self.data.val is None:
+        val = self._spec.data.val
+        if val is None:
             return {}
-        rows = len(self.data.val.y)
+        rows = len(val.y)
         flat = self._ask(self._server.current_parameters.remote())
         found: list[tuple[float, int]] = []
         owed = [range(validation.block_count(rows))]

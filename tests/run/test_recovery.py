@@ -79,8 +79,8 @@ def assert_same(path: Path, expected: Path) -> None:
 
 def newest_checkpoint(path: Path) -> int:
     """Return the step of the newest checkpoint of a run, which has to be valid."""
-    directory, config, digest = rundir.read(path)
-    found, problems = checkpoint.load_newest(directory.checkpoints, rundir.identity(directory, config, digest))
+    directory, _, digest = rundir.read(path)
+    found, problems = checkpoint.load_newest(directory.checkpoints, rundir.identity(directory, digest))
     assert found is not None
     assert not problems
     return found.step
