@@ -49,7 +49,7 @@ class Trainer(Protocol):
     def snapshot(self) -> Snapshot: ...  # noqa: D102
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
-    def evaluate(self) -> dict[str, float]: ...  # noqa: D102
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -104,7 +104,7 @@ class Session:
         self._warnings: list[str] = []
         self._unlogged: list[dict[str, Any]] = []
         self._recoveries = 0
-        self._differs = False
+        self._differs = self._owes_validation = False
         with self._stack, noted_stop_signals() as self._stop_request:
             self._open()
             self.observer.started(self)
@@ -123,7 +123,7 @@ class Session:
                 if isinstance(error, NonFiniteError):
                     raise self._explained(error) from None
                 raise
-            if self._newest.step == self._plan.total_steps:
+            if self._newest.step == self._plan.total_steps and not self._owes_validation:
                 return self._finish("FINISHED")
             self._finish("KILLED")
             raise self._stopped()
@@ -217,7 +217,11 @@ class Session:
         snapshot = self.trainer.snapshot()
         step = snapshot.step
         if self._plan.is_evaluated(step):
-            validated = self.trainer.evaluate()
+            validated = self.trainer.evaluate(self._tick)
+            self._owes_validation = validated is None
+            if validated is None:  # a signal asked to stop: --resume begins with this validation
+                self._checkpoint(snapshot)
+                return
             if not all(math.isfinite(value) for value in validated.values()):
                 raise TrainingError(
                     f"the validation loss after step {step} is not finite, although that of the mini-batches is: look "
