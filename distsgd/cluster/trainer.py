@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +11,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import Location, ServerActor
 from distsgd.cluster.evaluation import BlockEvaluator
+from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_server, end
 from distsgd.cluster.worker_group import WorkerGroup
-from distsgd.cluster.worker_spec import SharedRows, WorkerSpec
+from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.core.backend import Device
 from distsgd.engine import validation
 from distsgd.engine.spec import RunSpec
@@ -30,6 +30,7 @@ class RayTrainer:
     def __init__(
         self,
         spec: RunSpec,
+        rows: SharedRows,
         *,
         workers: int,
         device: Device,
@@ -37,15 +38,11 @@ class RayTrainer:
         wanted: Callable[[], int] | None = None,
     ) -> None:
         """Start all actors; `wanted` says how many workers the cluster has room for, if their number may change."""
-        # Nothing of `spec` is kept that holds its rows: from here on this process, too, reads the node's one copy.
         self._config, self._net, self._plan, self._runtime_env = spec.config, spec.net, spec.plan, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
         self._replaced = self._looked
         self._stopped = False
-        rows = SharedRows.of(spec.data)
-        self.data = dataclasses.replace(
-            spec.data, train=ray.get(rows.train), val=None if rows.val is None else ray.get(rows.val)
-        )
+        self._held_out = 0 if rows.data.val is None else len(rows.data.val.y)
         self._server: Any = None
         self._location: Location | None = None
         self._group = WorkerGroup(
@@ -136,9 +133,8 @@ class RayTrainer:
         `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
         Raises WorkerLostError if too few workers are left.
         """
-        if self.data.val is None:
+        if not self._held_out:
             return {}
-        rows = len(self.data.val.y)
 
         def poll() -> bool:
             self._replace_lost(tick)
@@ -146,8 +142,8 @@ class RayTrainer:
             return not self._stopped
 
         flat = ray.put(self._ask(self._server.current_parameters.remote()))
-        found = self._evaluator.evaluate(flat, validation.block_count(rows), poll)
-        return None if found is None else validation.metrics(found, rows)
+        found = self._evaluator.evaluate(flat, validation.block_count(self._held_out), poll)
+        return None if found is None else validation.metrics(found, self._held_out)
 
     def close(self) -> None:
         """End the actors."""

@@ -9,8 +9,9 @@ import ray
 
 from distsgd.cluster.actors import START_S, Location, WorkerActor
 from distsgd.cluster.connections import Connections
+from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_reply, end, has_arrived
-from distsgd.cluster.worker_spec import SharedRows, WorkerSpec
+from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.cluster.worker_state import Alive, Connected, ManagedWorker, Pending, Ready, Retired, Starting, Waiting
 from distsgd.cluster.workers import Workers
 from distsgd.config import Config

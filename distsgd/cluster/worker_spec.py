@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import ray
 
 from distsgd.core.backend import Device
 from distsgd.core.net import Net
 from distsgd.core.sampling import Sampler
-from distsgd.data import BatchTransform, DataSet
+from distsgd.data import BatchTransform
 from distsgd.engine.spec import RunSpec
 
 
@@ -36,16 +33,3 @@ class WorkerSpec:
             blas_threads=spec.config.run.blas_threads,
             blas_kernel=spec.config.run.blas_kernel,
         )
-
-
-@dataclass(frozen=True)
-class SharedRows:
-    """The rows of a run in Ray's object store, of which each node has one copy that its processes read in place."""
-
-    train: Any  # the object references of `Rows`
-    val: Any  # None without held-out rows
-
-    @classmethod
-    def of(cls, data: DataSet) -> SharedRows:
-        """Put rows into the object store."""
-        return cls(ray.put(data.train), None if data.val is None else ray.put(data.val))

@@ -26,7 +26,7 @@ class LocalTrainer:
     """Runs `serial.step` over and over."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._config, self.data, self._plan, self._state = spec.config, spec.data, spec.plan, spec.start
+        self._config, self._plan, self._state = spec.config, spec.plan, spec.start
         self._loop = SerialLoop(spec)
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
@@ -34,8 +34,8 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        val, transform = self.data.val, self.data.transform
-        self._validation = None if val is None else validation.Validation(spec.net, val, transform, "cpu")
+        self._val, transform = spec.data.val, spec.data.transform
+        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
@@ -90,9 +90,9 @@ class LocalTrainer:
 
     def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
         """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`."""
-        if self._validation is None or self.data.val is None:
+        if self._validation is None or self._val is None:
             return {}
-        rows, found = len(self.data.val.y), list[tuple[float, int]]()
+        rows, found = len(self._val.y), list[tuple[float, int]]()
         next_tick = time.monotonic() + TICK_S
         for block in range(validation.block_count(rows)):
             found += self._validation.evaluate(self._state.parameters, range(block, block + 1))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from distsgd.data import DataSet
 from distsgd.engine.diagnosis import offending_rows
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.state import Snapshot
@@ -39,7 +38,6 @@ LEAST_S = 0.5
 class Trainer(Protocol):
     """What a session needs of a trainer: local.LocalTrainer or trainer.RayTrainer."""
 
-    data: DataSet
     numerics: dict[str, str]
 
     def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distsgd import data
-from distsgd.cluster import connection as cluster
-from distsgd.cluster.connection import Cluster
+from distsgd.cluster.connection import joined, started
+from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.engine.local import LocalTrainer
@@ -48,10 +48,10 @@ def _begin(config: Config, observer: Observer, stack: contextlib.ExitStack) -> R
     path = Path(config.run.dir) if config.run.dir else rundir.default_path(config)
     rundir.check_new(path)
     tracker = stack.enter_context(make_tracker(config.tracking))
-    joined = stack.enter_context(cluster.joined(config, _environment(config)))
+    cluster = stack.enter_context(joined(config, _environment(config)))
     spec = RunSpec.beginning(config, data.load(config.data))
     tracker.start()
-    trainer, spec = _make_trainer(spec, path, joined, stack)
+    trainer, spec = _make_trainer(spec, path, cluster, stack)
     stack.enter_context(rundir.locked(path))
     rundir.check_new(path)
     directory = rundir.create(path, resolved=spec.config, requested=config, data_digest=spec.data.digest)
@@ -71,7 +71,7 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
         observer.note(f"the run in {str(path)!r} has finished; nothing is left to do")
         return _tracked(finished, config, observer)
     tracker = stack.enter_context(make_tracker(config.tracking))
-    joined = stack.enter_context(cluster.joined(config, _environment(config)))
+    cluster = stack.enter_context(joined(config, _environment(config)))
     spec = RunSpec.beginning(config, data.load(config.data))
     if spec.data.digest != data_digest:
         raise RunDirectoryError(
@@ -85,7 +85,7 @@ def _resume(config: Config, observer: Observer, stack: contextlib.ExitStack) -> 
     spec = dataclasses.replace(spec, start=newest or spec.start)
     observer.note(f"resuming {str(path)!r} after step {spec.start.step} of {spec.plan.total_steps}")
     tracker.start()
-    trainer, spec = _make_trainer(spec, path, joined, stack)
+    trainer, spec = _make_trainer(spec, path, cluster, stack)
     return Session(
         spec=spec, directory=directory, trainer=trainer, tracker=tracker, observer=observer, resumed=True
     ).execute()
@@ -122,11 +122,11 @@ def _environment(config: Config) -> dict[str, str]:
 
 def _workers_wanted(config: Config) -> int:
     """Return how many workers the cluster that this process has joined has room for now."""
-    return cluster.default_workers(config, cluster.total_cpus())
+    return default_workers(config, total_cpus())
 
 
 def _make_trainer(
-    spec: RunSpec, path: Path, joined: Cluster | None, stack: contextlib.ExitStack
+    spec: RunSpec, path: Path, cluster: Cluster | None, stack: contextlib.ExitStack
 ) -> tuple[Trainer, RunSpec]:
     """Return a trainer that is closed with `stack`, and the spec with what `auto` came to in its configuration."""
     config = spec.config
@@ -134,20 +134,24 @@ def _make_trainer(
         resolved: dict[str, Any] = {"run.device": "cpu"}
         trainer: Trainer = LocalTrainer(spec)
     else:
+        from distsgd.cluster.rows import SharedRows
         from distsgd.cluster.trainer import RayTrainer
 
-        found = joined or stack.enter_context(cluster.started(config, _environment(config), data_bytes=spec.data_bytes))
-        workers = cluster.default_workers(config, found.cpus)
+        found = cluster or stack.enter_context(started(config, _environment(config), data_bytes=spec.data_bytes))
+        workers = default_workers(config, found.cpus)
         if workers < config.run.min_workers:
             raise ResourceError(
                 f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
                 f"{config.run.min_workers}; lower that, or add nodes"
             )
-        device = cluster.choose_device(config, workers, found)
+        device = choose_device(config, workers, found)
         resolved = {"run.workers": workers, "run.device": device}
         wanted = partial(_workers_wanted, config) if config.run.workers == "auto" and not found.local else None
+        rows = SharedRows.put(spec.data)
+        spec = dataclasses.replace(spec, data=rows.data)
         trainer = RayTrainer(
             spec,
+            rows,
             workers=workers,
             device=device,
             runtime_env=found.runtime_env,
@@ -155,4 +159,4 @@ def _make_trainer(
         )
     stack.callback(trainer.close)
     config = config.with_values({**resolved, "run.dir": str(path)})
-    return trainer, dataclasses.replace(spec, config=config, data=trainer.data)
+    return trainer, dataclasses.replace(spec, config=config)
