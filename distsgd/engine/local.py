@@ -88,13 +88,20 @@ class LocalTrainer:
         """Return the percentiles and the throughput that the result names."""
         return self._times.summary()
 
-    def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy over the held-out rows."""
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
+        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`."""
         if self._validation is None or self._val is None:
             return {}
-        rows = len(self._val.y)
-        blocks = self._validation.evaluate(self._state.parameters, range(validation.block_count(rows)))
-        return validation.metrics(blocks, rows)
+        rows, found = len(self._val.y), list[tuple[float, int]]()
+        next_tick = time.monotonic() + TICK_S
+        for block in range(validation.block_count(rows)):
+            found += self._validation.evaluate(self._state.parameters, range(block, block + 1))
+            if time.monotonic() >= next_tick:
+                tick()
+                next_tick = time.monotonic() + TICK_S
+                if self._stopped:
+                    return None
+        return validation.metrics(found, rows)
 
     def close(self) -> None:
         """Give this process's BLAS its own number of threads back."""

@@ -20,7 +20,7 @@ from distsgd.run.trainer import Trainer
 from distsgd.system import faults
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EpochEnd:
     """The end of an epoch, or of the run within one."""
 
@@ -28,6 +28,10 @@ class EpochEnd:
     """The state that training has come to."""
     is_evaluated: bool
     """Whether the state is validated; then its record is journalled by a hook, with the metrics."""
+    tick: Callable[[], None]
+    """What a hook that takes long calls several times a second."""
+    interrupted: bool = False
+    """Whether a signal has ended a measurement before its time; nothing is journalled then, and --resume repeats it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What hooks have measured of the state, by the names of the journal."""
 
@@ -45,11 +49,14 @@ def standard_hooks(trainer: Trainer, plan: Plan, log: RunLog, checkpointing: Che
     return [partial(validate, trainer), partial(journal, plan, log), partial(write_checkpoint, checkpointing)]
 
 
-def validate(trainer: Trainer, end: EpochEnd) -> None:
+def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
     """Measure loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
     if not end.is_evaluated:
-        return
-    measured = trainer.evaluate()
+        return None
+    measured = trainer.evaluate(end.tick)
+    if measured is None:
+        end.interrupted = True
+        return Reason.STOPPED
     if not all(math.isfinite(value) for value in measured.values()):
         raise TrainingError(
             f"the validation loss after step {end.step} is not finite, although that of the mini-batches is: look "
@@ -58,11 +65,12 @@ def validate(trainer: Trainer, end: EpochEnd) -> None:
         )
     end.metrics.update(measured)
     faults.reached("driver", 0, end.step, "validated")
+    return None
 
 
 def journal(plan: Plan, log: RunLog, end: EpochEnd) -> None:
     """Journal the step's record together with the metrics."""
-    if not end.is_evaluated:
+    if end.interrupted or not end.is_evaluated:
         return
     trained = end.snapshot.last_record
     record = trained if trained.get("step") == end.step else {"step": end.step, "epoch": plan.epoch(end.step)}

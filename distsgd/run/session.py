@@ -153,7 +153,8 @@ class Session:
     def _end_epoch(self) -> Reason | None:
         """Call the hooks; return the first reason to end training that one of them gives."""
         snapshot = self.trainer.snapshot()
-        end = EpochEnd(snapshot=snapshot, is_evaluated=self.spec.plan.is_evaluated(snapshot.step))
+        is_evaluated = self.spec.plan.is_evaluated(snapshot.step)
+        end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, tick=self._tick)
         reasons = [hook(end) for hook in self.hooks]
         return next((reason for reason in reasons if reason is not None), None)
 

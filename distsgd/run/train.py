@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distsgd import data
-from distsgd.cluster import connection as cluster
+from distsgd.cluster.connection import joined
 from distsgd.config import Config
 from distsgd.errors import TrackingError
 from distsgd.run.observer import Observer, ShieldedObserver
@@ -48,11 +48,11 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     """
     requested = origin.config
     tracker = stack.enter_context(make_tracker(requested.tracking))
-    joined = stack.enter_context(cluster.joined(requested, environment(requested)))
+    cluster = stack.enter_context(joined(requested, environment(requested)))
     rows = data.load(requested.data)
     start = origin.start(rows.digest, observer)
     tracker.start()
-    spec, trainer = start_trainer(requested, rows, start, joined, stack)
+    spec, trainer = start_trainer(requested, rows, start, cluster, stack)
     directory = origin.open(spec, stack)
     if origin.resumed:
         observer.note(f"resuming {str(directory.path)!r} after step {spec.start.step} of {spec.plan.total_steps}")

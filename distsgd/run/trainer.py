@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distsgd.cluster import connection as cluster
-from distsgd.cluster.connection import Cluster
+from distsgd.cluster.connection import started
+from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.backend import Device
@@ -32,7 +32,7 @@ class Trainer(Protocol):
     def snapshot(self) -> Snapshot: ...  # noqa: D102
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
-    def evaluate(self) -> dict[str, float]: ...  # noqa: D102
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -53,19 +53,19 @@ def environment(config: Config) -> dict[str, str]:
 
 def resolve(config: Config, found: Cluster) -> Resolved:
     """Decide what is `auto`; ResourceError if the cluster cannot carry it."""
-    workers = cluster.default_workers(config, found.cpus)
+    workers = default_workers(config, found.cpus)
     if workers < config.run.min_workers:
         raise ResourceError(
             f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
             f"{config.run.min_workers}; lower that, or add nodes"
         )
-    device = cluster.choose_device(config, workers, found)
+    device = choose_device(config, workers, found)
     decided = config.with_values({"run.workers": workers, "run.device": device})
     return Resolved(workers=workers, device=device, config=decided)
 
 
 def start_trainer(
-    config: Config, data: DataSet, start: Snapshot | None, joined: Cluster | None, stack: contextlib.ExitStack
+    config: Config, data: DataSet, start: Snapshot | None, cluster: Cluster | None, stack: contextlib.ExitStack
 ) -> tuple[RunSpec, Trainer]:
     """Start a trainer, which is closed with `stack`, at a state or at the first step; return it with its run's spec.
 
@@ -79,7 +79,7 @@ def start_trainer(
     from distsgd.cluster.rows import SharedRows
     from distsgd.cluster.trainer import RayTrainer
 
-    found = joined or stack.enter_context(cluster.started(config, environment(config), data_bytes=data.nbytes))
+    found = cluster or stack.enter_context(started(config, environment(config), data_bytes=data.nbytes))
     resolved = resolve(config, found)
     rows = SharedRows.put(data)
     spec = RunSpec.beginning(resolved.config, rows.data, start)
@@ -90,7 +90,7 @@ def start_trainer(
         workers=resolved.workers,
         device=resolved.device,
         runtime_env=found.runtime_env,
-        wanted=(lambda: cluster.default_workers(config, cluster.total_cpus())) if grows else None,
+        wanted=(lambda: default_workers(config, total_cpus())) if grows else None,
     )
     stack.callback(trainer.close)
     return spec, trainer
