@@ -171,14 +171,14 @@ print(seen[-1] - before)
 def test_too_few_descriptors_are_called_by_their_name(cli):
     script = """
 import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+resource.setrlimit(resource.RLIMIT_NOFILE, (HOW_MANY, HOW_MANY))
 try:
     train("run")
 except distsgd.DistsgdError as error:
     print(type(error).__name__, error)
 """
     for limit in (24, 40, 64):
-        found = run(cli, script.replace("LIMIT", str(limit)))
+        found = run(cli, script.replace("HOW_MANY", str(limit)))
         assert found.out.startswith("ResourceError "), found
         assert f"allow this process more than {limit} open files (ulimit -n)" in found.out
         assert "room in memory" not in found.out
