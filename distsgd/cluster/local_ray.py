@@ -32,6 +32,7 @@ def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> It
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _open_standard_streams()
     import ray
 
     # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
@@ -71,6 +72,18 @@ def _remedy(error: Exception) -> str:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"allow this process more than {limit} open files (ulimit -n)"
     return "make room in memory and in /dev/shm"
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in place of a standard stream that is closed.
+
+    Another file would get its number, and Ray's processes would inherit that file as their standard stream.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one, as those below it are open
 
 
 @contextlib.contextmanager

@@ -42,29 +42,33 @@ def run(cli: Cli, script: str) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_runs_in_threads_of_one_process(cli):
-    """The one that is over first leaves Ray to the other."""
+    """The one that has started Ray is over first, and leaves it to the other."""
     script = """
-begun, over = threading.Event(), threading.Event()
+first_begun, second_begun, first_over = threading.Event(), threading.Event(), threading.Event()
 
-def work():
-    def logged(record):
-        begun.set()
-        if record["step"] == 10:
-            assert over.wait(90)
-    train("long", Watching(logged))
-    print("long")
+def in_first(record):
+    first_begun.set()
+    assert second_begun.wait(90)
 
-thread = threading.Thread(target=work)
+def in_second(record):
+    second_begun.set()
+    assert first_over.wait(90)
+
+def second():
+    assert first_begun.wait(90)
+    train("second", Watching(in_second))
+    print("second")
+
+thread = threading.Thread(target=second)
 thread.start()
-assert begun.wait(90)
-train("short")
-print("short", flush=True)
-over.set()
+train("first", Watching(in_first))
+print("first", flush=True)
+first_over.set()
 thread.join()
 import ray
 assert not ray.is_initialized()
 """
-    assert run(cli, script).out.split() == ["short", "long"]
+    assert run(cli, script).out.split() == ["first", "second"]
 
 
 @pytest.mark.slow
@@ -171,14 +175,14 @@ print(seen[-1] - before)
 def test_too_few_descriptors_are_called_by_their_name(cli):
     script = """
 import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+resource.setrlimit(resource.RLIMIT_NOFILE, (HOW_MANY, HOW_MANY))
 try:
     train("run")
 except distsgd.DistsgdError as error:
     print(type(error).__name__, error)
 """
     for limit in (24, 40, 64):
-        found = run(cli, script.replace("LIMIT", str(limit)))
+        found = run(cli, script.replace("HOW_MANY", str(limit)))
         assert found.out.startswith("ResourceError "), found
         assert f"allow this process more than {limit} open files (ulimit -n)" in found.out
         assert "room in memory" not in found.out
