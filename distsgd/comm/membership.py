@@ -117,7 +117,7 @@ class Membership:
         peer = self.peers.pop(descriptor)
         self.poll.unregister(descriptor)
         peer.close(kill=kill)
-        self._assigned = None
+        self._assignments, self._assigned = [], None  # nor does its memory stay
         with self._changed:
             self._lost.append(LostPeer(peer.name, peer.host, peer.pid, step + 1, problem))
 

@@ -73,7 +73,7 @@ class Worker:
         self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
         self._buffers = list(self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32))
         self._splits: dict[int, tuple[Array, Parameters]] = {}
-        self._shards = range(0)
+        self._shards: range | None = None
         self._subtrees: list[Subtree] = []
         self._rows = PrefetchedRows(sampler)
         accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
@@ -91,6 +91,8 @@ class Worker:
         `out`, or else new ones.
         """
         if shards != self._shards:
+            if not 0 <= shards.start < shards.stop <= self.sampler.num_shards:
+                raise ValueError(f"{shards} is not a run of the {self.sampler.num_shards} shards of a mini-batch")
             roots = reduction.maximal_subtrees(shards, self.sampler.num_shards)
             self._shards, self._subtrees = shards, [Subtree.of(root, self._leaves_per_part) for root in roots]
         if out is None:

@@ -23,7 +23,7 @@ from runs import eventually
 
 from benchmarks.profile_step import ProfiledServer
 from distsgd.comm import messages
-from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint
+from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
 from distsgd.comm.messages import HEAD, HELLO, MAGIC, TASK
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError
 from distsgd.engine.aggregation import THREADED
@@ -184,15 +184,70 @@ class BrokenWorker:
 
 
 def test_an_error_in_a_worker_comes_to_the_server_and_the_worker_goes_on():
-    with training(some_spec(), workers=1) as found:
-        endpoint = Endpoint.connect(found.acceptor.address, 7, found.spec.net.size)
-        thread = threading.Thread(target=endpoint.serve, args=[BrokenWorker()])
-        thread.start()
+    with training(some_spec(), workers=1) as found, serving(found, BrokenWorker()) as thread:
         found.await_workers(2)
-        with pytest.raises(TrainingError, match=r"worker 7 on \S+ failed in step 1: ValueError: rows of step 0 are"):
+        message = r"worker 7 on \S+ failed in step 1: ValueError: rows of step 0 are"
+        with pytest.raises(TrainingError, match=message):
             found.server.run(1)
         assert thread.is_alive()
-    thread.join(WAIT_S)
+
+
+class FailsBetweenSteps:
+    """Computes, and fails to gather rows for a later step."""
+
+    def __init__(self, spec: RunSpec, error: type[BaseException]) -> None:
+        self._worker, self._error = worker_of(spec), error
+
+    def compute(self, step, flat, shards, out):
+        return self._worker.compute(step, flat, shards, out)
+
+    def prefetch(self, step, shards):
+        if step == 3:
+            raise self._error("rows.parquet: no space")
+
+
+@contextlib.contextmanager
+def serving(found: Training, worker: GradientComputer) -> Iterator[threading.Thread]:
+    """Let worker 7 serve from a thread of this process meanwhile."""
+    endpoint = Endpoint.connect(found.acceptor.address, 7, found.spec.net.size)
+
+    def serve() -> None:
+        with contextlib.suppress(SystemExit):  # pytest would make a warning of it
+            endpoint.serve(worker)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        endpoint.disconnect()
+        thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def test_an_error_between_two_steps_comes_to_the_server_at_once():
+    spec = some_spec()
+    worker = FailsBetweenSteps(spec, OSError)
+    with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
+        found.await_workers(2)
+        began = time.monotonic()
+        with pytest.raises(TrainingError, match=r"worker 7 on \S+ failed in step \d: OSError: rows.parquet: no space"):
+            found.server.run(10)
+        assert time.monotonic() - began < WAIT_S / 3
+        assert thread.is_alive()
+
+
+def test_a_worker_that_ends_between_two_steps_is_lost_at_once():
+    """As one is whose thread ends, whatever ends it: nobody waits until run.timeout_s for it."""
+    spec = some_spec()
+    worker = FailsBetweenSteps(spec, SystemExit)
+    with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
+        found.await_workers(2)
+        began = time.monotonic()
+        check(found, 10)
+        assert time.monotonic() - began < WAIT_S / 3
+        assert lost(found) == ["worker 7"]
+        assert eventually(lambda: not thread.is_alive())
 
 
 def greeting(parameters: int, number: int = 9) -> bytes:

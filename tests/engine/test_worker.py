@@ -93,11 +93,12 @@ def test_workers_that_share_a_step_combine_to_the_serial_sum(spec, data):
     assert total.examples == total.weight == spec.plan.sampler.batch_count(1)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:2])
-def test_prepared_rows_are_used_and_change_nothing(shape, monkeypatch):
-    spec = some_spec(**shape, train__num_shards=4)
+@pytest.mark.parametrize(("shape", "limit", "prefetches"), [(0, 2**26, False), (1, 2**26, True), (1, 100, False)])
+def test_prefetched_rows_are_used_and_change_nothing(shape, limit, prefetches, monkeypatch):
+    """None are for the first net, which is updated before its rows would be there, nor where memory is short."""
+    spec = some_spec(**SHAPES[shape], train__num_shards=4)
     computing, shards = worker_of(spec), range(1, 4)
-    monkeypatch.setattr(worker, "PREFETCH_BYTES", 2**40)
+    monkeypatch.setattr(worker, "PREFETCH_BYTES", limit)
     gathered = []
     gather = computing._batch.gather
     monkeypatch.setattr(
@@ -110,7 +111,15 @@ def test_prepared_rows_are_used_and_change_nothing(shape, monkeypatch):
         assert all(same(a, b) for a, b in zip(found, expected, strict=True))
         computed = len(gathered)
         computing.prefetch(step + 1, shards)
-        assert (computed - before == 0) == (step > 0 and len(gathered) > computed)
+        assert computed - before == (0 if prefetches and step else 3)
+        assert len(gathered) - computed == (3 if prefetches else 0)
+
+
+@pytest.mark.parametrize("shards", [range(0), range(3, 3), range(3, 2), range(-1, 2), range(4, 6), range(2**62)])
+def test_what_is_no_run_of_its_shards_is_refused(shards):
+    spec = some_spec(train__num_shards=5)
+    with pytest.raises(ValueError, match=r"is not a run of the 5 shards"):
+        worker_of(spec).compute(0, parameters(spec, 0), shards)
 
 
 def test_many_steps_use_the_memory_of_one(monkeypatch):
