@@ -16,8 +16,8 @@ from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.core import reduction
 from distsgd.core.backend import Device
 from distsgd.engine import validation
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.errors import ResourceError, WorkerLostError
 
 TICK_S = 0.2
@@ -139,7 +139,7 @@ class RayTrainer:
         """
         if self.data.val is None:
             return {}
-        rows = len(self.data.val.y)
+        rows = len(self.data.val)
         flat = self._ask(self._server.current_parameters.remote())
         found: list[tuple[float, int]] = []
         owed = [range(validation.block_count(rows))]

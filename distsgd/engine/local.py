@@ -13,10 +13,9 @@ import numpy as np
 from distsgd.core import numerics
 from distsgd.engine import validation
 from distsgd.engine.serial import SerialLoop
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.engine.timing import StepTimes
-from distsgd.errors import NonFiniteError
 
 TICK_S = 0.2
 """Seconds between two calls of `tick`."""
@@ -45,10 +44,6 @@ class LocalTrainer:
             count = self._plan.sampler.batch_count(self._state.step)
             with np.errstate(all="ignore"):  # what overflows is found by looking at the results
                 state, loss = self._loop.step(self._state)
-            if not (np.isfinite(loss) and np.isfinite(state.parameters).all()):
-                if self._config.train.on_nonfinite == "stop":
-                    raise NonFiniteError(f"step {state.step}: the mini-batch's loss ({loss}) or gradient is not finite")
-                state = dataclasses.replace(self._state, step=state.step, skipped=self._state.skipped + 1)
             self._times.add(time.perf_counter(), count)
             self._state = state
             if state.step % self._config.train.log_every == 0 or state.step == until:
@@ -92,7 +87,7 @@ class LocalTrainer:
         """Return loss and accuracy over the held-out rows."""
         if self._validation is None or self.data.val is None:
             return {}
-        rows = len(self.data.val.y)
+        rows = len(self.data.val)
         blocks = self._validation.evaluate(self._state.parameters, range(validation.block_count(rows)))
         return validation.metrics(blocks, rows)
 

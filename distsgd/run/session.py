@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from distsgd.data import DataSet
 from distsgd.engine.diagnosis import offending_rows
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError, Stopped, TrainingError
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir

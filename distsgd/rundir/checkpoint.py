@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.engine.state import Snapshot
+from distsgd.core.npz import read_arrays
+from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import CheckpointError
 
 
@@ -35,11 +36,8 @@ def save(
     The id of the MLflow run, where there is one yet, is for whoever finds a checkpoint alone; nothing reads it.
     Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
     """
-    arrays = {"parameters": snapshot.parameters}
-    if snapshot.velocity is not None:
-        arrays["velocity"] = snapshot.velocity
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, parameters=snapshot.parameters, **snapshot.slots)  # type: ignore[arg-type]
     content = buffer.getvalue()
     manifest = {
         "step": snapshot.step,
@@ -132,15 +130,20 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
     content = arrays_path.read_bytes()
     if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError("its arrays are damaged")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        velocity = arrays.get("velocity")
-        return Snapshot(
-            step=manifest["step"],
-            parameters=arrays["parameters"],
-            velocity=velocity,
-            skipped=manifest["skipped"],
-            last_record=manifest["last_record"],
-        )
+    arrays = read_arrays(io.BytesIO(content))
+    parameters = arrays.pop("parameters")
+    for array in (parameters, *arrays.values()):
+        if array.dtype != np.float32 or array.ndim != 1 or array.shape != parameters.shape:
+            raise ValueError("its arrays are not vectors of float32 of one length")
+    if not np.isfinite(parameters).all():
+        raise ValueError("its parameters are not finite")
+    return Snapshot(
+        step=manifest["step"],
+        parameters=parameters,
+        slots=arrays,
+        skipped=manifest["skipped"],
+        last_record=manifest["last_record"],
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distsgd.engine.state import Snapshot
+from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import CheckpointError
 from distsgd.rundir import checkpoint
 from distsgd.rundir.checkpoint import Writer, load_newest, save, write_atomically
@@ -30,7 +30,7 @@ def snapshot(step: int, *, velocity: bool = False, size: int = 50) -> Snapshot:
     return Snapshot(
         step=step,
         parameters=rng.normal(size=size).astype(np.float32),
-        velocity=rng.normal(size=size).astype(np.float32) if velocity else None,
+        slots={"velocity": rng.normal(size=size).astype(np.float32)} if velocity else {},
         skipped=step % 3,
         last_record={
             "step": step,
@@ -59,10 +59,9 @@ def assert_equal(found: Snapshot | None, expected: Snapshot) -> None:
     assert (found.step, found.skipped, found.last_record) == (expected.step, expected.skipped, expected.last_record)
     assert found.parameters.dtype == np.float32
     assert found.parameters.tobytes() == expected.parameters.tobytes()
-    if expected.velocity is None:
-        assert found.velocity is None
-    else:
-        assert found.velocity.tobytes() == expected.velocity.tobytes()
+    assert {name: slot.tobytes() for name, slot in found.slots.items()} == {
+        name: slot.tobytes() for name, slot in expected.slots.items()
+    }
 
 
 @pytest.mark.parametrize("velocity", [False, True])
@@ -194,7 +193,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from distsgd.rundir import checkpoint
-from distsgd.engine.state import Snapshot
+from distsgd.engine.snapshot import Snapshot
 
 left = 0
 identity = {"run_key": "r", "config_digest": "c", "data_digest": "d"}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from distsgd.core.net import Net
+from distsgd.core.pyfunc import _load_pyfunc
 from distsgd.data import Normalization
 from distsgd.errors import DataError
 from distsgd.rundir.classifier import Classifier, weights_sha256
-from distsgd.tracking.distsgd_pyfunc import PortableClassifier
 
 NET = Net(4, 6, 3)
 INTEGERS = np.array([3, 5, 9])
@@ -71,7 +71,7 @@ def test_the_file_holds_the_arrays_of_the_contract_and_no_pickle(tmp_path):
     model = make(STRINGS)
     model.save(tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
-        assert set(file) == {"W1", "b1", "W2", "b2", "classes", "shift", "scale"}
+        assert set(file) == {"W1", "b1", "W2", "b2", "classes", "shift", "scale", "format_version"}
         assert [file[name].shape for name in ("W1", "b1", "W2", "b2")] == [(4, 6), (6,), (6, 3), (3,)]
         assert all(file[name].dtype == np.float32 for name in ("W1", "b1", "W2", "b2"))
         assert np.array_equal(file["W1"], NET.split(model.flat).W1)
@@ -118,7 +118,7 @@ def test_features_of_any_numeric_type_and_lists_are_taken(dtype):
 @pytest.mark.parametrize("classes", [INTEGERS, STRINGS])
 def test_the_portable_model_predicts_the_same(tmp_path, classes):
     make(classes).save(tmp_path / "model.npz")
-    portable = PortableClassifier(str(tmp_path / "model.npz"))
+    portable = _load_pyfunc(str(tmp_path / "model.npz"))
     assert portable.predict(rows(500)).tolist() == make(classes).predict(rows(500)).tolist()
 
 
