@@ -123,6 +123,12 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
     """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
     manifest = _read_manifest(manifest_path)
+    step, skipped, last_record = manifest["step"], manifest["skipped"], manifest["last_record"]
+    # Its digest is right, so it is what somebody wrote, but that need not have been this program.
+    if type(step) is not int or step != int(manifest_path.stem) or type(skipped) is not int or not 0 <= skipped <= step:
+        raise ValueError(f"its manifest says step {step!r} and {skipped!r} skipped steps")
+    if not isinstance(last_record, dict):
+        raise ValueError("its manifest holds no journal record")
     if manifest["identity"] != dict(identity):
         raise ValueError("it belongs to another run")
     if not arrays_path.exists():
@@ -138,11 +144,11 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
     if not np.isfinite(parameters).all():
         raise ValueError("its parameters are not finite")
     return Snapshot(
-        step=manifest["step"],
+        step=step,
         parameters=parameters,
         slots=arrays,
-        skipped=manifest["skipped"],
-        last_record=manifest["last_record"],
+        skipped=skipped,
+        last_record=last_record,
     )
 
 
@@ -153,7 +159,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("its manifest is damaged") from None
     # The digest is of what the text means; `1E-5` for `1e-5` has to be found in the text itself.
     if (
