@@ -146,7 +146,7 @@ def _function(name: str) -> Any:
 
 
 def _new(name: str) -> Any:
-    return lambda *arguments: ndarray(getattr(np, name)(*arguments))
+    return lambda *arguments, **options: ndarray(getattr(np, name)(*arguments, **options))
 
 
 add, subtract, multiply, divide, greater = map(_function, ("add", "subtract", "multiply", "divide", "greater"))
@@ -157,11 +157,9 @@ empty, zeros, ones, full, arange = map(_new, ("empty", "zeros", "ones", "full", 
 
 def asarray(value: Any, dtype: Any = None) -> ndarray:
     """Return an array on the device: the same one, or a copy of what lies on the host."""
-    return (
-        value
-        if isinstance(value, ndarray) and dtype is None
-        else ndarray(np.array(getattr(value, "_array", value), dtype))
-    )
+    if isinstance(value, ndarray):
+        return value if dtype in (None, value.dtype) else ndarray(value._array.astype(dtype))
+    return ndarray(np.array(value, dtype))
 
 
 def asnumpy(value: ndarray) -> np.ndarray:

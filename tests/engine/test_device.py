@@ -1,4 +1,4 @@
-"""The whole path of a worker on a device, on a stand-in for CuPy that mixes with NumPy nowhere: the bits are NumPy's."""
+"""A worker on a device, on a stand-in for CuPy whose arrays do not mix with NumPy's: the bits are the CPU's."""
 
 from __future__ import annotations
 
@@ -101,14 +101,15 @@ def test_training_with_such_a_worker_gives_the_bits_of_the_serial_loop(values):
         OptimConfig(momentum=0.9, nesterov=True),
     ],
 )
-def test_updates_on_the_device_have_numpys_bits(stand_in, monkeypatch, config):
+@pytest.mark.parametrize("nodes", [[(0, 1), (1, 2)], [(0, 2)]])
+def test_updates_on_the_device_have_numpys_bits(stand_in, monkeypatch, config, nodes):
     monkeypatch.setattr(optim, "BLOCK", 17)
     net = some_spec().net
     rng = np.random.default_rng(0)
     left, right, weights, velocity = (rng.standard_normal(net.size, np.float32) for _ in range(4))
     results = []
     for xp in (np, stand_in):
-        gradients = {(0, 1): xp.asarray(left), (1, 2): xp.asarray(right)}
+        gradients = {node: xp.asarray(gradient) for node, gradient in zip(nodes, (left, right), strict=False)}
         W = xp.asarray(weights)
         slots = {name: xp.asarray(velocity) for name in update_rule(config).slots}
         out, slots_out = xp.zeros(net.size, xp.float32), {name: xp.zeros(net.size, xp.float32) for name in slots}
