@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import START_S, AggregatorActor, Location, WorkerActor
 from distsgd.cluster.rpc import answer, ask_server, end, is_alive
-from distsgd.comm.dispatcher import LostPeer
+from distsgd.comm.membership import LostPeer
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core.backend import Device

@@ -1,6 +1,6 @@
 """What all update rules share: the blocks that parameters are updated in, L2, and clipping by the gradient's norm.
 
-The gradient of a mini-batch of N examples is formed once, from the sum over its shards:
+The gradient of a mini-batch is formed once, from the sum over its shards, with N the sum of its examples' weights:
 
     g = (Σ_i ∂L_i/∂W) / N + 2λW        (biases: without 2λW)
 
@@ -59,7 +59,7 @@ def add_decay(
 
 def squared_norm(
     total: Array,
-    count: int,
+    total_weight: float,
     weights: Array,
     *,
     biases: tuple[slice, ...],
@@ -67,8 +67,11 @@ def squared_norm(
     scratch: Array,
     xp: ModuleType,
 ) -> float:
-    """Return ‖total / count + 2·l2·weights‖² of one block, biases without the second term; `total` is overwritten."""
-    total /= xp.float32(count)
+    """Return ‖total / total_weight + 2·l2·weights‖² of one block, biases without the second term.
+
+    `total` is overwritten.
+    """
+    total /= xp.float32(total_weight)
     add_decay(total, weights, 2 * l2, biases=biases, scratch=scratch, xp=xp)
     square = float(xp.dot(total, total))
     return square if math.isfinite(square) else float(xp.square(total, dtype=xp.float64).sum())

@@ -22,8 +22,8 @@ Slots = Mapping[str, Any]
 class Step(NamedTuple):
     """The numbers of a step that all its blocks share."""
 
-    examples: int
-    """Examples in the mini-batch."""
+    weight: float
+    """What the weights of the mini-batch's examples add up to: their number, if each counts once."""
     lr: float
     """Learning rate α."""
     clip: float
@@ -85,7 +85,7 @@ class SGD:
     ) -> None:
         """See UpdateRule.update."""
         lr = step.lr * step.clip
-        total *= xp.float32(lr / step.examples)  # αg, of which L2's part is still missing
+        total *= xp.float32(lr / step.weight)  # αg, of which L2's part is still missing
         decay = 2 * self._l2 * lr
         if decay:
             add_decay(total, weights, decay, biases=biases, scratch=scratch, xp=xp)

@@ -18,7 +18,7 @@ from distsgd.config import OptimConfig
 from distsgd.core import optim, reduction
 from distsgd.core.net import Array
 from distsgd.core.optim import Block
-from distsgd.core.reduction import Addition, Node
+from distsgd.core.reduction import Node
 from distsgd.core.update_rules import Slots, Step, update_rule
 
 THREADED = 8 * optim.BLOCK
@@ -27,7 +27,7 @@ THREADED = 8 * optim.BLOCK
 T = TypeVar("T")
 
 Gradients = Mapping[Node, Array]
-"""The sum (P,) float32 of each subtree that is there."""
+"""The sum (P,) float32 of each subtree that is there, from left to right."""
 
 BlockTotal = tuple[Block, Array, Array]
 """A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
@@ -55,13 +55,16 @@ class Aggregation:
         self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
     @np.errstate(all="ignore")  # what overflows is found by looking at the results
-    def squares(self, gradients: Gradients, count: int, weights: Array) -> list[float]:
-        """Return the squared norm of each block of the gradient over `count` examples, L2 included."""
+    def squares(self, gradients: Gradients, total_weight: float, weights: Array) -> list[float]:
+        """Return the squared norm of each block of the gradient, L2 included.
+
+        The sum of `gradients` is divided by `total_weight`, which the weights of its examples add up to.
+        """
 
         def of_thread(thread: int) -> list[float]:
             return [
                 optim.squared_norm(
-                    total, count, weights[part], biases=biases, l2=self._l2, scratch=scratch, xp=self._xp
+                    total, total_weight, weights[part], biases=biases, l2=self._l2, scratch=scratch, xp=self._xp
                 )
                 for (part, biases), total, scratch in self._totals(thread, gradients)
             ]
@@ -116,16 +119,17 @@ def _ignore_overflow() -> None:
 
 
 def _block_sum(
-    gradients: list[Array], plan: tuple[Addition, ...], part: slice, buffers: list[Array], xp: ModuleType
+    gradients: list[Array], plan: tuple[int, ...], part: slice, buffers: list[Array], xp: ModuleType
 ) -> Array:
     """Return one block of the gradients' sum over all shards, in one of the block's buffers."""
-    if not plan:
+    if len(gradients) == 1:
         xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
         return buffers[0]
-    sums = [gradient[part] for gradient in gradients]
-    for left, right, buffer in plan:
-        sums.append(xp.add(sums[left], sums[right], out=buffers[buffer]))
-    return sums[-1]
+
+    def add(left: Array, right: Array, buffer: int) -> Array:
+        return xp.add(left, right, out=buffers[buffer])
+
+    return reduction.combine([gradient[part] for gradient in gradients], plan, add)
 
 
 def _is_finite(values: Array, xp: ModuleType) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from distsgd.core import optim
 from distsgd.core.backprop import loss_and_gradient_sums
-from distsgd.core.reduction import Node, PartialSum, tree_sum
+from distsgd.core.reduction import PartialSum, added, additions, combine
 from distsgd.core.sampling import IntArray, PrefetchedRows
 from distsgd.core.update_rules import Step, update_rule
 from distsgd.core.workspace import Workspace
@@ -29,6 +29,7 @@ class SerialLoop:
         self._config, self._net, self._plan = spec.config, spec.net, spec.plan
         sampler, data = spec.plan.sampler, spec.data
         self._shards = range(sampler.num_shards)
+        self._additions = additions(tuple((k, k + 1) for k in self._shards), (0, sampler.num_shards))
         self._blocks, self._rule = list(optim.blocks(spec.net)), update_rule(spec.config.optim)
         self._rows = PrefetchedRows(sampler)
         self._batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
@@ -41,16 +42,10 @@ class SerialLoop:
         skipped step.
         """
         W, rows = state.parameters, self._rows.of(state.step, self._shards)
-
-        def leaf(node: Node, _: int) -> PartialSum | None:
-            return self.shard_gradient(W, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
-
-        def add(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-            return a.combined(b, a.gradient + b.gradient)
-
-        total = tree_sum((0, len(self._shards)), leaf, add)
+        leaves = (self.shard_gradient(W, shard, rows[shard]) for shard in self._shards)
+        total = combine(leaves, self._additions, added)
         new = self._updated(state, total)
-        loss = total.loss / total.examples
+        loss = total.loss / total.weight
         finite = bool(np.isfinite(new.parameters).all())
         if not is_applied(self._config.train, new.step, loss, finite=finite):
             new = replace(state, step=new.step, skipped=state.skipped + 1)
@@ -64,11 +59,11 @@ class SerialLoop:
         if config.clip_norm is not None:
             g = total.gradient.copy()
             squares = [
-                optim.squared_norm(g[b], total.examples, W[b], biases=biases, l2=config.l2, scratch=scratch[b], xp=np)
+                optim.squared_norm(g[b], total.weight, W[b], biases=biases, l2=config.l2, scratch=scratch[b], xp=np)
                 for b, biases in self._blocks
             ]
             clip = optim.clip_factor(config, squares)
-        step = Step(total.examples, self._plan.learning_rate(state.step), clip)
+        step = Step(total.weight, self._plan.learning_rate(state.step), clip)
         for b, biases in self._blocks:
             self._rule.update(
                 total.gradient[b],
@@ -89,4 +84,4 @@ class SerialLoop:
         X, y = self._batch.gather(rows)
         out = self._net.split(gradient)
         loss = loss_and_gradient_sums(self._net.split(flat), X, y, out=out, workspace=self._workspace)
-        return PartialSum((shard, shard + 1), gradient, loss, len(rows))
+        return PartialSum((shard, shard + 1), gradient, loss, len(rows), float(len(rows)))

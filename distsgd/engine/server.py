@@ -28,6 +28,10 @@ from distsgd.system import faults
 _node = attrgetter("node")
 
 
+def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: int) -> tuple[float, float]:
+    return left[0] + right[0], left[1] + right[1]
+
+
 class Link(Protocol):
     """What the parameter server needs of its link to the workers; comm.dispatcher.Dispatcher is one."""
 
@@ -76,14 +80,11 @@ class ParameterServer:
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
         while self.step < until and not self._stop.is_set():
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "begun")
+            faults.reached("server", 0, self.step + 1, "begun")
             partials = self.link.exchange(self.step, self._current, self._shards)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "gathered")
+            faults.reached("server", 0, self.step + 1, "gathered")
             loss = self.apply(partials)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step, "applied")
+            faults.reached("server", 0, self.step, "applied")
             self._times.add(clock(), sum([partial.examples for partial in partials]))
             if self.step % log_every == 0 or self.step == until:
                 self._record(loss)
@@ -104,9 +105,10 @@ class ParameterServer:
             raise ValueError(
                 f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
-        count = sum([partial.examples for partial in partials])
-        loss = reduction.sum_of_losses([partial.loss for partial in partials], plan) / count
-        finite = self._update(partials, count)
+        sums = [(partial.loss, partial.weight) for partial in partials]
+        loss, weight = reduction.combine(sums, plan, _add_pairs)
+        loss /= weight
+        finite = self._update(partials, weight)
         applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
         with self._lock:
             self.step += 1
@@ -117,18 +119,18 @@ class ParameterServer:
                 self.skipped += 1
         return loss
 
-    def _update(self, partials: Sequence[PartialSum], count: int) -> bool:
+    def _update(self, partials: Sequence[PartialSum], weight: float) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
         old, new, config = self._current, 1 - self._current, self.config.optim
         gradients, weights = {partial.node: partial.gradient for partial in partials}, self._parameters[old]
         clip = 1.0
         if config.clip_norm is not None:
-            clip = optim.clip_factor(config, self._aggregation.squares(gradients, count, weights))
+            clip = optim.clip_factor(config, self._aggregation.squares(gradients, weight, weights))
         return self._aggregation.update(
             gradients,
             weights,
             self._slots[old],
-            step=Step(count, self.plan.learning_rate(self.step), clip),
+            step=Step(weight, self.plan.learning_rate(self.step), clip),
             out=self._parameters[new],
             slots_out=self._slots[new],
         )

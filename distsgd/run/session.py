@@ -225,8 +225,7 @@ class Session:
                     "and start a new run; the checkpoint is that of this step"
                 )
             self._validated = validated
-            if faults.ARMED:
-                faults.reached("driver", 0, step, "validated")
+            faults.reached("driver", 0, step, "validated")
             of_this_step = snapshot.last_record.get("step") == step
             record = snapshot.last_record if of_this_step else {"step": step, "epoch": self._plan.epoch(step)}
             self._log(record | self._validated)
@@ -252,8 +251,7 @@ class Session:
                 "before; run.blas_kernel holds both to one kernel"
             )
         self.observer.logged(line)
-        if faults.ARMED:
-            faults.reached("driver", 0, record["step"], "journaled")
+        faults.reached("driver", 0, record["step"], "journaled")
 
     def _take_notices(self) -> None:
         for notice in self.trainer.take_notices():
@@ -267,8 +265,7 @@ class Session:
         """Have `snapshot` written; the journal's lines up to it are on disk first."""
         self._journal.sync()
         self._writer.submit(snapshot)
-        if faults.ARMED:
-            faults.reached("driver", 0, snapshot.step, "checkpointed")
+        faults.reached("driver", 0, snapshot.step, "checkpointed")
         self._newest, self._checkpointed = snapshot, time.monotonic()
 
     def _keep_newest(self) -> None:
@@ -298,8 +295,7 @@ class Session:
             with _writing(self.directory.model):
                 model.save(self.directory.model)
         self._write_result(result)
-        if faults.ARMED:
-            faults.reached("driver", 0, result.steps, "written")
+        faults.reached("driver", 0, result.steps, "written")
         began = time.monotonic()
         ending = self.tracker.finish(
             lambda: self._stop_request.age_s() > GRACE_S and time.monotonic() - began > LEAST_S

@@ -45,23 +45,15 @@ def parameters(spec: RunSpec, step: int) -> np.ndarray:
     return (spec.start.parameters + 0.1 * rng.standard_normal(spec.net.size)).astype("f4")
 
 
-def added(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-    return PartialSum((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
-
-
 def serial(spec: RunSpec, step: int, flat: np.ndarray, node: Node) -> PartialSum:
     """Return the sums of a subtree as the serial loop adds them up."""
     sampler, loop = spec.plan.sampler, SerialLoop(spec)
     rows = sampler.shard_rows(range(step, step + 1), range(sampler.num_shards))
-
-    def leaf(node: Node, _: int) -> PartialSum | None:
-        return loop.shard_gradient(flat, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
-
-    return reduction.tree_sum(node, leaf, added)
+    return reduction.sum_over(node, [loop.shard_gradient(flat, shard, rows[shard]) for shard in range(*node)])
 
 
 def same(a: PartialSum, b: PartialSum) -> bool:
-    return (a.node, a.loss, a.examples) == (b.node, b.loss, b.examples) and a.gradient.tobytes() == b.gradient.tobytes()
+    return a._replace(gradient=a.gradient.tobytes()) == b._replace(gradient=b.gradient.tobytes())
 
 
 @settings(max_examples=60)
@@ -91,14 +83,14 @@ def test_workers_that_share_a_step_combine_to_the_serial_sum(spec, data):
     num_shards = spec.plan.sampler.num_shards
     count = data.draw(st.integers(1, num_shards))
     flat = parameters(spec, 1)
-    held = {
-        partial.node: partial
+    partials = [
+        partial
         for shards in reduction.assign(count, num_shards)
         for partial in worker_of(spec).compute(1, flat, shards)
-    }
-    total = reduction.tree_sum((0, num_shards), lambda node, _: held.get(node), added)
+    ]
+    total = reduction.sum_over((0, num_shards), partials)
     assert same(total, serial(spec, 1, flat, (0, num_shards)))
-    assert total.examples == spec.plan.sampler.batch_count(1)
+    assert total.examples == total.weight == spec.plan.sampler.batch_count(1)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2])
