@@ -11,13 +11,13 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 
 NAMED_ROWS = 5
-"""Offending rows that are named at most."""
+"""The largest number of offending rows that a message names."""
 
 
 def offending_rows(spec: RunSpec, state: Snapshot) -> str:
-    """Return a clause on the first shard, and its first rows, whose losses with `state` are not finite.
+    """Return a clause that names the first shard with losses that are not finite in `state`, and its first such rows.
 
-    Rows are counted from 0 among the training rows, after the held-out rows were taken out.
+    Rows are counted from 0 among the training rows, after the held-out rows have been removed.
     """
     sampler, data, net = spec.plan.sampler, spec.data, spec.net
     batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")

@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: the serial loop behind the same methods as the trainer on Ray."""
+"""Training in this process, without Ray: the serial loop behind the interface of the trainer on Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TICK_S = 0.2
 
 
 class LocalTrainer:
-    """Runs `serial.step` over and over."""
+    """Runs the serial loop, with the interface of the trainer on Ray."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._config, self.data, self._plan, self._state = spec.config, spec.data, spec.plan, spec.start
@@ -68,11 +68,11 @@ class LocalTrainer:
         return records
 
     def take_notices(self) -> list[str]:
-        """Return nothing: there is no other process to tell of."""
+        """Return no notices: there is no other process to report on."""
         return []
 
     def recover(self, start: Snapshot) -> None:
-        """Go on from an earlier state."""
+        """Continue from an earlier state."""
         self._state = start
 
     def snapshot(self) -> Snapshot:
@@ -92,5 +92,5 @@ class LocalTrainer:
         return validation.metrics(blocks, rows)
 
     def close(self) -> None:
-        """Give this process's BLAS its own number of threads back."""
+        """Restore this process's number of BLAS threads."""
         self._blas.close()

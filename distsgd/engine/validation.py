@@ -1,4 +1,4 @@
-"""Loss and accuracy over held-out rows, the same for any number of workers that share them."""
+"""Loss and accuracy over held-out rows, the same for any number of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a crash at any moment leaves the older ones valid, read only if every byte is right.
+"""Checkpoints: a crash at any moment leaves the older ones valid, and one is loaded only if every byte is right.
 
 A checkpoint is two files of one name, `00000120.npz` with the arrays and `00000120.json`, its manifest, which is
 written last and holds the SHA-256 of the arrays' file and of itself. Without a valid manifest there is no checkpoint.
@@ -33,7 +33,7 @@ def save(
 ) -> None:
     """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
 
-    The id of the MLflow run, where there is one yet, is for whoever finds a checkpoint alone; nothing reads it.
+    The id of the MLflow run, if there is one yet, is for people who find a checkpoint by itself; nothing reads it.
     Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
     """
     buffer = io.BytesIO()
@@ -67,7 +67,7 @@ def save(
 
 
 def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
-    """Return the newest valid checkpoint, if there is one, and a sentence for each newer one that was passed over.
+    """Return the newest valid checkpoint, or None, and a sentence about each newer one that was passed over.
 
     A checkpoint whose identity is not that of this run counts as damaged.
     """
@@ -174,7 +174,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _remove_old(folder: Path, step: int, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and what an interrupted writer left.
 
-    Those of later steps go too: training came back to `step` from before them because they are damaged.
+    Those of later steps are removed too: training returned to an earlier step because they are damaged.
     """
     names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
     kept = set([name for name in names if int(name) <= step][-keep:])
@@ -187,9 +187,9 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
 
 
 class Writer:
-    """Writes checkpoints in a thread of its own, so that training does not wait for the disk.
+    """Writes checkpoints in its own thread, so that training does not wait for the disk.
 
-    If a newer snapshot comes before the last one is on disk, the one in between is dropped.
+    If newer snapshots are submitted while one is being written, only the newest of them is kept.
     """
 
     def __init__(
@@ -209,14 +209,14 @@ class Writer:
         self._thread.start()
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have `snapshot` written soon. Raises the CheckpointError of an earlier one that could not be written."""
+        """Queue `snapshot` for writing. Raises the CheckpointError of an earlier one that could not be written."""
         with self._wake:
             self._pending = snapshot
             self._wake.notify_all()
         self.check()
 
     def check(self) -> None:
-        """Raise the error, a CheckpointError as a rule, that came up in writing since the last call."""
+        """Raise the error, usually a CheckpointError, that writing has caused since the last call."""
         with self._wake:
             error, self._error = self._error, None
         if error is not None:
@@ -229,7 +229,7 @@ class Writer:
         self.check()
 
     def close(self) -> None:
-        """Write what is pending and end the thread."""
+        """Write the pending snapshot and end the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
