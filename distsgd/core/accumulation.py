@@ -22,8 +22,8 @@ SYMBOLS = {"scipy_cblas_sgemm64_": ctypes.c_int64, "cblas_sgemm64_": ctypes.c_in
 """The names of `cblas_sgemm` in the builds that NumPy comes with, and the type of its integer arguments there."""
 
 TRIED = 4096
-"""How many numbers are compared at least. Where the bits differed at all, because NumPy uses another routine for a single
-row or column, it was one number in 140 or more; the few numbers of a tiny net may agree by chance."""
+"""How many numbers are compared at least. Where NumPy uses another routine, for a single row or column, at least one
+number in 140 had other bits; the few numbers of a tiny net may agree by chance."""
 
 
 class Accumulator:

@@ -1,9 +1,9 @@
 """Which rows make up a step's shard: pure functions of the seed, the step, the shard and the number of rows.
 
 There is no generator state: any process can work out the rows of any shard of any step, at any time, in constant
-memory beyond the answer. The order of an epoch is a keyed bijection on [0, N): an alternating (unbalanced) Feistel network
-on the next power of two, with cycle walking back into the range (Black and Rogaway, "Ciphers with arbitrary finite
-domains", 2002; used for shuffling by Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022).
+memory beyond the answer. The order of an epoch is a keyed bijection on [0, N): an alternating (unbalanced) Feistel
+network on the next power of two, with cycle walking back into the range (Black and Rogaway, "Ciphers with arbitrary
+finite domains", 2002; used for shuffling by Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022).
 """
 
 from __future__ import annotations
