@@ -32,6 +32,9 @@ UNREADABLE = (
 )
 """What zipfile and NumPy raise for files that are damaged or something else."""
 
+MAX_CHARACTERS = 200
+"""Characters of such an error's message that are passed on: NumPy's may quote a header of thousands."""
+
 
 def read_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
     """Return the arrays of an uncompressed `.npz` file, read-only, by name.
@@ -45,7 +48,7 @@ def read_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:
             return {info.filename.removesuffix(".npy"): _array(archive, info, size) for info in archive.infolist()}
     except UNREADABLE as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+        raise ValueError(str(error)[:MAX_CHARACTERS] or type(error).__name__) from None
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> np.ndarray:

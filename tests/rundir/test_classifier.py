@@ -219,6 +219,7 @@ HOSTILE = {
         p, "b1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, -1), }", bytes(24))
     ),
     "brackets without end": lambda p: with_member(p, "b1", npy("(" * 9000)),
+    "a long header that is no dictionary": lambda p: with_member(p, "b1", npy("[" + "1, " * 2000 + "]")),
     "a header that ends early": lambda p: with_member(p, "b1", npy("{'descr'")),
     "no array at all": lambda p: with_member(p, "b1", b"text"),
     "an .npy of version 9": lambda p: with_member(p, "b1", b"\x93NUMPY\x09\x00" + bytes(99)),
