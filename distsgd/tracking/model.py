@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,23 +36,25 @@ COPIED = (
 
 
 def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedModel) -> None:
-    """Write the model as MLflow's folder; `about` is the "model" part of `tracking.json`."""
-    with tempfile.TemporaryDirectory(prefix="distsgd-model-") as temporary:
-        mlflow.pyfunc.save_model(
-            folder,
-            loader_module=f"{PREDICTOR}.pyfunc",
-            data_path=str(npz),
-            code_paths=[str(copy_predictor(Path(temporary)))],
-            mlflow_model=Model(
-                artifact_path=logged.artifact_location,
-                model_uuid=logged.model_id,
-                model_id=logged.model_id,
-                run_id=logged.source_run_id,
-                signature=_signature(about),
-            ),
-            input_example=_example(about),
-            pip_requirements=[f"mlflow=={mlflow.__version__}", f"numpy=={np.__version__}"],
-        )
+    """Write the model as MLflow's folder; `about` is the "model" part of `tracking.json`.
+
+    The folder lies in a temporary one, in which the package that predicts is left as well.
+    """
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=f"{PREDICTOR}.pyfunc",
+        data_path=str(npz),
+        code_paths=[str(copy_predictor(folder.parent))],
+        mlflow_model=Model(
+            artifact_path=logged.artifact_location,
+            model_uuid=logged.model_id,
+            model_id=logged.model_id,
+            run_id=logged.source_run_id,
+            signature=_signature(about),
+        ),
+        input_example=_example(about),
+        pip_requirements=[f"mlflow=={mlflow.__version__}", f"numpy=={np.__version__}"],
+    )
 
 
 def copy_predictor(folder: Path) -> Path:
