@@ -30,15 +30,15 @@ from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.data import Rows, load
+from distsgd.data import ArrayRows, load
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.worker import Worker
 
 WORKER_HOOKS = {
     "distsgd.core.sampling:PrefetchedRows.of": "row numbers",
     "distsgd.data.gatherer:Gatherer.gather": "gather",
-    "distsgd.core.net:forward": "forward",
-    "distsgd.core.net:losses_and_softmax": "loss, softmax",
+    "distsgd.core.backprop:forward": "forward",
+    "distsgd.core.losses:SoftmaxCrossEntropy.losses": "loss, softmax",
     "distsgd.engine.worker:loss_and_gradient_sums": "backward",
     "distsgd.engine.worker:Worker.compute": "add shards",
     "distsgd.comm.unix_socket:Connection.send": "send",
@@ -57,7 +57,7 @@ SERVER_HOOKS = {
     "distsgd.comm.exchange:Exchange.collect": "wait",
     "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
     "distsgd.engine.aggregation:_block_sum": "reduce",
-    "distsgd.core.optim:update": "update",
+    "distsgd.core.update_rules:SGD.update": "update",
     "distsgd.engine.aggregation:_is_finite": "check finite",
     "distsgd.engine.aggregation:Aggregation.update": "threads",
     "distsgd.engine.server:ParameterServer._record": "journal",
@@ -107,7 +107,7 @@ class ProfiledWorker:
 def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
     """Be a worker until the server hangs up, then tell the seconds of each phase since the trial steps."""
     with numerics.pinned_blas(1, None):
-        rows = Rows(np.load(data / "X.npy"), np.load(data / "y.npy"))
+        rows = ArrayRows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
         worker = Worker(train=rows, val=None, device="cpu", **keywords)

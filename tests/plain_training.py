@@ -25,7 +25,7 @@ from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.messages import PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.data import BatchTransform, DataSet, InputSchema, Normalization, Rows
+from distsgd.data import ArrayRows, BatchTransform, DataSet, InputSchema, Normalization
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.spec import RunSpec
@@ -42,7 +42,7 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     X = rng.integers(0, 255, (rows, features)).astype(dtype) if dtype == "u1" else rng.normal(size=(rows, features))
     y = np.arange(rows) % classes
     data = DataSet(
-        train=Rows(X.astype(dtype), y),
+        train=ArrayRows(X.astype(dtype), y),
         val=None,
         classes=np.arange(classes),
         feature_names=tuple(f"f{i}" for i in range(features)),

@@ -49,10 +49,10 @@ class QuietObserver(Observer):
 def opening(spec: RunSpec, run_dir: Path) -> str:
     """Return a sentence on what is trained, on what, where."""
     data, run, net = spec.data, spec.config.run, spec.net
-    held_out = f" and {len(data.val.y)} held-out" if data.val is not None else ""
+    held_out = f" and {len(data.val)} held-out" if data.val is not None else ""
     where = "in this process" if run.workers == 0 else f"by {run.workers} worker{'s' * (run.workers != 1)} on Ray"
     return (
-        f"training {net.features}-{net.hidden}-{net.classes} ({net.size:,} parameters) on {len(data.train.y):,}"
+        f"training {net.features}-{net.hidden}-{net.classes} ({net.size:,} parameters) on {len(data.train):,}"
         f"{held_out} rows of {data.source}, {where} ({run.device}), into {run_dir}"
     )
 

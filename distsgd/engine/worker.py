@@ -5,7 +5,7 @@ A plain class that runs without Ray; actors.py makes an actor of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,18 +13,17 @@ import numpy as np
 from distsgd.core import reduction
 from distsgd.core.accumulation import exact_accumulator
 from distsgd.core.backend import Device, array_module
-from distsgd.core.net import Array, Net, Parameters, Workspace, loss_and_gradient_sums
+from distsgd.core.backprop import AddProduct, loss_and_gradient_sums
+from distsgd.core.net import Array, Net, Parameters
 from distsgd.core.reduction import Node, PartialSum
 from distsgd.core.sampling import PrefetchedRows, Sampler
+from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine.validation import Validation
 
 PREFETCH_BYTES = 2**26
 """Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
-
-
-AddProduct = Callable[[Array, Array, Array], None]
 
 KEPT_SPLITS = 128
 """Vectors whose cuts into parameters are kept: buffers that are used in every step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from distsgd.config import CheckpointConfig
-from distsgd.engine.state import Snapshot
+from distsgd.engine.snapshot import Snapshot
 from distsgd.run.log import RunLog
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir

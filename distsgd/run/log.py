@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distsgd.engine.state import Plan
+from distsgd.engine.plan import Plan
 from distsgd.run.observer import Observer
 from distsgd.rundir.journal import Journal, difference
 from distsgd.system import faults

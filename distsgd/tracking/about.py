@@ -128,7 +128,9 @@ def _column_type(kind: str) -> str:
 
 def _model_input(data: DataSet) -> dict[str, Any]:
     """Return the features that the model takes, with a few training rows as they were in the files."""
-    X = data.train.X[:EXAMPLE_ROWS]
+    count = min(EXAMPLE_ROWS, len(data.train))
+    X = np.empty((count, data.train.features), data.train.dtype)
+    data.train.gather(np.arange(count), X, np.empty(count, np.int64))
     if X.dtype.kind == "f":  # it was normalised when it was read; undone, it is right to float32's precision
         X = (X.astype(np.float64) / data.normalization.scale + data.normalization.shift).astype(np.float32)
     types = data.schema.feature_types
