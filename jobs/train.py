@@ -12,6 +12,6 @@ from pathlib import Path
 # The checkout's distsgd comes before one that is installed, as it does in the workers that Ray starts for this job.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distsgd.cli.main import main
+from distsgd.cli import main
 
 main(["train", *sys.argv[1:]], prog_name="distsgd")

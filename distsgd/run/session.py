@@ -26,7 +26,7 @@ from distsgd.rundir.journal import Journal, difference
 from distsgd.rundir.result import Result, Status
 from distsgd.system import faults
 from distsgd.system.signals import noted_stop_signals
-from distsgd.tracking import about as tracking_about
+from distsgd.tracking import description, run_id
 from distsgd.tracking.tracker import NoTracker
 
 GRACE_S = 1.5
@@ -141,11 +141,11 @@ class Session:
             self.directory.checkpoints,
             self._identity,
             keep=self._config.checkpoint.keep,
-            mlflow_run_id=lambda: tracking_about.read_id(self.directory.path).get("run_id"),
+            mlflow_run_id=lambda: run_id.known(self.directory.path),
         )
         self._stack.callback(self._writer.close)
-        about = tracking_about.describe(self.spec, self.directory, self.tracker.uri)
-        self.directory.write_json(tracking_about.NAME, about)
+        described = description.describe(self.spec, self.directory, self.tracker.uri)
+        self.directory.write_json(description.FILE, described.to_json())
         self.tracker.follow(self.directory)
 
     def _fit(self) -> None:
