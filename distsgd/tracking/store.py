@@ -224,7 +224,7 @@ def runs_of_key(client: MlflowClient, experiment_id: str, key: str) -> list[Run]
 
 def _recorded_name(key: str, have: Mapping[str, str]) -> str:
     """Return the name by which a run has the parameter: runs of distsgd 0.1 have `lr` for `optim.lr`."""
-    section, name = key.split(".", 1)
+    section, _, name = key.partition(".")
     return name if section in ("model", "optim", "train", "run") and key not in have and name in have else key
 
 
