@@ -136,14 +136,14 @@ def uses(attribute: str) -> set[str]:
 
 
 def test_ray_is_started_or_joined_in_one_place_each_and_actors_by_the_trainer_and_the_worker_group():
-    assert uses("init") == {"cluster.connection", "cluster.joining"}
+    assert uses("init") == {"cluster.local_ray", "cluster.joining"}
     actors = {
         module
         for module in uses("remote")
         for name in ("ServerActor", "WorkerActor", "AggregatorActor")
         if any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree(module)))
     }
-    assert actors == {"cluster.trainer", "cluster.worker_group"}
+    assert actors == {"cluster.trainer", "cluster.worker_group", "cluster.connections"}
 
 
 def loaded_by(code: str, *, cwd: Path) -> set[str]:

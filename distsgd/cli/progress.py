@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distsgd.run.session import Observer, Session
+from distsgd.engine.spec import RunSpec
+from distsgd.run.observer import Observer
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines at least."""
@@ -40,14 +42,14 @@ class QuietObserver(Observer):
             click.echo(text, err=True)
 
 
-def opening(session: Session) -> str:
+def opening(spec: RunSpec, run_dir: Path) -> str:
     """Return a sentence on what is trained, on what, where."""
-    data, run, net = session.spec.data, session.spec.config.run, session.spec.net
+    data, run, net = spec.data, spec.config.run, spec.net
     held_out = f" and {len(data.val.y)} held-out" if data.val is not None else ""
     where = "in this process" if run.workers == 0 else f"by {run.workers} worker{'s' * (run.workers != 1)} on Ray"
     return (
         f"training {net.features}-{net.hidden}-{net.classes} ({net.size:,} parameters) on {len(data.train.y):,}"
-        f"{held_out} rows of {data.source}, {where} ({run.device}), into {session.directory.path}"
+        f"{held_out} rows of {data.source}, {where} ({run.device}), into {run_dir}"
     )
 
 
@@ -73,10 +75,10 @@ class PlainObserver(Observer):
         """Print it."""
         click.echo(text, err=True)
 
-    def started(self, session: Session) -> None:
+    def started(self, spec: RunSpec, run_dir: Path) -> None:
         """Print what is trained."""
-        self._total = session.spec.plan.total_steps
-        click.echo(opening(session), err=True)
+        self._total = spec.plan.total_steps
+        click.echo(opening(spec, run_dir), err=True)
 
     def logged(self, record: Mapping[str, Any]) -> None:
         """Print the record if none was printed for a while, or if it is the last."""
@@ -113,15 +115,15 @@ class LiveObserver(Observer):
         """Print above the bar."""
         self._console.print(text, markup=False)
 
-    def started(self, session: Session) -> None:
+    def started(self, spec: RunSpec, run_dir: Path) -> None:
         """Print what is trained and start the bar."""
-        self._console.print(opening(session), markup=False)
-        plan = session.spec.plan
+        self._console.print(opening(spec, run_dir), markup=False)
+        plan = spec.plan
         self._task = self._progress.add_task(
             "",
             total=plan.total_steps,
-            completed=session.spec.start.step,
-            epoch=plan.epoch(session.spec.start.step),
+            completed=spec.start.step,
+            epoch=plan.epoch(spec.start.step),
             epochs=plan.epoch(plan.total_steps),
             loss="-",
             accuracy="-",

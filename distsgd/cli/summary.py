@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 from distsgd.rundir.result import Result
@@ -20,7 +23,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
         ("val loss", _number("{:.4f}", result.val_loss)),
         ("val accuracy", _number("{:.4f}", result.val_accuracy)),
         ("samples/s", _number("{:,.0f}", result.samples_per_s)),
-        ("model", str(path / "model.npz")),
+        ("model", os.path.relpath(path / "model.npz") if path.is_relative_to(Path.cwd()) else str(path / "model.npz")),
         ("MLflow run", result.mlflow_run_id),
         ("view", view_command(stored.uri, stored.experiment_id, stored.run_id) if stored else None),
     ]

@@ -1,4 +1,4 @@
-"""The plain classes as Ray actors; trainer.py and staff.py start them."""
+"""The plain classes of `engine` and `comm` as Ray actors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.aggregator import NodeAggregator
 from distsgd.comm.dispatcher import Dispatcher, InterruptedStepError, LostPeer
@@ -20,16 +21,16 @@ from distsgd.comm.ray_calls import ParameterChunks, RayPeer, join, pack
 from distsgd.comm.shared_memory import CONNECT_ERRORS, Endpoint, PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.core.backend import Device
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
+from distsgd.data import Rows
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.state import Plan, Snapshot
 from distsgd.engine.worker import Worker
 from distsgd.system import faults
 
 START_S = 60.0
-"""Seconds in which a new process has to be there, however short run.timeout_s is: that is for steps."""
+"""Seconds that a new process may take to start, however short `run.timeout_s` is: that one is for steps."""
 
 
 class Location(NamedTuple):
@@ -41,7 +42,7 @@ class Location(NamedTuple):
     host: str
     pid: int
     address: str
-    """Where workers of that node find it; empty for a worker."""
+    """Where workers on its node connect to it; empty for a worker."""
 
 
 def _node() -> str:
@@ -49,7 +50,7 @@ def _node() -> str:
 
 
 class _DispatchingActor:
-    """A dispatcher and the acceptor that its workers come in by: what a server and an aggregator have in common."""
+    """A dispatcher and the acceptor that workers connect to: what a server and an aggregator have in common."""
 
     def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -86,7 +87,7 @@ class ServerActor(_DispatchingActor):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        # When all workers are lost at once, new ones are on their way; if there will be none, the driver says so.
+        # When all workers are lost at once others are being started; if there will be none, the driver ends the run.
         arrival_timeout_s = max(config.run.timeout_s, START_S)
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
@@ -97,7 +98,7 @@ class ServerActor(_DispatchingActor):
         )
 
     def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
-        """Take in a worker, or an aggregator for `weight` workers, that is reached by Ray calls."""
+        """Add a peer that is reached by Ray calls: a worker, or an aggregator that stands for `weight` workers."""
         peer = RayPeer(
             actor, name, host, pid, weight=weight, parameter_chunks=self._parameter_chunks, num_shards=self._num_shards
         )
@@ -142,7 +143,7 @@ class GradientComputer(ABC):
         """See Worker.compute."""
 
     def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list[Any]:
-        """Compute with parameters that come in chunks, and return the partials in chunks; see links.ray_calls."""
+        """Compute with parameters that arrive in chunks, and return the sums in chunks; see comm.ray_calls."""
         return pack(self.compute(step, join(chunks), shards))
 
 
@@ -150,8 +151,8 @@ class AggregatorActor(_DispatchingActor, GradientComputer):
     """An aggregator as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        # A worker that hangs times out before its aggregator does. An aggregator without workers fails at once, so that
-        # the server reassigns its shards.
+        # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
+        # so that the server gives its shards to others.
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
         )
@@ -165,19 +166,27 @@ class AggregatorActor(_DispatchingActor, GradientComputer):
 class WorkerActor(GradientComputer):
     """A worker as a Ray actor; `initialize` rather than the constructor does the work, so that its errors come back."""
 
-    def initialize(
-        self, *, number: int, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
-    ) -> tuple[Location, dict[str, str]]:
-        """Make the worker; return where it is, and the fingerprint of its arithmetic."""
-        self._number = number
+    def __init__(self, number: int, restart: int) -> None:
+        self._number, self._restart = number, restart
         self._serving: threading.Thread | None = None
-        self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
+
+    def location(self) -> Location:
+        """Return where it is."""
+        return Location(_node(), socket.gethostname(), os.getpid(), "")
+
+    def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
+        """Make the worker; return the fingerprint of its arithmetic."""
+        if faults.ARMED:
+            faults.reached("worker", self._number, self._restart, "initializing")
+        self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
         self._blas.__enter__()
-        self._worker = Worker(device=device, **keywords)
-        return Location(_node(), socket.gethostname(), os.getpid(), ""), numerics.fingerprint(device)
+        self._worker = Worker(
+            net=spec.net, sampler=spec.sampler, train=train, val=val, transform=spec.transform, device=spec.device
+        )
+        return numerics.fingerprint(spec.device)
 
     def connect(self, address: str) -> str | None:
-        """Serve the server or aggregator at `address` on this node from now on; return what is in the way, if it is."""
+        """Serve the server or aggregator at `address` on this node from now on; return why not, if that fails."""
         self._disconnect()
         try:
             self._endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
@@ -190,9 +199,9 @@ class WorkerActor(GradientComputer):
         return None
 
     def _disconnect(self) -> None:
-        """Return when the worker computes no more for the server or aggregator that it sat at, if there was one.
+        """Disconnect from the server or aggregator, if there is one, and wait for the computation at hand.
 
-        That one may hang rather than be dead, and the worker's buffers are for one computation at a time.
+        It may hang rather than be dead, and the worker's buffers are for one computation at a time.
         """
         if self._serving is not None:
             self._endpoint.disconnect()

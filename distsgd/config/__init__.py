@@ -6,9 +6,10 @@ Every key is dotted, `section.name`. The sections `model`, `optim`, `train` and 
 
 from distsgd.config.config import Config, flatten, known_keys
 from distsgd.config.reading import parse_assignments, read_toml
-from distsgd.config.sections import DataConfig, OptimConfig, TrackingConfig
+from distsgd.config.sections import CheckpointConfig, DataConfig, OptimConfig, TrackingConfig
 
 __all__ = [
+    "CheckpointConfig",
     "Config",
     "DataConfig",
     "OptimConfig",

@@ -87,6 +87,11 @@ class DataSet:
     source: str
     """What `data.train` said."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(part.X.nbytes + part.y.nbytes for part in (self.train, self.val) if part is not None)
+
 
 def digest_of(
     train: Rows, val: Rows | None, classes: NDArray[Any], names: tuple[str, ...], normalization: Normalization

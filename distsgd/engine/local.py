@@ -26,7 +26,7 @@ class LocalTrainer:
     """Runs `serial.step` over and over."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._config, self.data, self._plan, self._state = spec.config, spec.data, spec.plan, spec.start
+        self._config, self._plan, self._state = spec.config, spec.plan, spec.start
         self._loop = SerialLoop(spec)
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
@@ -34,8 +34,8 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        val, transform = self.data.val, self.data.transform
-        self._validation = None if val is None else validation.Validation(spec.net, val, transform, "cpu")
+        self._val, transform = spec.data.val, spec.data.transform
+        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
@@ -88,13 +88,20 @@ class LocalTrainer:
         """Return the percentiles and the throughput that the result names."""
         return self._times.summary()
 
-    def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy over the held-out rows."""
-        if self._validation is None or self.data.val is None:
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
+        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`."""
+        if self._validation is None or self._val is None:
             return {}
-        rows = len(self.data.val.y)
-        blocks = self._validation.evaluate(self._state.parameters, range(validation.block_count(rows)))
-        return validation.metrics(blocks, rows)
+        rows, found = len(self._val.y), list[tuple[float, int]]()
+        next_tick = time.monotonic() + TICK_S
+        for block in range(validation.block_count(rows)):
+            found += self._validation.evaluate(self._state.parameters, range(block, block + 1))
+            if time.monotonic() >= next_tick:
+                tick()
+                next_tick = time.monotonic() + TICK_S
+                if self._stopped:
+                    return None
+        return validation.metrics(found, rows)
 
     def close(self) -> None:
         """Give this process's BLAS its own number of threads back."""

@@ -71,7 +71,8 @@ def save(
 def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
     """Return the newest valid checkpoint, if there is one, and a sentence for each newer one that was passed over.
 
-    A checkpoint whose identity is not that of this run counts as damaged.
+    One that another run wrote, or this one with other rows, counts as damaged. What else its identity holds, such as
+    the digest of a configuration that versions before this one wrote, is of no account.
     """
     problems: list[str] = []
     names = {path.stem for pattern in ("*.json", "*.npz") for path in folder.glob(pattern) if path.stem.isdecimal()}
@@ -101,7 +102,7 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
     """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
     manifest = _read_manifest(manifest_path)
-    if manifest["identity"] != dict(identity):
+    if any(manifest["identity"][key] != value for key, value in identity.items()):
         raise ValueError("it belongs to another run")
     if not arrays_path.exists():
         raise ValueError("its arrays are missing")

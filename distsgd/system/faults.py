@@ -3,10 +3,13 @@
 DISTSGD_FAULTS names a JSON file with a list of faults; each strikes once, whichever process of that role gets there,
 and leaves an empty file `<number>.struck` beside it. Moments are named by what has just been done, never by time:
 
-    worker   asked, computed, answered, validating      server   begun, gathered, applied, validating
-    aggregator    asked, gathered                            driver   journaled, checkpointed, validated, written
+    worker       initializing, asked, computed, answered, validating
+    server       begun, gathered, applied, validating
+    aggregator   asked, gathered
+    driver       journaled, checkpointed, validated, written
 
-A worker does not know after which step it validates: it is struck the first time, whatever the fault's step.
+A worker does not know after which step it validates: it is struck the first time, whatever the fault's step. For
+`initializing` the step is the number of the restart: 0 for a worker's first process, 1 for the one in its place.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class Fault:
 
 def reached(role: str, index: int, step: int, moment: str) -> None:
     """Strike this process if a fault says so; `step` is counted from 1."""
+    if not ARMED:
+        return
     path = Path(os.environ[VARIABLE])
     for number, fault in enumerate(Fault(**entry) for entry in json.loads(path.read_text())):
         if (fault.role, fault.index, fault.moment) != (role, index, moment) or step < fault.step:

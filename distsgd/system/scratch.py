@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 PREFIX = "distsgd-"
 
@@ -20,6 +22,9 @@ def own_prefix() -> str:
 
 LONGEST = 40
 """Characters that the parent folder may have: Ray appends its sockets' names, and a socket's path holds 107."""
+
+END_S = 10.0
+"""Seconds within which the process that watches over a folder ends once the folder is gone."""
 
 SWEEP = """cat
 while [ -e "$0" ]; do
@@ -52,11 +57,30 @@ def scratch_folder() -> Iterator[Path]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # out of reach of a terminal's Ctrl-C and of whoever kills this process's group
     )
+    assert sweeper.stdin is not None
+    _pipes.add(sweeper.stdin)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        sweeper.communicate()
+        _pipes.remove(sweeper.stdin)
+        sweeper.stdin.close()
+        try:
+            sweeper.wait(END_S)
+        except subprocess.TimeoutExpired:  # another process holds the pipe
+            os.killpg(sweeper.pid, signal.SIGKILL)
+            sweeper.wait()
+
+
+def _close_pipes() -> None:
+    """Close, in a child process that was forked, the pipes whose ends tell of the parent's end."""
+    for pipe in _pipes:
+        pipe.close()
+    _pipes.clear()
+
+
+_pipes: set[IO[bytes]] = set()
+os.register_at_fork(after_in_child=_close_pipes)
 
 
 def _remove_stale(parent: Path) -> None:

@@ -279,7 +279,7 @@ def test_from_python(own_folder, joined):
     for key in RESULT:
         assert getattr(found, key.replace("/", "_")) == stored[key], key
     assert isinstance(found, distsgd.Result)
-    assert found.run_dir == Path("run")
+    assert found.run_dir == own_folder / "run"
     assert found.val_accuracy > 0.95
     assert (found.model.predict(X) == names).mean() > 0.95
     proba = found.model.predict_proba(X[:7])

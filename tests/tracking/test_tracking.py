@@ -108,16 +108,16 @@ def test_more_points_than_one_request_takes(tmp_path, uri):
 
 def stop_at(step: int, monkeypatch) -> None:
     """Send this process a SIGTERM when the run's journal reaches a step."""
-    from distsgd.run.session import Session
+    from distsgd.run.log import RunLog
 
-    log = Session._log
+    write = RunLog.write
 
-    def log_and_stop(self, record):
-        log(self, record)
+    def write_and_stop(self, record):
+        write(self, record)
         if record["step"] == step:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Session, "_log", log_and_stop)
+    monkeypatch.setattr(RunLog, "write", write_and_stop)
 
 
 def test_a_stopped_run_is_killed_and_its_resumption_goes_on_in_the_same_mlflow_run(tmp_path, uri, monkeypatch):
@@ -197,7 +197,7 @@ def hold_in_the_third_epoch(self):
     epochs.append(1)
     if len(epochs) == 3:
         threading.Event().wait(60)  # until killed
-    end_epoch(self)
+    return end_epoch(self)
 
 def log(self, run_id, metrics=(), params=(), tags=()):
     if not metrics or moment == "created":

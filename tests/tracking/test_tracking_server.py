@@ -130,13 +130,14 @@ def test_a_server_that_goes_during_a_run_loses_nothing(tmp_path, server, monkeyp
     with Proxy(server.uri) as proxy:
 
         def end_epoch_and_close(self):
-            end_epoch(self)
+            reason = end_epoch(self)
             epochs.append(1)
             if len(epochs) == 2:
                 deadline = time.monotonic() + 60
                 while not stored("goes") and time.monotonic() < deadline:
                     time.sleep(0.05)
                 proxy.close()
+            return reason
 
         def stored(experiment):
             found = MlflowClient(server.uri).get_experiment_by_name(experiment)

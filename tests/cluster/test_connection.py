@@ -1,0 +1,190 @@
+"""The connection of a process to Ray: shared by its runs, refused where it cannot work, ended with nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from runs import Cli, Outcome, leaving_nothing
+
+RUN = """
+import os, sys, threading, time
+import distsgd
+
+class Watching:
+    def __init__(self, logged=lambda record: None, started=lambda *_: None):
+        self.logged, self.started = logged, started
+    def note(self, text):
+        print("note:", text)
+
+def train(name, observer=None, **values):
+    given = {"run.workers": 1, "tracking.enabled": False, "train.log_every": 1, "run.dir": name, "train.epochs": 1}
+    result = distsgd.train(given | values, observer=observer)
+    assert result.status == "FINISHED"
+    return result
+"""
+
+
+@pytest.fixture
+def cli(tmp_path) -> Iterator[Cli]:
+    with leaving_nothing(tmp_path) as found:
+        yield found
+
+
+def run(cli: Cli, script: str) -> Outcome:
+    """Run a script, which has to succeed without a word of complaint."""
+    found = cli.run_python("-c", RUN + script)
+    assert found.code == 0, found.err
+    assert "Traceback" not in found.err
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_runs_in_threads_of_one_process(cli):
+    """The one that is over first leaves Ray to the other."""
+    script = """
+begun, over = threading.Event(), threading.Event()
+
+def work():
+    def logged(record):
+        begun.set()
+        if record["step"] == 10:
+            assert over.wait(90)
+    train("long", Watching(logged))
+    print("long")
+
+thread = threading.Thread(target=work)
+thread.start()
+assert begun.wait(90)
+train("short")
+print("short", flush=True)
+over.set()
+thread.join()
+import ray
+assert not ray.is_initialized()
+"""
+    assert run(cli, script).out.split() == ["short", "long"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_fork_during_training_does_not_hang_its_end(cli):
+    script = """
+children = []
+
+def logged(record):
+    if not children:
+        children.append(os.fork())
+        if children[0] == 0:
+            os.closerange(0, 3)
+            time.sleep(600)
+            os._exit(0)
+
+train("run", Watching(logged))
+os.kill(children[0], 9)
+os.waitpid(children[0], 0)
+print("over")
+"""
+    assert run(cli, script).out == "over\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_process_forked_after_training_is_refused_ray_but_not_the_serial_loop(cli):
+    script = """
+import multiprocessing
+
+def work():
+    try:
+        train("child")
+    except distsgd.DistsgdError as error:
+        print(type(error).__name__, error)
+    print(train("serial", **{"run.workers": 0}).weights_sha256, flush=True)
+
+sha = train("run").weights_sha256
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join(60)
+assert child.exitcode == 0, child.exitcode
+print(sha)
+"""
+    refused, in_child, here = run(cli, script).out.splitlines()
+    assert refused.startswith("ResourceError this process was forked from one that had used Ray, ")
+    assert "multiprocessing.get_context('spawn')" in refused
+    assert "run.workers=0" in refused
+    assert in_child == here
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_after_training_the_process_has_its_descriptors_back_and_its_tasks_their_output(cli):
+    script = """
+def descriptors():
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            pass
+    return found
+
+counts = []
+for number in range(4):
+    train(f"run-{number}")
+    counts.append(len(descriptors()))
+assert counts[1] == counts[2] == counts[3], (counts, descriptors())
+
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, _temp_dir=os.environ["TMPDIR"] + "/own")
+ray.get(ray.remote(lambda: print("a task's output")).remote())
+time.sleep(3)
+ray.shutdown()
+import shutil
+shutil.rmtree(os.environ["TMPDIR"] + "/own")
+"""
+    assert "a task's output" in run(cli, script).out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_driver_holds_no_copy_of_the_rows_beside_the_shared_one(cli):
+    script = """
+import numpy as np
+
+def private_bytes():
+    with open("/proc/self/status") as status:
+        return 1024 * int(next(line for line in status if line.startswith("RssAnon")).split()[1])
+
+rng = np.random.default_rng(0)
+np.savez("rows.npz", X=rng.random((100_000, 512), dtype=np.float32), y=np.arange(100_000) % 2)
+train("small")
+before, seen = private_bytes(), []
+train("large", Watching(lambda record: seen.append(private_bytes())),
+      **{"data.train": "rows.npz", "model.hidden": 4, "train.max_steps": 20})
+print(seen[-1] - before)
+"""
+    assert int(run(cli, script).out) < 100e6  # of 205 million
+
+
+@pytest.mark.slow
+def test_too_few_descriptors_are_called_by_their_name(cli):
+    script = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+try:
+    train("run")
+except distsgd.DistsgdError as error:
+    print(type(error).__name__, error)
+"""
+    for limit in (24, 40, 64):
+        found = run(cli, script.replace("LIMIT", str(limit)))
+        assert found.out.startswith("ResourceError "), found
+        assert f"allow this process more than {limit} open files (ulimit -n)" in found.out
+        assert "room in memory" not in found.out
+
+
+@pytest.mark.slow
+def test_a_closed_standard_error_is_no_obstacle(cli):
+    found = cli.run_python("-c", "import os\nos.close(2)\n" + RUN + "print(train('run').status)")
+    assert (found.code, found.out) == (0, "FINISHED\n")
