@@ -65,7 +65,7 @@ def redacted(uri: str) -> str:
     return uri if found is None else f"{uri[: found.start(1)]}***{uri[found.end(1) :]}"
 
 
-def how_to_look(uri: str, experiment_id: str, run_id: str) -> str:
+def view_command(uri: str, experiment_id: str, run_id: str) -> str:
     """Return the command that shows the store's runs, or the address at which a server shows this one."""
     if uri.startswith("http"):
         return f"{redacted(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
