@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from functools import partial
 
-from distsgd.cluster.joining import join
+from distsgd.cluster.joining import join, leave
 from distsgd.cluster.local_ray import start
 from distsgd.cluster.resources import Cluster, check_cpus, check_local, default_workers
 from distsgd.config import Config
@@ -140,9 +140,7 @@ def _checked(config: Config, environment: dict[str, str]) -> Cluster:
 
 
 def _join(address: str, stack: contextlib.ExitStack) -> None:
-    import ray
-
-    stack.callback(ray.shutdown)
+    stack.callback(leave)
     join(address)
     stack.enter_context(_quiet())
 
