@@ -91,8 +91,8 @@ class Model:
         if nodes == 1:
             return 0.0
         at_server = (nodes - 1) * (self.aggregator + 8 * parameters / slices * self.byte)
-        at_relay = slices * self.aggregator + 8 * parameters * self.byte
-        return self.call + max(at_server, at_relay)
+        at_aggregator = slices * self.aggregator + 8 * parameters * self.byte
+        return self.call + max(at_server, at_aggregator)
 
     def over_sockets(self, parameters: int, nodes: int) -> float:
         """Return what T_between would be if each node owned a slice and sent the others theirs over sockets.

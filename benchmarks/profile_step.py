@@ -1,6 +1,6 @@
 """Where a step's time goes, in every process: `python -m benchmarks.profile_step --shape 3072-20-10`.
 
-The server and the workers are distsgd's own, over its own shared-memory link, in processes without Ray, which takes no
+The server and the workers are distsgd's own, over shared memory, in processes without Ray, which takes no
 part in a step. Their functions are timed from outside (stopwatch.py), which makes a small step a few microseconds
 longer.
 """
@@ -81,14 +81,14 @@ class ProfiledServer(ServerActor):
         return self._acceptor.address
 
     def close(self) -> None:
-        """Send the workers away, and give back what the actor's process would take with it."""
+        """Hang up on the workers, and give back what the actor's process would take with it."""
         self._acceptor.close()
         self._dispatcher.close()
         self._blas.__exit__(None, None, None)
 
 
 class ProfiledWorker:
-    """Passes what a endpoint asks for on to a worker, and forgets the time of the steps before `first`."""
+    """Passes what an endpoint asks for on to a worker, and forgets the time of the steps before `first`."""
 
     def __init__(self, worker: Worker, watch: Stopwatch, first: int) -> None:
         self._worker, self._watch, self._first = worker, watch, first
@@ -105,7 +105,7 @@ class ProfiledWorker:
 
 
 def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
-    """Be a worker until the server hangs up, then tell the seconds of each phase since the trial steps."""
+    """Be a worker until the server hangs up, then report the seconds of each phase since the trial steps."""
     with numerics.pinned_blas(1, None):
         rows = ArrayRows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
@@ -203,7 +203,7 @@ def _wait_for_workers(server: ProfiledServer, workers: int) -> None:
     deadline = time.monotonic() + START_S
     while server.size() < workers:
         if time.monotonic() > deadline:
-            raise click.ClickException(f"{server.size()} of {workers} workers have come within {START_S:g} s")
+            raise click.ClickException(f"{server.size()} of {workers} workers have connected within {START_S:g} s")
         time.sleep(0.02)
 
 

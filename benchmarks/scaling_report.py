@@ -37,7 +37,7 @@ def markdown(
     """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
     steps = [point for point in points if not point.aggregators and point.nodes == 1]
     exchanges = [point for point in points if point.aggregators]
-    relayed = [point for point in points if point.nodes == 2]
+    two_nodes = [point for point in points if point.nodes == 2]
     sizes = sorted({point.parameters for point in exchanges})
     conditions = (
         f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
@@ -62,7 +62,7 @@ def markdown(
             "",
             "### Two nodes on one machine, a worker each: milliseconds a step, measured (model)",
             "",
-            *_relayed(model, relayed),
+            *_two_nodes(model, two_nodes),
             "",
             "### Predicted: milliseconds within a node and between nodes, and the share of the step that is within",
             "",
@@ -116,9 +116,9 @@ def _exchanges(model: Model, exchanges: Sequence[Point]) -> list[str]:
     )
 
 
-def _relayed(model: Model, relayed: Sequence[Point]) -> list[str]:
+def _two_nodes(model: Model, points: Sequence[Point]) -> list[str]:
     rows = []
-    for point in relayed:
+    for point in points:
         within = model.node(point.parameters, point.features, point.batch / 2, 1)
         expected = within + model.between(point.parameters, 2)
         rows.append((f"{point.parameters:,}, {point.batch}", f"{ms(point.seconds)} ({ms(expected)})"))

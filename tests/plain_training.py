@@ -88,7 +88,7 @@ class Training:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_worker(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a worker's process; it comes when it has imported what it needs."""
+        """Start a worker's process; it connects when it has imported what it needs."""
         process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -101,7 +101,7 @@ class Training:
         return process
 
     def end(self) -> None:
-        """Send the workers away, and wait until they are gone; AssertionError if one of them failed."""
+        """Hang up on the workers, and wait until they have ended; AssertionError if one of them failed."""
         self.acceptor.close()
         self.dispatcher.close()
         try:
@@ -116,13 +116,13 @@ class Training:
         """Return when the dispatcher has so many workers."""
         deadline = time.monotonic() + START_S
         while self.dispatcher.members.size() < count:
-            assert time.monotonic() < deadline, f"{self.dispatcher.members.size()} of {count} workers have come"
+            assert time.monotonic() < deadline, f"{self.dispatcher.members.size()} of {count} workers have connected"
             time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def training(spec: RunSpec, *, workers: int, threads: int = 1, cores: int = 0, **dispatcher: Any) -> Iterator[Training]:
-    """Yield a server whose workers have come; afterwards none of their processes is left."""
+    """Yield a server whose workers have connected; afterwards none of their processes is left."""
     keywords = {"timeout_s": 30.0, "arrival_timeout_s": 30.0, "spin": False} | dispatcher
     num_shards = spec.config.train.num_shards
     made = Dispatcher(spec.net.size, **keywords)

@@ -269,6 +269,7 @@ def test_an_interruption_leaves_a_step_with_workers_alone(peers_with):
     peers = peers_with([["answers late"], []], 4)
     peers.dispatcher.members.interrupt()
     check(peers, 0, range(4))
+    assert not peers.dispatcher.members.take_lost_peers(), "who is late has the whole time"
 
 
 def test_a_failed_computation_is_the_steps_failure_and_nobody_is_lost(peers_with):
