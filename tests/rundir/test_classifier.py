@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import pickle
 import random
@@ -219,6 +218,9 @@ HOSTILE = {
         p, "b1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, -1), }", bytes(24))
     ),
     "brackets without end": lambda p: with_member(p, "b1", npy("(" * 9000)),
+    "bytes left over": lambda p: with_member(
+        p, "b1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }", bytes(28))
+    ),
     "a long header that is no dictionary": lambda p: with_member(p, "b1", npy("[" + "1, " * 2000 + "]")),
     "a header that ends early": lambda p: with_member(p, "b1", npy("{'descr'")),
     "no array at all": lambda p: with_member(p, "b1", b"text"),
@@ -292,9 +294,15 @@ def test_features_that_are_not_numbers_are_refused(X, words):
 
 
 def test_features_whose_scores_overflow_are_refused():
-    model = dataclasses.replace(make(), flat=make().flat * np.float32(1e6))
-    with pytest.raises(DataError, match=r"the scores of row 1, counted from 0, overflow float32"):
-        model.predict_proba([[0, 0, 0, 0], [1e36, 1e36, 1e36, 1e36]])
+    """Even if only one of the scores does."""
+    model = make()
+    NET.split(model.flat).W2[:, 0] = 1e38
+    X = np.concatenate([np.zeros((513, 4)), [[1e3, -1e3, 1e3, 1e3]]])
+    NET.split(model.flat).b1[:] = 0
+    X[:513] = NORMALIZATION.shift
+    assert model.predict(X[:513]).shape == (513,)
+    with pytest.raises(DataError, match=r"the scores of row 513, counted from 0, overflow float32"):
+        model.predict_proba(X)
 
 
 def test_a_rows_prediction_does_not_depend_on_how_many_rows_there_are():
