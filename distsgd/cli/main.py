@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class DistsgdGroup(click.Group):
             return super().invoke(ctx)
         except (DistsgdError, KeyboardInterrupt) as error:
             ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
-            click.echo(f"distsgd: {ending}", err=True)
+            with contextlib.suppress(OSError):  # the terminal may be what was closed
+                click.echo(f"distsgd: {ending}", err=True)
             ctx.exit(ending.exit_code)
 
 

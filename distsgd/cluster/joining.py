@@ -7,7 +7,7 @@ import os
 import socket
 
 from distsgd.errors import ResourceError
-from distsgd.system.signals import keeping_sigterm
+from distsgd.system.signals import signals_kept_from_ray
 
 CONNECT_S = 3.0
 """Seconds in which a cluster's address must accept a connection, and then say that it speaks gRPC."""
@@ -38,7 +38,7 @@ def join(address: str) -> None:
     set_by_user = ATTEMPTS in os.environ
     os.environ.setdefault(ATTEMPTS, "1")
     try:
-        with keeping_sigterm():
+        with signals_kept_from_ray():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         if "InvalidAuthToken" in str(error.__cause__):

@@ -10,7 +10,6 @@ Only this file and tracking_model.py import mlflow. It takes seconds, so nobody 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from distsgd.errors import TrackingError
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
 from distsgd.system.files import write_atomically
-from distsgd.system.scratch import own_prefix
+from distsgd.system.scratch import locked_folder
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.about import ID_FILE, RUN_KEY_TAG, read_id
 from distsgd.tracking.figure import learning_curve
@@ -178,7 +177,7 @@ class StoredRun:
             self._client.log_batch(self.run_id, tags=new)
 
     def _log_figure(self, records: Sequence[Record]) -> None:
-        with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}figure-") as folder:
+        with locked_folder() as folder:
             figure = Path(folder, "learning_curve.svg")
             figure.write_text(learning_curve(records))
             self._client.log_artifact(self.run_id, str(figure))
@@ -193,7 +192,7 @@ class StoredRun:
         begun = self._client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'")
         model = begun[0] if begun else self._client.create_logged_model(experiment, MODEL, source_run_id=self.run_id)
         if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}model-") as folder:
+            with locked_folder() as folder:
                 saved = Path(folder, MODEL)
                 tracking_model.save(saved, path / "model.npz", about["model"], logged=model)
                 self._client.log_model_artifacts(model.model_id, str(saved))
