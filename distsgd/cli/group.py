@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Any
 
@@ -25,7 +26,8 @@ class DistsgdGroup(click.Group):
         except (DistsgdError, KeyboardInterrupt) as error:
             ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
             more = " (see docs/failures.md)" if ending.exit_code == FAILED else ""
-            click.echo(f"distsgd: {ending}{more}", err=True)
+            with contextlib.suppress(OSError):  # the terminal may be what was closed
+                click.echo(f"distsgd: {ending}{more}", err=True)
             ctx.exit(ending.exit_code)
 
 

@@ -109,7 +109,8 @@ class LiveObserver(Observer):
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._progress.__exit__(*exception)
+        with contextlib.suppress(OSError):  # the terminal may be what was closed
+            self._progress.__exit__(*exception)
 
     def note(self, text: str) -> None:
         """Print above the bar."""

@@ -54,6 +54,11 @@ class Plan:
         steps = self.sampler.steps_per_epoch * self.config.train.eval_every
         return step == self.total_steps or step % steps == 0 < step
 
+    def logged_steps(self, until: int) -> set[int]:
+        """Return the steps up to `until` that have a line in the journal; the run's last one apart."""
+        every = (self.config.train.log_every, self.sampler.steps_per_epoch)
+        return {step for interval in every for step in range(interval, until + 1, interval)}
+
     def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
         """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch.
 

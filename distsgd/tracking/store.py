@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -34,7 +33,7 @@ from mlflow.tracking import MlflowClient
 from distsgd.errors import TrackingError
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
-from distsgd.system.scratch import own_prefix
+from distsgd.system.scratch import locked_folder
 from distsgd.tracking import run_id as run_ids
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.description import RUN_KEY_TAG, DatasetDescription, RunDescription
@@ -189,7 +188,7 @@ class StoredRun:
         with importing:
             from distsgd.tracking.figure import draw_learning_curve
 
-        with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}figure-") as folder:
+        with locked_folder() as folder:
             figure = Path(folder, "learning_curve.svg")
             draw_learning_curve(records, figure)
             self._client.log_artifact(self.run_id, str(figure))
@@ -208,7 +207,7 @@ class StoredRun:
             else self._client.create_logged_model(self.experiment_id, MODEL, source_run_id=self.run_id)
         )
         if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}model-") as folder:
+            with locked_folder() as folder:
                 saved = Path(folder, MODEL)
                 tracking_model.save(saved, path / "model.npz", dataclasses.asdict(description.model), logged=model)
                 self._client.log_model_artifacts(model.model_id, str(saved))
