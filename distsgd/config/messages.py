@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distsgd.errors import nearest
+from distsgd.system.secrets import redacted_text
 
 SHOWN = 100
 """Characters of a refused value that a message repeats."""
@@ -42,9 +43,9 @@ def sentences(error: ValidationError) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a refused value as Python writes it, shortened if it is long."""
+    """Return a refused value as Python writes it, without secrets, shortened if it is long."""
     try:
-        text = repr(value)
+        text = redacted_text(repr(value))
     except (ValueError, RecursionError):  # integers of more than 4,300 digits, tables in tables without end
         return f"of type {type(value).__name__} and too large to print"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
