@@ -12,6 +12,9 @@ from distsgd.system.secrets import redacted_text
 SHOWN = 100
 """Characters of a refused value that a message repeats."""
 
+SECRET = "tracking.uri"
+"""The key whose value may hold a password, in whatever form it is given."""
+
 
 def nearest_key(key: str, known: list[str]) -> str:
     """Return the hint for the known key nearest to `key`, which may lack its section or have a wrong one."""
@@ -36,7 +39,8 @@ def sentences(error: ValidationError) -> str:
         if len(problem["loc"]) < 2:  # of several keys together
             found[message] = message
         elif key not in found:
-            found[key] = f"{key} is {shown(problem['input'])}: {expected}"
+            value = problem["input"]
+            found[key] = f"{key} is {f'a {type(value).__name__}' if key == SECRET else shown(value)}: {expected}"
         elif expected not in found[key]:  # of another member of a union
             found[key] += f", or {expected}"
     return "; ".join(found.values())

@@ -1,4 +1,4 @@
-"""What cannot be shown does not end a run: readers that go away, full disks, streams that were closed from the start."""
+"""What cannot be shown does not end a run: readers that go away, full disks, streams closed from the start."""
 
 from __future__ import annotations
 
