@@ -88,6 +88,10 @@ class RunDescription:
     datasets: list[DatasetDescription]
     model: ModelDescription
 
+    def __post_init__(self) -> None:
+        if RUN_KEY_TAG not in self.tags:
+            raise ValueError(f"tags have no {RUN_KEY_TAG!r}")
+
     @property
     def run_key(self) -> str:
         """The run's key, which is unique and the same after every resumption."""
@@ -130,7 +134,9 @@ def _reason(error: OSError | ValidationError) -> str:
         return str(error.strerror)
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}" if where else message
 
 
 def _text(value: Any) -> str:
