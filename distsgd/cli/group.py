@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from distsgd.cli.streams import lenient_streams
 from distsgd.errors import DistsgdError
+from distsgd.system.secrets import redacted_text
 from distsgd.system.signals import stopped_outside_training
 from distsgd.version import __version__
 
@@ -21,8 +23,14 @@ class DistsgdGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        with lenient_streams():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(redacted_text(error.format_message()), error.ctx) from None
         except (DistsgdError, KeyboardInterrupt) as error:
             ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
             more = " (see docs/failures.md)" if ending.exit_code == FAILED else ""

@@ -75,7 +75,7 @@ def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
     if not config.tracking.enabled or finished.mlflow_run_id is not None:
         return finished
     try:
-        synced = sync_locked(finished.run_dir)
+        synced = sync_locked(finished.run_dir, config.tracking.uri)
     except TrackingError as error:
         observer.note(f"warning: {error}")
         return finished

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from distsgd.data import DataSet
+from distsgd.data import DataSet, Normalization
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import RunDirectoryError
 from distsgd.rundir.directory import RunDirectory
-from distsgd.tracking.uri import absolute, holds_password
+from distsgd.system.secrets import redacted
+from distsgd.tracking.uri import absolute
 from distsgd.version import __version__
 
 FILE = "tracking.json"
@@ -32,6 +33,12 @@ RUN_KEY_TAG = "distsgd.run_key"
 
 EXAMPLE_ROWS = 3
 """Training rows in the logged model's input example."""
+
+FLOAT32_DIGITS = 7
+"""Significant digits that are left of a float64 number which was normalised and stored as float32."""
+
+MAX_SCHEMA_LENGTH = 1_048_575
+"""Characters that MLflow allows for a dataset's schema."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class RunDescription:
     """The content of `tracking.json`."""
 
     uri: str | None
-    """The store's; None if it holds a password, which is not written down."""
+    """The store's, without secrets; None if the run was not tracked."""
     experiment: str
     name: str
     began_ms: int
@@ -80,6 +87,10 @@ class RunDescription:
     tags: dict[str, str]
     datasets: list[DatasetDescription]
     model: ModelDescription
+
+    def __post_init__(self) -> None:
+        if RUN_KEY_TAG not in self.tags:
+            raise ValueError(f"tags have no {RUN_KEY_TAG!r}")
 
     @property
     def run_key(self) -> str:
@@ -95,7 +106,7 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
     """Return the description of a run that is tracked in the store at `uri`."""
     config, data = spec.config, spec.data
     return RunDescription(
-        uri=None if uri is None or holds_password(uri) else absolute(uri),
+        uri=None if uri is None else absolute(redacted(uri)),
         experiment=config.tracking.experiment,
         name=directory.path.resolve().name,
         began_ms=time.time_ns() // 1_000_000,
@@ -123,7 +134,9 @@ def _reason(error: OSError | ValidationError) -> str:
         return str(error.strerror)
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}" if where else message
 
 
 def _text(value: Any) -> str:
@@ -171,10 +184,24 @@ def _schema(data: DataSet) -> dict[str, Any]:
             {"name": name, "type": _column_type(kind), "required": True}
             for name, kind in zip(schema.columns, schema.types, strict=True)
         ]
-        return {"mlflow_colspec": [*columns, label]}
+        return {"mlflow_colspec": _that_fit(columns, label)}
     spec = {"type": "tensor", "tensor-spec": {"dtype": schema.types[0], "shape": [-1, schema.width]}}
     target = {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
     return {"mlflow_tensorspec": {"features": json.dumps([spec]), "targets": json.dumps([target])}}
+
+
+def _that_fit(columns: list[dict[str, Any]], label: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the columns and the label; in the place of columns that MLflow has no room for, how many these are."""
+    room = MAX_SCHEMA_LENGTH - len(json.dumps({"mlflow_colspec": [label, _left_out(len(columns))]}))
+    for kept, column in enumerate(columns):
+        room -= len(json.dumps(column)) + len(", ")
+        if room < 0:
+            return [*columns[:kept], _left_out(len(columns) - kept), label]
+    return [*columns, label]
+
+
+def _left_out(count: int) -> dict[str, Any]:
+    return {"name": f"({count:,} more columns, left out)", "type": "double", "required": False}
 
 
 def _column_type(kind: str) -> str:
@@ -182,17 +209,32 @@ def _column_type(kind: str) -> str:
 
 
 def _model(data: DataSet) -> ModelDescription:
-    count = min(EXAMPLE_ROWS, len(data.train))
+    kinds, count = data.schema.feature_types, min(EXAMPLE_ROWS, len(data.train))
     X = np.empty((count, data.train.features), data.train.dtype)
     data.train.gather(np.arange(count), X, np.empty(count, np.int64))
-    if X.dtype.kind == "f":  # it was normalised when it was read; undone, it is right to float32's precision
-        X = (X.astype(np.float64) / data.normalization.scale + data.normalization.shift).astype(np.float32)
-    types = data.schema.feature_types
-    columns = [X[:, i].round().astype(t) if t.kind in "biu" else X[:, i] for i, t in enumerate(types)]
+    columns = [_as_in_file(data.normalization, X, feature, kind) for feature, kind in enumerate(kinds)]
     return ModelDescription(
         columns=None if data.schema.width is not None else list(data.feature_names),
-        booleans=[name for name, t in zip(data.feature_names, types, strict=True) if t.kind == "b"],
+        booleans=[name for name, kind in zip(data.feature_names, kinds, strict=True) if kind.kind == "b"],
         dtype=data.schema.types[0],
-        example=[list(row) for row in zip(*(column.tolist() for column in columns), strict=True)],
+        example=[list(row) for row in zip(*columns, strict=True)],
         classes="string" if data.classes.dtype.kind == "U" else "long",
     )
+
+
+def _as_in_file(
+    normalization: Normalization, X: np.ndarray, feature: int, kind: np.dtype[Any]
+) -> list[bool | int | float]:
+    """Return a feature of stored rows X (n, D), to float32's precision, as numbers that its type in files holds."""
+    x = X[:, feature]
+    if x.dtype.kind == "f":  # it was normalised when it was read
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float64) / normalization.scale[feature] + normalization.shift[feature]
+    if kind.kind == "f":
+        x = x.clip(np.finfo(kind).min, np.finfo(kind).max)
+        if kind.itemsize == 8:
+            x = np.array([float(f"{value:.{FLOAT32_DIGITS}g}") for value in x])
+    else:
+        x = x.round()
+    found: list[bool | int | float] = x.astype(kind).tolist()
+    return found

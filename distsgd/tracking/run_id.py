@@ -21,12 +21,12 @@ class RunId:
     run_id: str
     experiment_id: str
     uri: str
-    """The store's, without a password."""
+    """The store's, without secrets."""
 
 
 def write(path: Path, found: RunId) -> None:
     """Write the file into the run directory."""
-    write_atomically(path / FILE, (json.dumps(dataclasses.asdict(found), indent=2) + "\n").encode())
+    write_atomically(path / FILE, (json.dumps(dataclasses.asdict(found), indent=2) + "\n").encode(), private=True)
 
 
 def read(path: Path) -> RunId | None:

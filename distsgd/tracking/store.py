@@ -34,6 +34,7 @@ from distsgd.errors import TrackingError
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
 from distsgd.system.scratch import locked_folder
+from distsgd.system.secrets import redacted
 from distsgd.tracking import run_id as run_ids
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.description import RUN_KEY_TAG, DatasetDescription, RunDescription
@@ -64,7 +65,7 @@ class Store:
         With `running`, its status becomes RUNNING.
         """
         run = self._find(path, description) or self._create(description)
-        shown = tracking_uri.absolute(tracking_uri.redacted(self._uri))
+        shown = tracking_uri.absolute(redacted(self._uri))
         run_ids.write(path, RunId(run.info.run_id, run.info.experiment_id, shown))
         if running and run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")

@@ -20,6 +20,7 @@ from distsgd.errors import ConfigError
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
+from distsgd.system.secrets import redacted, scrubbed
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.quiet import importing, quiet_mlflow
@@ -100,7 +101,7 @@ class Tracker(NoTracker):
     uri: str
 
     def __init__(self, config: TrackingConfig, uri: str) -> None:
-        self._config, self.uri, self._shown = config, uri, tracking_uri.redacted(uri)
+        self._config, self.uri, self._shown = config, uri, redacted(uri)
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._answered, self._followed = threading.Event(), threading.Event()
         self._ending, self._abandoned = threading.Event(), threading.Event()
@@ -180,13 +181,13 @@ class Tracker(NoTracker):
             with importing:
                 import distsgd.tracking.store  # noqa: F401
         except Exception as error:  # an installation may be broken in any way
-            self._problem = f"mlflow cannot be imported: {reason(error)}"
+            self._problem = f"mlflow cannot be imported: {reason(error, self.uri)}"
             return
         while not self._abandoned.is_set():
             try:
                 self._send_run()
             except Exception as error:  # whatever happens here, training continues
-                self._problem = reason(error)
+                self._problem = reason(error, self.uri)
                 if self._ending.is_set():
                     ended = ended or time.monotonic()
                     if time.monotonic() - ended > LAST_ATTEMPTS_S:
@@ -238,10 +239,10 @@ class Tracker(NoTracker):
         self._complete = True
 
 
-def reason(error: BaseException) -> str:
-    """Return what is at the bottom of an error from mlflow, in one line."""
+def reason(error: BaseException, uri: str) -> str:
+    """Return what is at the bottom of an error from mlflow, in one line, without the secrets of the store's URI."""
     seen: BaseException | None = error
     while seen is not None:
         error, seen = seen, seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    lines = str(error).strip().splitlines() or [""]
+    lines = scrubbed(str(error), uri).strip().splitlines() or [""]
     return f"{lines[0][:200]} ({type(error).__name__})".strip()

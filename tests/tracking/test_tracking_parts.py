@@ -35,7 +35,7 @@ def test_how_to_view_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     view = tracking_uri.view_command
     assert view("http://h:5000/", "3", "abc") == "http://h:5000/#/experiments/3/runs/abc"
-    assert view("http://me:pw@h:5000", "3", "abc") == "http://me:***@h:5000/#/experiments/3/runs/abc"
+    assert view("http://me:pw@h:5000", "3", "abc") == "http://***@h:5000/#/experiments/3/runs/abc"
     assert view(f"sqlite:///{tmp_path}/a b.db", "3", "abc") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
     assert view("sqlite:////else/x.db", "3", "abc") == "mlflow ui --backend-store-uri sqlite:////else/x.db"
     assert view("postgresql://u:pw@h/db", "3", "abc") == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
@@ -59,7 +59,7 @@ def test_an_errors_root_is_described_in_one_line():
         try:
             form()
         except Exception as error:
-            return reason(error)
+            return reason(error, "http://h")
 
     def chained():
         try:
@@ -75,7 +75,7 @@ def test_an_errors_root_is_described_in_one_line():
 
     assert raised(chained) == "[Errno 111] Connection refused (ConnectionRefusedError)"
     assert raised(suppressed) == "what counts (RuntimeError)"
-    assert reason(TimeoutError()) == "(TimeoutError)"
+    assert reason(TimeoutError(), "http://h") == "(TimeoutError)"
 
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -128,19 +128,3 @@ def test_the_picture_of_a_long_run_stays_small(tmp_path):
 
 def test_a_run_without_points_gives_an_empty_picture(tmp_path):
     assert drawn([], tmp_path / "curve.svg") == {}
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("postgresql+psycopg2://me:secret@host:5432/db", "postgresql+psycopg2://me:***@host:5432/db"),
-        ("mysql://me:p/s#s?@host/db", "mysql://me:***@host/db"),
-        ("postgresql://me:[secret@host/db", "postgresql://me:***@host/db"),
-        ("https://me:secret@host/path", "https://me:***@host/path"),
-        ("http://127.0.0.1:5000/#/a@b", "http://127.0.0.1:5000/#/a@b"),
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-    ],
-)
-def test_a_password_is_never_shown(uri, shown):
-    assert tracking_uri.redacted(uri) == shown
-    assert tracking_uri.holds_password(uri) == (uri != shown)

@@ -342,14 +342,3 @@ def test_the_environments_uri_is_checked_as_well(tmp_path, monkeypatch):
         distsgd.train(SHORT | {"run.dir": str(tmp_path / "run")})
     done = distsgd.train(SHORT | {"run.dir": str(tmp_path / "run"), "tracking.enabled": False})
     assert done.status == "FINISHED"
-
-
-@pytest.mark.slow
-def test_a_password_is_neither_shown_nor_kept(tmp_path, monkeypatch):
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cret@127.0.0.1:{port}")
-    result = distsgd.train(SHORT | {"run.dir": str(tmp_path / "run")})
-    (warning,) = result.warnings
-    assert f"http://me:***@127.0.0.1:{port}" in warning
-    for path in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
-        assert b"s3cret" not in path.read_bytes(), path
