@@ -9,10 +9,10 @@ from benchmarks.cost_model import Model, Point
 from benchmarks.summary import milliseconds
 
 CROWDS = ((8, 1), (64, 8), (1024, 64))
-"""Workers and nodes that are predicted."""
+"""Numbers of workers and nodes in the predictions."""
 
 EXAMPLES = (32, 256, 2048)
-"""Examples of each worker in a step."""
+"""Examples per worker in a step."""
 
 FEATURES = 784
 
@@ -23,7 +23,7 @@ def ms(seconds: float) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table, its columns but the first aligned to the right."""
+    """Return a Markdown table with all columns but the first right-aligned."""
     return [
         "| " + " | ".join(head) + " |",
         "|---|" + "--:|" * (len(head) - 1),
@@ -34,7 +34,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def markdown(
     model: Model, points: Sequence[Point], facts: Mapping[str, Any], rounds: int, loads: Sequence[float]
 ) -> str:
-    """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
+    """Return all tables: the fitted costs, measurements next to the model's values, and predictions."""
     steps = [point for point in points if not point.aggregators and point.nodes == 1]
     exchanges = [point for point in points if point.aggregators]
     two_nodes = [point for point in points if point.nodes == 2]
