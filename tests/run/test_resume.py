@@ -14,7 +14,7 @@ from distsgd.engine.local import LocalTrainer
 from distsgd.rundir.checkpoint import load_newest
 from distsgd.rundir.result import Result
 
-KEPT = Path(__file__).resolve().parent.parent / "data_files" / "run_of_0_1_0"
+KEPT = Path(__file__).resolve().parent.parent / "data_files" / "stopped_run_of_0_1_0"
 """A run of the version before checkpoints were apart from configurations; SIGTERM stopped it after step 46 of 138."""
 
 KEPT_KEYS = {"model.hidden": 4, "train.epochs": 6, "optim.momentum": 0.9, "optim.lr": 0.05, "tracking.enabled": "false"}
