@@ -31,7 +31,7 @@ from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.core import reduction
 from distsgd.core.reduction import PartialSum
 
-RELAYS = (1, 2, 4)
+AGGREGATORS = (1, 2, 4)
 
 EXCHANGES = 40
 """Exchanges that the median is taken of, after a few that are not counted."""
@@ -42,7 +42,7 @@ STORE_BYTES = 2**30
 START_S = 60.0
 
 
-class EchoRelay(GradientComputer):
+class EchoAggregator(GradientComputer):
     """An aggregator whose workers take no time."""
 
     def __init__(self, num_shards: int) -> None:
@@ -50,7 +50,7 @@ class EchoRelay(GradientComputer):
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:  # noqa: ARG002
         """Return the parameters in place of gradients."""
-        return [PartialSum(node, flat, 0.0, 1) for node in reduction.maximal_subtrees(shards, self._num_shards)]
+        return [PartialSum(node, flat, 0.0, 1, 1.0) for node in reduction.maximal_subtrees(shards, self._num_shards)]
 
 
 def exchange(parameters: int, aggregators: int, node: str) -> Point:
@@ -59,11 +59,11 @@ def exchange(parameters: int, aggregators: int, node: str) -> Point:
     parameter_chunks = ParameterChunks(dispatcher.buffers)
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     actors: list[Any] = [
-        ray.remote(EchoRelay).options(num_cpus=0, scheduling_strategy=strategy).remote(aggregators)
+        ray.remote(EchoAggregator).options(num_cpus=0, scheduling_strategy=strategy).remote(aggregators)
         for _ in range(aggregators)
     ]
     for number, actor in enumerate(actors):
-        dispatcher.join(
+        dispatcher.members.join(
             RayPeer(
                 actor,
                 f"aggregator {number}",
@@ -72,6 +72,7 @@ def exchange(parameters: int, aggregators: int, node: str) -> Point:
                 weight=1,
                 parameter_chunks=parameter_chunks,
                 num_shards=aggregators,
+                timeout_s=60.0,
             )
         )
     durations = []
@@ -121,7 +122,7 @@ def main(folder: Path, seconds: float) -> None:
     address = head.address_info["gcs_address"]
     with second_raylet(address, folder / "second.log") as node:
         for parameters in sorted({shape.parameters for shape in shapes()}):
-            for aggregators in RELAYS:
+            for aggregators in AGGREGATORS:
                 tell(exchange(parameters, aggregators, node))
         os.environ["RAY_ADDRESS"] = address
         for shape in shapes():

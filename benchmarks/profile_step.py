@@ -26,7 +26,7 @@ from benchmarks.peers.common import L2, LR
 from benchmarks.shapes import Shape, StoredType, make_data
 from benchmarks.stopwatch import Stopwatch
 from distsgd.cluster.actors import ServerActor
-from distsgd.comm.shared_memory import Endpoint
+from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
@@ -52,9 +52,9 @@ WORKER_HOOKS = {
 
 SERVER_HOOKS = {
     "distsgd.comm.shared_memory:SharedMemoryPeer.start": "publish",
-    "distsgd.comm.dispatcher:Dispatcher._spin": "wait",
+    "distsgd.comm.dispatcher:spin": "wait",
     "distsgd.comm.dispatcher:Dispatcher._await_slowest": "wait",
-    "distsgd.comm.dispatcher:Dispatcher._collect": "wait",
+    "distsgd.comm.exchange:Exchange.collect": "wait",
     "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
     "distsgd.engine.aggregation:_block_sum": "reduce",
     "distsgd.core.optim:update": "update",
@@ -84,7 +84,6 @@ class ProfiledServer(ServerActor):
         """Send the workers away, and give back what the actor's process would take with it."""
         self._acceptor.close()
         self._dispatcher.close()
-        os.close(self._dispatcher.parameter_buffers.descriptor)
         self._blas.__exit__(None, None, None)
 
 

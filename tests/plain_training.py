@@ -21,7 +21,8 @@ import numpy as np
 
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.dispatcher import Dispatcher
-from distsgd.comm.shared_memory import Endpoint, PeerSettings
+from distsgd.comm.endpoint import Endpoint
+from distsgd.comm.messages import PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.data import BatchTransform, DataSet, InputSchema, Normalization, Rows
@@ -103,7 +104,6 @@ class Training:
         """Send the workers away, and wait until they are gone; AssertionError if one of them failed."""
         self.acceptor.close()
         self.dispatcher.close()
-        os.close(self.dispatcher.parameter_buffers.descriptor)
         try:
             codes = {process.wait(START_S) for process in self.processes}
         finally:
@@ -115,8 +115,8 @@ class Training:
     def await_workers(self, count: int) -> None:
         """Return when the dispatcher has so many workers."""
         deadline = time.monotonic() + START_S
-        while self.dispatcher.size() < count:
-            assert time.monotonic() < deadline, f"{self.dispatcher.size()} of {count} workers have come"
+        while self.dispatcher.members.size() < count:
+            assert time.monotonic() < deadline, f"{self.dispatcher.members.size()} of {count} workers have come"
             time.sleep(0.01)
 
 

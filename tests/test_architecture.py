@@ -26,7 +26,7 @@ HOMES = {
     "pandas": ["tracking.model"],
     "cupy": ["core.backend"],
     "pyarrow": ["data"],
-    "sklearn": ["data.readers"],
+    "sklearn": ["data.digits"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
     "pydantic": ["config"],
     "click": ["cli"],

@@ -150,7 +150,19 @@ def test_pre_commit_fetches_nothing():
     assert set(re.findall(r"language: (\S+)", text)) == {"system"}
 
 
-def test_picture_needs_nothing_else():
-    picture = (REPOSITORY / "docs" / "dataflow.svg").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["dataflow.svg", "house.svg"])
+def test_picture_needs_nothing_else(name):
+    picture = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "href" not in picture  # nothing is fetched to show it
+
+
+def test_picture_of_the_packages_shows_the_floors():
+    layers = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (floors,) = (contract["layers"] for contract in layers["contracts"] if contract["id"] == "floors")
+    picture = (REPOSITORY / "docs" / "house.svg").read_text(encoding="utf-8")
+    boxes = re.findall(r'<text class="name" x="\d+" y="(\d+)">(\w+)</text>', picture)
+    drawn = {y: " | ".join(name for at, name in boxes if at == y) for y in dict.fromkeys(y for y, _ in boxes)}
+    assert list(drawn) == sorted(drawn, key=int)
+    expected = [sorted(floor.replace("distsgd.", "").split(" | ")) for floor in floors]
+    assert [sorted(names.split(" | ")) for names in drawn.values()] == expected

@@ -16,9 +16,11 @@ import ray
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.aggregator import NodeAggregator
-from distsgd.comm.dispatcher import Dispatcher, InterruptedStepError, LostPeer
+from distsgd.comm.dispatcher import Dispatcher
+from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint
+from distsgd.comm.membership import InterruptedStepError, LostPeer
+from distsgd.comm.messages import PeerSettings
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer, join, pack
-from distsgd.comm.shared_memory import CONNECT_ERRORS, Endpoint, PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.net import Net
@@ -69,16 +71,16 @@ class _DispatchingActor:
         return Location(_node(), socket.gethostname(), os.getpid(), self._acceptor.address)
 
     def size(self) -> int:
-        """See Dispatcher.size."""
-        return self._dispatcher.size()
+        """See Membership.size."""
+        return self._dispatcher.members.size()
 
     def take_lost_peers(self) -> list[LostPeer]:
-        """See Dispatcher.take_lost_peers."""
-        return self._dispatcher.take_lost_peers()
+        """See Membership.take_lost_peers."""
+        return self._dispatcher.members.take_lost_peers()
 
     def reweigh(self, name: str, weight: int) -> None:
-        """See Dispatcher.reweigh."""
-        self._dispatcher.reweigh(name, weight)
+        """See Membership.reweigh."""
+        self._dispatcher.members.reweigh(name, weight)
 
 
 class ServerActor(_DispatchingActor):
@@ -93,6 +95,7 @@ class ServerActor(_DispatchingActor):
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
         )
         self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
+        self._timeout_s = config.run.timeout_s
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
         )
@@ -100,9 +103,16 @@ class ServerActor(_DispatchingActor):
     def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
         """Add a peer that is reached by Ray calls: a worker, or an aggregator that stands for `weight` workers."""
         peer = RayPeer(
-            actor, name, host, pid, weight=weight, parameter_chunks=self._parameter_chunks, num_shards=self._num_shards
+            actor,
+            name,
+            host,
+            pid,
+            weight=weight,
+            parameter_chunks=self._parameter_chunks,
+            num_shards=self._num_shards,
+            timeout_s=self._timeout_s,
         )
-        self._dispatcher.join(peer)
+        self._dispatcher.members.join(peer)
 
     def run(self, until: int) -> int:
         """See ParameterServer.run."""
@@ -114,7 +124,7 @@ class ServerActor(_DispatchingActor):
     def stop(self) -> None:
         """See ParameterServer.stop."""
         self._server.stop()
-        self._dispatcher.interrupt()
+        self._dispatcher.members.interrupt()
 
     def take_records(self) -> list[dict[str, Any]]:
         """See ParameterServer.take_records."""
@@ -126,8 +136,7 @@ class ServerActor(_DispatchingActor):
 
     def current_parameters(self) -> np.ndarray:
         """See ParameterServer.current_parameters."""
-        if faults.ARMED:
-            faults.reached("server", 0, self._server.step, "validating")
+        faults.reached("server", 0, self._server.step, "validating")
         return self._server.current_parameters()
 
     def timings(self) -> dict[str, float]:
@@ -176,8 +185,7 @@ class WorkerActor(GradientComputer):
 
     def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
         """Make the worker; return the fingerprint of its arithmetic."""
-        if faults.ARMED:
-            faults.reached("worker", self._number, self._restart, "initializing")
+        faults.reached("worker", self._number, self._restart, "initializing")
         self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
         self._blas.__enter__()
         self._worker = Worker(
@@ -210,8 +218,6 @@ class WorkerActor(GradientComputer):
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
         """See Worker.compute."""
-        if not faults.ARMED:
-            return self._worker.compute(step, flat, shards)
         faults.reached("worker", self._number, step + 1, "asked")
         partials = self._worker.compute(step, flat, shards)
         faults.reached("worker", self._number, step + 1, "computed")
@@ -219,6 +225,5 @@ class WorkerActor(GradientComputer):
 
     def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
         """See Worker.evaluate."""
-        if faults.ARMED:
-            faults.reached("worker", self._number, sys.maxsize, "validating")
+        faults.reached("worker", self._number, sys.maxsize, "validating")
         return self._worker.evaluate(flat, blocks)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from functools import partial
 
-from distsgd.cluster.joining import join
+from distsgd.cluster.joining import join, leave
 from distsgd.cluster.local_ray import start
 from distsgd.cluster.resources import Cluster, check_cpus, check_local, default_workers
 from distsgd.config import Config
@@ -118,9 +118,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
             check_local(config)
             yield None
             return
-        cluster = Cluster.connected(environment, local=False)
-        check_cpus(config, default_workers(config, cluster.cpus), cluster)
-        yield cluster
+        yield _checked(config, environment)
 
 
 @contextlib.contextmanager
@@ -130,13 +128,19 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
     If a run in another thread has started one meanwhile, both use that. Raises ResourceError if it does not start.
     """
     with CONNECTION.used(partial(_start, config, environment, data_bytes)) as use:
-        yield Cluster.connected(environment, local=use is Use.MADE)
+        made = use is Use.MADE
+        yield Cluster.connected(environment, local=True) if made else _checked(config, environment)
+
+
+def _checked(config: Config, environment: dict[str, str]) -> Cluster:
+    """Return the cluster that this process is connected to; ResourceError if it could never hold the run's workers."""
+    cluster = Cluster.connected(environment, local=False)
+    check_cpus(config, default_workers(config, cluster.cpus), cluster)
+    return cluster
 
 
 def _join(address: str, stack: contextlib.ExitStack) -> None:
-    import ray
-
-    stack.callback(ray.shutdown)
+    stack.callback(leave)
     join(address)
     stack.enter_context(_quiet())
 

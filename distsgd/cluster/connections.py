@@ -24,7 +24,7 @@ from distsgd.cluster.rpc import (
 )
 from distsgd.cluster.worker_state import Connected, ManagedWorker, Ready
 from distsgd.cluster.workers import Workers
-from distsgd.comm.dispatcher import LostPeer
+from distsgd.comm.membership import LostPeer
 from distsgd.config import Config
 from distsgd.core.net import Net
 from distsgd.errors import DistsgdError, ResourceError, ServerLostError, WorkerLostError

@@ -10,15 +10,20 @@ import resource
 import secrets
 from collections.abc import Iterator
 
-from distsgd.cluster.joining import first_lines
+from distsgd.cluster.joining import first_lines, leave
 from distsgd.cluster.resources import cores
 from distsgd.config import Config
 from distsgd.errors import ResourceError
 from distsgd.system.scratch import scratch_folder
 from distsgd.system.signals import signals_kept_from_ray
+from distsgd.system.streams import standard_streams
 
 STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store beside the rows: parameters and gradients on their way, and Ray's minimum."""
+
+
+DESCRIPTORS = 256
+"""Open files that each of Ray's processes must be allowed."""
 
 
 @contextlib.contextmanager
@@ -32,12 +37,11 @@ def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> It
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
+    _check_descriptors()
     # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
-        stack.callback(ray.shutdown)
+        stack.callback(leave)
         with _environment_set(environment | niceness):
             _initialize(str(folder), config, data_bytes)
         yield
@@ -48,7 +52,7 @@ def _initialize(folder: str, config: Config, data_bytes: int) -> None:
 
     workers = config.run.workers if isinstance(config.run.workers, int) else 0
     try:
-        with signals_kept_from_ray():
+        with signals_kept_from_ray(), standard_streams():
             ray.init(
                 address="local",
                 num_cpus=max(cores(), workers * config.run.blas_threads),
@@ -69,8 +73,18 @@ def _remedy(error: Exception) -> str:
     """Return what to do about an error at the start of Ray."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"allow this process more than {limit} open files (ulimit -n)"
+        return f"close files, or allow this process more than {limit} (ulimit -n)"
     return "make room in memory and in /dev/shm"
+
+
+def _check_descriptors() -> None:
+    """Raise ResourceError if Ray's processes could not open enough files: they hang rather than say so."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # up to which Ray raises the limit that is in force
+    if limit != resource.RLIM_INFINITY and limit < DESCRIPTORS:
+        raise ResourceError(
+            f"processes may have {limit} open files here, and those of a local Ray need {DESCRIPTORS}; raise that "
+            "limit (ulimit -n), or train without Ray (--workers 0)"
+        )
 
 
 @contextlib.contextmanager

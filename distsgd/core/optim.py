@@ -54,7 +54,7 @@ def blocks(net: Net) -> Iterator[Block]:
 
 def update(
     total: Vector,
-    count: int,
+    total_weight: float,
     weights: Vector,
     velocity: Vector | None,
     *,
@@ -67,10 +67,10 @@ def update(
 ) -> None:
     """Write a block's updated weights to `out` and its updated velocity to `velocity_out`; `total` is overwritten.
 
-    `total` is the sum of `count` examples' gradients. All vectors are float32, of one length. Without velocity it is
-    plain gradient descent. `weights` and `velocity` are left as they are.
+    `total` is the sum of the gradients of examples whose weights add up to `total_weight`. All vectors are float32, of
+    one length. Without velocity it is plain gradient descent. `weights` and `velocity` are left as they are.
     """
-    total *= np.float32(lr / count)
+    total *= np.float32(lr / total_weight)
     decay = 2 * config.l2 * lr
     if decay:  # not as a factor 1 − 2αλ of the weights: float32 would round a small αλ badly, or to nothing
         np.multiply(weights, np.float32(decay), out=scratch)
@@ -91,10 +91,13 @@ def update(
 
 
 def squared_norm(
-    total: Vector, count: int, weights: Vector, *, biases: tuple[slice, ...], l2: float, scratch: Vector
+    total: Vector, total_weight: float, weights: Vector, *, biases: tuple[slice, ...], l2: float, scratch: Vector
 ) -> float:
-    """Return ‖total / count + 2·l2·weights‖² of one block, biases without the second term; `total` is overwritten."""
-    total /= np.float32(count)
+    """Return ‖total / total_weight + 2·l2·weights‖² of one block, biases without the second term.
+
+    `total` is overwritten.
+    """
+    total /= np.float32(total_weight)
     np.multiply(weights, np.float32(2 * l2), out=scratch)
     for bias in biases:
         scratch[bias] = 0

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
-from distsgd.data.readers import DataFile
 from distsgd.errors import DataError, nearest
 
 DROP = "cast it in the file, drop it, or name the feature columns in data.features"

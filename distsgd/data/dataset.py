@@ -85,7 +85,7 @@ class DataSet:
     """SHA-256 of all of the above, whatever files, and however many, it was read from."""
 
     source: str
-    """What `data.train` said."""
+    """The value of `data.train`: a path, a glob or `digits`."""
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,6 @@ integers of four bytes and more) reads them twice: its statistics have to be kno
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization, block_rows
 from distsgd.data.sources import Source
 from distsgd.errors import DataError
+from distsgd.system.memory import memory_limit
 
 
 class Part:
@@ -113,18 +113,18 @@ def fill_held_out(source: Source, encoder: LabelEncoder, normalization: Normaliz
 
 
 def check_memory(*sources: Source | None) -> None:
-    """Refuse rows that would not fit into this machine's memory."""
+    """Refuse rows that would not fit into memory."""
     needed = sum(
         source.num_rows * (storage_dtype(source.schema).itemsize * source.schema.num_features + 8)
         for source in sources
         if source
     )
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = memory_limit()
     if needed > there:
-        said = " and ".join(source.said for source in sources if source)
+        location = " and ".join(source.location for source in sources if source)
         raise DataError(
-            f"the rows of {said} need {needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; "
-            "take fewer rows or features, or store them as a smaller integer type"
+            f"the rows of {location} need {needed / 2**30:.1f} GiB of memory, and this process may use "
+            f"{there / 2**30:.1f}; take fewer rows or features, or store them as a smaller integer type"
         )
 
 

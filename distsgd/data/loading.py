@@ -33,7 +33,7 @@ def load(config: DataConfig) -> DataSet:
     encoder = LabelEncoder.for_training(source.schema, config.classes)
     train, val = Part(source, ~in_val), Part(source, in_val) if in_val.any() else None
     normalization = fill_training(source, encoder, train, val, config.normalize)
-    classes = encoder.finish([part.y for part in (train, val) if part], source.said)
+    classes = encoder.finish([part.y for part in (train, val) if part], source.location)
     if held_out:
         val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
 

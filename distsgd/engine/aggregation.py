@@ -15,7 +15,7 @@ import numpy as np
 from distsgd.config import OptimConfig
 from distsgd.core import optim, reduction
 from distsgd.core.net import Net
-from distsgd.core.reduction import Addition, Node
+from distsgd.core.reduction import Node
 
 THREADED = 8 * optim.BLOCK
 """Parameters from which on the work is split over threads: for fewer, waking one takes as long as it saves."""
@@ -23,7 +23,7 @@ THREADED = 8 * optim.BLOCK
 T = TypeVar("T")
 
 Gradients = Mapping[Node, np.ndarray]
-"""Of each subtree that is held, the sum (P,) float32."""
+"""Of each subtree that is held, from left to right, the sum (P,) float32."""
 
 BlockTotal = tuple[optim.Block, np.ndarray, np.ndarray]
 """A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
@@ -48,7 +48,7 @@ class Aggregation:
     def update(
         self,
         gradients: Gradients,
-        count: int,
+        total_weight: float,
         weights: np.ndarray,
         velocity: np.ndarray | None,
         *,
@@ -57,12 +57,15 @@ class Aggregation:
         out: np.ndarray,
         velocity_out: np.ndarray | None,
     ) -> bool:
-        """Apply the sum of `gradients` over `count` examples to `weights` (P,); return whether `out` (P,) is finite."""
+        """Apply the sum of `gradients` to `weights` (P,); return whether `out` (P,) is finite.
+
+        It is divided by `total_weight`, which the weights of its examples add up to.
+        """
         if config.clip_norm is not None:
 
             def norms(thread: int) -> list[float]:
                 return [
-                    optim.squared_norm(total, count, weights[part], biases=biases, l2=config.l2, scratch=scratch)
+                    optim.squared_norm(total, total_weight, weights[part], biases=biases, l2=config.l2, scratch=scratch)
                     for (part, biases), total, scratch in self._totals(thread, gradients)
                 ]
 
@@ -74,7 +77,7 @@ class Aggregation:
                 new = out[part]
                 optim.update(
                     total,
-                    count,
+                    total_weight,
                     weights[part],
                     None if velocity is None else velocity[part],
                     lr=lr,
@@ -108,16 +111,18 @@ def _ignore_overflow() -> None:
 
 
 def _block_sum(
-    gradients: list[np.ndarray], plan: tuple[Addition, ...], part: slice, buffers: list[np.ndarray]
+    gradients: list[np.ndarray], plan: tuple[int, ...], part: slice, buffers: list[np.ndarray]
 ) -> np.ndarray:
     """Return one block of the gradients' sum over all shards, in one of the block's buffers."""
-    if not plan:
+    if len(gradients) == 1:
         np.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
         return buffers[0]
-    sums = [gradient[part] for gradient in gradients]
-    for left, right, buffer in plan:
-        sums.append(np.add(sums[left], sums[right], out=buffers[buffer]))
-    return sums[-1]
+
+    def add(left: np.ndarray, right: np.ndarray, buffer: int) -> np.ndarray:
+        total: np.ndarray = np.add(left, right, out=buffers[buffer])
+        return total
+
+    return reduction.combine([gradient[part] for gradient in gradients], plan, add)
 
 
 def _is_finite(values: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from distsgd.core import optim
 from distsgd.core.net import Workspace, loss_and_gradient_sums
-from distsgd.core.reduction import Node, PartialSum, tree_sum
+from distsgd.core.reduction import PartialSum, added, additions, combine
 from distsgd.core.sampling import IntArray, PrefetchedRows
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine.spec import RunSpec
@@ -26,6 +26,7 @@ class SerialLoop:
         self._config, self._net, self._plan = spec.config, spec.net, spec.plan
         sampler, data = spec.plan.sampler, spec.data
         self._shards = range(sampler.num_shards)
+        self._additions = additions(tuple((k, k + 1) for k in self._shards), (0, sampler.num_shards))
         self._blocks = list(optim.blocks(spec.net))
         self._rows = PrefetchedRows(sampler)
         self._batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
@@ -36,26 +37,21 @@ class SerialLoop:
         net, config, lr = self._net, self._config.optim, self._plan.learning_rate(state.step)
         W, rows = state.parameters, self._rows.of(state.step, self._shards)
 
-        def leaf(node: Node, _: int) -> PartialSum | None:
-            return self.shard_gradient(W, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
-
-        def add(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-            return a.combined(b, a.gradient + b.gradient)
-
-        total = tree_sum((0, len(self._shards)), leaf, add)
+        leaves = (self.shard_gradient(W, shard, rows[shard]) for shard in self._shards)
+        total = combine(leaves, self._additions, added)
         new, scratch = np.empty_like(W), np.empty_like(W)
         velocity = None if state.velocity is None else np.empty_like(W)
         if config.clip_norm is not None:
             g = total.gradient.copy()
             squares = [
-                optim.squared_norm(g[b], total.examples, W[b], biases=biases, l2=config.l2, scratch=scratch[b])
+                optim.squared_norm(g[b], total.weight, W[b], biases=biases, l2=config.l2, scratch=scratch[b])
                 for b, biases in self._blocks
             ]
             lr *= optim.clip_factor(config, squares)
         for b, biases in self._blocks:
             optim.update(
                 total.gradient[b],
-                total.examples,
+                total.weight,
                 W[b],
                 None if state.velocity is None else state.velocity[b],
                 lr=lr,
@@ -65,7 +61,7 @@ class SerialLoop:
                 velocity_out=None if velocity is None else velocity[b],
                 scratch=scratch[b],
             )
-        loss = total.loss / total.examples + optim.l2_loss(net, W, config.l2)
+        loss = total.loss / total.weight + optim.l2_loss(net, W, config.l2)
         return replace(state, step=state.step + 1, parameters=new, velocity=velocity), loss
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> PartialSum:
@@ -74,4 +70,4 @@ class SerialLoop:
         X, y = self._batch.gather(rows)
         out = self._net.split(gradient)
         loss = loss_and_gradient_sums(self._net.split(flat), X, y, out=out, workspace=self._workspace)
-        return PartialSum((shard, shard + 1), gradient, loss, len(rows))
+        return PartialSum((shard, shard + 1), gradient, loss, len(rows), float(len(rows)))

@@ -27,8 +27,12 @@ from distsgd.system import faults
 _node = attrgetter("node")
 
 
+def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: int) -> tuple[float, float]:
+    return left[0] + right[0], left[1] + right[1]
+
+
 class Link(Protocol):
-    """What the parameter server needs of its link to the workers; see links.dispatcher.Dispatcher."""
+    """What the parameter server needs of its link to the workers; see comm.dispatcher.Dispatcher."""
 
     @property
     def buffers(self) -> np.ndarray:
@@ -73,14 +77,11 @@ class ParameterServer:
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
         while self.step < until and not self._stop.is_set():
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "begun")
+            faults.reached("server", 0, self.step + 1, "begun")
             partials = self.link.exchange(self.step, self._current, self._shards)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "gathered")
+            faults.reached("server", 0, self.step + 1, "gathered")
             loss = self.apply(partials)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step, "applied")
+            faults.reached("server", 0, self.step, "applied")
             self._times.add(clock(), sum([partial.examples for partial in partials]))
             if self.step % log_every == 0 or self.step == until:
                 self._record(loss)
@@ -101,9 +102,10 @@ class ParameterServer:
             raise ValueError(
                 f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
-        count = sum([partial.examples for partial in partials])
-        loss = reduction.sum_of_losses([partial.loss for partial in partials], plan) / count
-        good = math.isfinite(loss) and self._update(partials, count)
+        sums = [(partial.loss, partial.weight) for partial in partials]
+        loss, weight = reduction.combine(sums, plan, _add_pairs)
+        loss /= weight
+        good = math.isfinite(loss) and self._update(partials, weight)
         if not good and self.config.train.on_nonfinite == "stop":
             raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
         with self._lock:
@@ -115,12 +117,12 @@ class ParameterServer:
                 self.skipped += 1
         return loss
 
-    def _update(self, partials: Sequence[PartialSum], count: int) -> bool:
+    def _update(self, partials: Sequence[PartialSum], weight: float) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
         old, new, velocity = self._current, 1 - self._current, self._velocity
         return self._aggregation.update(
             {partial.node: partial.gradient for partial in partials},
-            count,
+            weight,
             self._parameters[old],
             None if velocity is None else velocity[old],
             lr=self.plan.learning_rate(self.step),

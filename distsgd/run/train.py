@@ -11,6 +11,7 @@ from distsgd import data
 from distsgd.cluster.connection import joined
 from distsgd.config import Config
 from distsgd.errors import TrackingError
+from distsgd.run.memory_check import check_parameters_fit
 from distsgd.run.observer import Observer, ShieldedObserver
 from distsgd.run.origin import NewRun, ResumedRun
 from distsgd.run.session import Session
@@ -50,6 +51,7 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     tracker = stack.enter_context(make_tracker(requested.tracking))
     cluster = stack.enter_context(joined(requested, environment(requested)))
     rows = data.load(requested.data)
+    check_parameters_fit(requested, len(rows.feature_names), len(rows.classes))
     start = origin.start(rows.digest, observer)
     tracker.start()
     spec, trainer = start_trainer(requested, rows, start, cluster, stack)

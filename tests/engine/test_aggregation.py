@@ -86,7 +86,11 @@ def test_whoever_holds_which_subtrees_the_sum_is_the_serial_one(num_shards, data
     cuts = sorted(data.draw(st.sets(st.integers(1, num_shards), max_size=6)) | {0, num_shards})
     runs = [range(lo, hi) for lo, hi in itertools.pairwise(cuts)]
     held = {
-        root: reduction.tree_sum(root, lambda node, _: leaves.get(node), lambda a, b, _: a + b)
+        root: reduction.combine(
+            [leaves[(k, k + 1)] for k in range(*root)],
+            reduction.additions(tuple((k, k + 1) for k in range(*root)), root),
+            lambda a, b, _: a + b,
+        )
         for run in runs
         for root in reduction.maximal_subtrees(run, num_shards)
     }

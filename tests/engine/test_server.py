@@ -97,7 +97,7 @@ def test_gradients_that_do_not_cover_every_shard_once_are_refused(num_shards, da
 def test_shards_that_come_twice_are_refused():
     server, workers = made(some_spec(train__num_shards=4))
     partials = workers.exchange(0, 0, range(4))
-    partials.append(PartialSum((0, 2), partials[0].gradient, 0.0, 1))
+    partials.append(PartialSum((0, 2), partials[0].gradient, 0.0, 1, 1.0))
     with pytest.raises(ValueError, match="step 1: gradients came for"):
         server.apply(partials)
 
@@ -215,13 +215,7 @@ def test_subtrees_are_as_good_as_leaves():
     spec = some_spec(train__num_shards=6)
     server, workers = made(spec)
     for step in range(4):
-        held = {partial.node: partial for partial in workers.exchange(step, step % 2, range(6))}
-
-        def add(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-            return PartialSum((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
-
-        maximal_subtrees = [root for run in (range(5), range(5, 6)) for root in reduction.maximal_subtrees(run, 6)]
-        server.apply(
-            [reduction.tree_sum(root, lambda node, _, held=held: held.get(node), add) for root in maximal_subtrees]
-        )
+        leaves = workers.exchange(step, step % 2, range(6))
+        roots = [root for run in (range(5), range(5, 6)) for root in reduction.maximal_subtrees(run, 6)]
+        server.apply([reduction.sum_over(root, leaves) for root in roots])
     assert server.parameters.tobytes() == serial_parameters(spec, 4)
