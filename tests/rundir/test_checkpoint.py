@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import itertools
@@ -27,7 +26,6 @@ from distsgd.rundir import checkpoint
 from distsgd.rundir.checkpoint import Writer, load_newest, save
 from distsgd.rundir.classifier import Classifier
 from distsgd.system import files
-from distsgd.system.files import write_atomically
 
 IDENTITY = {"run_key": "r", "data_digest": "d"}
 
@@ -324,25 +322,6 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, room):
         filler.unlink()
         put(folder, 20, size=2500)
         assert load_newest(folder, IDENTITY)[0].step == 20
-
-
-def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fails(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    for call in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, call, fails)
-            with pytest.raises(OSError, match="Input/output error"):
-                write_atomically(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert names(tmp_path) == ["file"]
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert names(tmp_path) == ["file"]
 
 
 def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
