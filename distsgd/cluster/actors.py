@@ -26,8 +26,9 @@ from distsgd.core import numerics
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.data import Rows
+from distsgd.engine.plan import Plan
 from distsgd.engine.server import ParameterServer
-from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.worker import Worker
 from distsgd.system import faults
 

@@ -8,7 +8,7 @@ import os
 import socket
 
 from distsgd.errors import ResourceError
-from distsgd.system.signals import keeping_sigterm
+from distsgd.system.signals import signals_kept_from_ray
 from distsgd.system.streams import standard_streams
 
 CONNECT_S = 3.0
@@ -40,7 +40,7 @@ def join(address: str) -> None:
     set_by_user = ATTEMPTS in os.environ
     os.environ.setdefault(ATTEMPTS, "1")
     try:
-        with keeping_sigterm(), standard_streams():
+        with signals_kept_from_ray(), standard_streams():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         if "InvalidAuthToken" in str(error.__cause__):

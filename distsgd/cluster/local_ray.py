@@ -15,7 +15,7 @@ from distsgd.cluster.resources import cores
 from distsgd.config import Config
 from distsgd.errors import ResourceError
 from distsgd.system.scratch import scratch_folder
-from distsgd.system.signals import keeping_sigterm
+from distsgd.system.signals import signals_kept_from_ray
 from distsgd.system.streams import standard_streams
 
 STORE_RESERVE = 512 * 2**20
@@ -52,7 +52,7 @@ def _initialize(folder: str, config: Config, data_bytes: int) -> None:
 
     workers = config.run.workers if isinstance(config.run.workers, int) else 0
     try:
-        with keeping_sigterm(), standard_streams():
+        with signals_kept_from_ray(), standard_streams():
             ray.init(
                 address="local",
                 num_cpus=max(cores(), workers * config.run.blas_threads),

@@ -17,8 +17,8 @@ from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.core.backend import Device
 from distsgd.engine import validation
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 
 GROW_S = 5.0
 """Seconds between two looks at whether the cluster has grown, if the number of workers follows its size."""
@@ -42,7 +42,7 @@ class RayTrainer:
         self._wanted, self._looked = wanted, time.monotonic()
         self._replaced = self._looked
         self._stopped = False
-        self._held_out = 0 if rows.data.val is None else len(rows.data.val.y)
+        self._held_out = 0 if rows.data.val is None else len(rows.data.val)
         self._server: Any = None
         self._location: Location | None = None
         self._group = WorkerGroup(

@@ -47,7 +47,7 @@ class Exchange:
         try:
             answer = peer.receive()
             if (answer.step, answer.shards) != (self._step, shards):
-                raise PeerLostError(f"it answers for shards {answer.shards} of step {answer.step + 1}")
+                raise PeerLostError(f"it answers for shards {_named(answer.shards)} of step {answer.step + 1}")
             self.answers[descriptor] = answer.partials
         except BlockingIOError:
             self.busy[descriptor] = (peer, shards)

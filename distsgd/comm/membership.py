@@ -33,7 +33,7 @@ class Assignment(NamedTuple):
 
 
 class InterruptedStepError(Exception):
-    """A step without workers was waiting for one, and was told to stop."""
+    """A step without workers was waiting for one when it was interrupted."""
 
 
 class Membership:

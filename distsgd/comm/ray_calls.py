@@ -65,8 +65,8 @@ class ParameterChunks:
 
     def __init__(self, buffers: np.ndarray) -> None:
         self._buffers = buffers
-        self.chunks = len(cut(buffers[0]))
-        """The number of chunks that a vector travels in."""
+        self.per_vector = len(cut(buffers[0]))
+        """The number of chunks of a vector (P,)."""
         self._step = -1
         self._chunks: list[Any] = []
 
@@ -109,7 +109,7 @@ class RayPeer:
     def start(self, step: int, shards: range, buffer: int) -> None:
         """See `transport.Peer`."""
         self._asked = (step, shards)
-        count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.chunks
+        count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.per_vector
         method = self._actor.compute_chunks.options(num_returns=count)
         self._replies = method.remote(step, shards, *self._parameter_chunks.for_step(step, buffer))
         first: Future[Any] = self._replies[0].future()  # all of them come with one message
@@ -123,7 +123,7 @@ class RayPeer:
 
     def receive(self) -> Answer:
         """See `transport.Peer`."""
-        os.eventfd_read(self._event)  # BlockingIOError if nothing has come
+        os.eventfd_read(self._event)  # BlockingIOError if nothing has arrived
         try:
             return Answer(*self._asked, unpack(ray.get(self._replies, timeout=self._timeout_s)))
         except GetTimeoutError:  # a large one is still in the object store of a node that does not send it

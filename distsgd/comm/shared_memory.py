@@ -83,7 +83,7 @@ class SharedMemoryPeer:
         except (ConnectionClosedError, struct.error) as error:
             raise PeerLostError(str(error)) from None
         if (lo, hi) != (self._shards.start, self._shards.stop):
-            raise PeerLostError(f"it answers for shards {lo} to {hi}, and not for {self._shards}")
+            raise PeerLostError(f"it answers for shards {lo} to {hi - 1}, which it was not asked for")
         partials = list(map(PartialSum, self._nodes, self._slots, sums[::3], sums[1::3], sums[2::3]))
         return Answer(step, self._shards, partials)
 

@@ -26,7 +26,7 @@ class ConnectionClosedError(Exception):
 
 
 class WaitTimeoutError(Exception):
-    """Nothing came within the time that was set."""
+    """Nothing arrived within the time that was set."""
 
 
 class Connection:
@@ -51,7 +51,7 @@ class Connection:
         return cls(sock)
 
     def fileno(self) -> int:
-        """Return the descriptor, readable when a message, or the end, has come."""
+        """Return the descriptor, readable when a message, or the end of the stream, has arrived."""
         return self._socket.fileno()
 
     @property
@@ -117,10 +117,10 @@ class Connection:
 
 @dataclass(frozen=True)
 class Listener:
-    """Where the processes of a node connect to."""
+    """What the processes of a node connect to."""
 
     name: str
-    """The abstract name: random, so that whoever was told it by Ray was meant to know it."""
+    """The abstract name: random, so that only who learnt it from Ray, as it was meant, knows it."""
 
     socket: socket.socket
 

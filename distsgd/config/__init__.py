@@ -6,7 +6,7 @@ Every key is dotted, `section.name`. The sections `model`, `optim`, `train` and 
 
 from distsgd.config.config import Config, flatten, known_keys
 from distsgd.config.reading import parse_assignments, read_toml
-from distsgd.config.sections import CheckpointConfig, DataConfig, OptimConfig, TrackingConfig
+from distsgd.config.sections import CheckpointConfig, DataConfig, OptimConfig, TrackingConfig, TrainConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -14,6 +14,7 @@ __all__ = [
     "DataConfig",
     "OptimConfig",
     "TrackingConfig",
+    "TrainConfig",
     "flatten",
     "known_keys",
     "parse_assignments",

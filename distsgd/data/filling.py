@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.scaling import block_rows
 from distsgd.data.columns import CellError, feature_block, fits_float32, storage_dtype
-from distsgd.data.dataset import InputSchema, Rows
+from distsgd.data.dataset import ArrayRows, InputSchema
 from distsgd.data.labels import LabelEncoder
-from distsgd.data.normalization import Moments, Normalization, block_rows
+from distsgd.data.normalization import Moments, Normalization
 from distsgd.data.sources import Source
 from distsgd.errors import DataError
 from distsgd.system.memory import memory_limit
@@ -60,10 +61,10 @@ class Part:
                     "that column, or leave it out of data.features"
                 )
 
-    def rows(self) -> Rows:
+    def rows(self) -> ArrayRows:
         """Return the filled arrays, no longer to be written to."""
         self.X.flags.writeable = self.y.flags.writeable = False
-        return Rows(self.X, self.y)
+        return ArrayRows(self.X, self.y)
 
 
 def fill_training(

@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.scaling import block_rows, scaled
 from distsgd.errors import DataError
-
-BLOCK_BYTES = 2**20
-"""Bytes of a float64 block of rows: small enough to stay in a core's cache between two passes over it."""
-
 
 SMALLEST_SQUARES = 2.0**-970
 """Sums of squared deviations below this have lost bits to underflow, or all of them (columns of about 1e-150)."""
-
-
-def block_rows(width: int) -> int:
-    """Return the rows of a block of (rows, width) float64; a function of the width alone, so that sums are too."""
-    return max(1, BLOCK_BYTES // (8 * width))
 
 
 @dataclass(frozen=True)
@@ -44,16 +36,7 @@ class Normalization:
             raise DataError(f"found features of shape {X.shape}, expected (rows, {width})")
         if out is None:
             out = np.empty(X.shape, np.float32)
-        count = block_rows(width)
-        buffer = np.empty((min(count, len(X)), width))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(X), count):
-                rows = X[start : start + count]
-                block = buffer[: len(rows)]
-                np.subtract(rows, self.shift, out=block, dtype=np.float64)
-                block *= self.scale
-                out[start : start + count] = block
-        return out
+        return scaled(X, self.shift, self.scale, out)
 
     def rounded(self) -> Normalization:
         """Return the normalisation whose numbers float32 holds exactly, so that batches and `apply` use the same."""

@@ -5,7 +5,7 @@ A plain class that runs without Ray; actors.py makes an actor of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from distsgd.core import reduction
 from distsgd.core.accumulation import exact_accumulator
 from distsgd.core.backend import Device, array_module
-from distsgd.core.net import Array, Net, Parameters, Workspace, loss_and_gradient_sums
+from distsgd.core.backprop import AddProduct, loss_and_gradient_sums
+from distsgd.core.net import Array, Net, Parameters
 from distsgd.core.reduction import Node, PartialSum
 from distsgd.core.sampling import PrefetchedRows, Sampler
+from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine.validation import Validation
@@ -23,11 +25,8 @@ from distsgd.engine.validation import Validation
 PREFETCH_BYTES = 2**26
 """Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
 
-
-AddProduct = Callable[[Array, Array, Array], None]
-
 KEPT_SPLITS = 128
-"""Vectors whose cuts into parameters are kept: buffers that are used in every step."""
+"""Vectors whose `net.split` is kept: buffers that are used in every step."""
 
 
 class Subtree(NamedTuple):
@@ -37,7 +36,10 @@ class Subtree(NamedTuple):
     """One shard each, or two that are added in one buffer."""
 
     buffers: list[int]
+    """Which of the worker's buffers each part is computed in."""
+
     plan: tuple[int, ...]
+    """See reduction.additions."""
 
     @classmethod
     def of(cls, root: Node, size: int) -> Subtree:
@@ -54,7 +56,7 @@ def _add_in_place(left: PartialSum, right: PartialSum, _buffer: int) -> PartialS
 
 
 class Worker:
-    """Computes for whatever shards it is told; of its own it has but buffers, rows are shared by the node."""
+    """Computes whatever shards it is asked for. Of its own it has only buffers; the rows are shared by the node."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Worker:
             self._shards, self._subtrees = shards, [Subtree.of(root, self._leaves_per_part) for root in roots]
         if out is None:
             out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
-            self._splits.clear()  # of the last step's arrays, which do not come again
+            self._splits.clear()  # of the last step's arrays, which are not used again
         parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
         with np.errstate(all="ignore"):  # the server looks at every result
             return [
@@ -106,7 +108,7 @@ class Worker:
             ]
 
     def _split(self, flat: Array) -> Parameters:
-        """Return `net.split` of a vector; those that come again and again are not cut anew."""
+        """Return `net.split` of a vector; what it returned for one that is used in every step is kept."""
         known = self._splits.get(id(flat))
         if known is None or known[0] is not flat:
             if len(self._splits) > KEPT_SPLITS:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.plan import Plan
+from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import TrainingError
 from distsgd.run.checkpointing import Checkpointing
 from distsgd.run.ending import Reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distsgd.engine.state import Plan
+from distsgd.engine.plan import Plan
 from distsgd.run.observer import Observer
 from distsgd.rundir.journal import Journal, difference
 from distsgd.system import faults
@@ -26,9 +26,10 @@ class RunLog:
         """The newest validation's loss and accuracy; empty if there was none."""
         self._unwritten: list[dict[str, Any]] = []
         self._warned_of_difference = False
-        for record in journal.records():
-            if record["step"] <= start:
-                self._note_validation(record)
+        have = [record for record in journal.records() if record["step"] <= start]
+        for record in have:
+            self._note_validation(record)
+        self._warn_of_missing_lines({record["step"] for record in have}, start)
 
     def note(self, text: str) -> None:
         """Show a sentence."""
@@ -38,6 +39,22 @@ class RunLog:
         """Show a warning and keep it for the result."""
         self.warnings.append(text)
         self.note(f"warning: {text}")
+
+    def _warn_of_missing_lines(self, have: set[int], start: int) -> None:
+        """Warn if lines up to `start` are missing, which were on disk before the checkpoint of that step."""
+        expected = self._plan.logged_steps(start)
+        if self._plan.is_evaluated(start):  # a stop leaves its validation, and with it the line, to be done now
+            expected.discard(start)
+        missing = sorted(expected - have)
+        if not missing:
+            return
+        named = ", ".join(map(str, missing[:NAMED_STEPS])) + (", ..." if len(missing) > NAMED_STEPS else "")
+        lines = "1 line" if len(missing) == 1 else f"{len(missing):,} lines"
+        self.warn(
+            f"the journal {str(self._journal.path)!r} lacks {lines} up to step {start}, after which the run goes on: "
+            f"steps {named}. It was damaged after they had been written, and they are not computed again; the weights "
+            "do not depend on them"
+        )
 
     def lacks_validation(self, step: int) -> bool:
         """Return whether the end of an epoch at `step` has to be validated, and the journal has not got that yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distsgd.config import Config
 from distsgd.core.net import Net
+from distsgd.core.update_rules import update_rule
 from distsgd.errors import ResourceError
 from distsgd.system.memory import memory_limit
 
@@ -23,7 +24,7 @@ def check_parameters_fit(config: Config, features: int, classes: int) -> None:
     It is a lower bound, for the driver, the server and one worker on this machine: whatever is refused here fails.
     """
     net = Net(features, config.model.hidden, classes)
-    state = 2 if config.optim.momentum else 0
+    state = 2 * len(update_rule(config.optim).slots)
     needed = 4 * net.size * (DRIVER_COPIES + SERVER_COPIES + state + WORKER_COPIES)
     limit = memory_limit()
     if needed > limit:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distsgd.config import Config
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.errors import ConfigError, RunDirectoryError
 from distsgd.run.observer import Observer
 from distsgd.rundir import checkpoint

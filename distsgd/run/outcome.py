@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.errors import TrainingError
 from distsgd.run.log import RunLog
 from distsgd.run.trainer import Trainer

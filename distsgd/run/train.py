@@ -71,13 +71,13 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
 
 
 def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
-    """Return the result of a finished run, of which MLflow is told if its driver died before it had done that."""
+    """Return the result of a finished run; it is sent to MLflow if the driver died before it had done that."""
     if not config.tracking.enabled or finished.mlflow_run_id is not None:
         return finished
     try:
-        synced = sync_locked(finished.run_dir)
+        synced = sync_locked(finished.run_dir, config.tracking.uri)
     except TrackingError as error:
         observer.note(f"warning: {error}")
         return finished
-    observer.note(f"MLflow had not been told of all of it, and has it now as run {synced.run_id}")
+    observer.note(f"MLflow did not have the whole run; it has it now, as run {synced.run_id}")
     return dataclasses.replace(finished, mlflow_run_id=synced.run_id)

@@ -14,8 +14,8 @@ from distsgd.core import numerics
 from distsgd.core.backend import Device
 from distsgd.data import DataSet
 from distsgd.engine.local import LocalTrainer
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.errors import ResourceError
 from distsgd.system import faults
 

@@ -59,8 +59,13 @@ def stopped_outside_training(name: str, signum: int) -> Stopped:
 
 
 @contextlib.contextmanager
-def keeping_sigterm() -> Iterator[None]:
-    """Put the handler of SIGTERM back that Ray replaces, early while it connects, by one that exits with 15."""
+def signals_kept_from_ray() -> Iterator[None]:
+    """Put the handler of SIGTERM back that Ray replaces, early while it connects, by one that exits with 15.
+
+    SIGHUP comes only afterwards: the processes that Ray starts meanwhile inherit that it is blocked. A terminal that is
+    closed sends it to them, too, and would end them before this process has written its checkpoint.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _restored([s for s in _installed() if s == signal.SIGTERM]):
         try:
             yield
@@ -68,6 +73,8 @@ def keeping_sigterm() -> Iterator[None]:
             if ending.code == signal.SIGTERM:
                 raise stopped_outside_training("SIGTERM", signal.SIGTERM) from None
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from distsgd.comm import dispatcher
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.membership import InterruptedStepError
-from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError
+from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
 from distsgd.core import reduction
 from distsgd.core.reduction import Node, PartialSum
 from distsgd.errors import TrainingError, WorkerLostError
@@ -50,6 +50,8 @@ BEHAVIORS = [
     "answers for another step",
     "answers for other shards",
     "is silent",
+    "answers in vain",
+    "wakes up for nothing",
 ]
 """What a peer may do when it is asked; most steps have to go well."""
 
@@ -92,6 +94,11 @@ class FakePeer:
             self.arrive(answer._replace(step=step - 1))
         elif behavior == "answers for other shards":
             self.arrive(answer._replace(shards=range(shards.start, shards.stop + 1)))
+        elif behavior == "answers in vain":
+            self.arrive(PeerTimeoutError("has computed its answer, which did not get here"))
+        elif behavior == "wakes up for nothing":
+            self.arrive(BlockingIOError())
+            self.arrive(answer)
         elif behavior == "fails":
             self.arrive(PeerFailedError("ValueError: bad rows"))
         elif behavior in DELAY_S:
@@ -269,6 +276,7 @@ def test_an_interruption_leaves_a_step_with_workers_alone(peers_with):
     peers = peers_with([["answers late"], []], 4)
     peers.dispatcher.members.interrupt()
     check(peers, 0, range(4))
+    assert not peers.dispatcher.members.take_lost_peers(), "who is late has the whole time"
 
 
 def test_a_failed_computation_is_the_steps_failure_and_nobody_is_lost(peers_with):
@@ -295,15 +303,37 @@ def test_who_takes_over_from_a_silent_one_has_the_whole_time_for_it(peers_with):
     assert [lost.name for lost in peers.dispatcher.members.take_lost_peers()] == ["peer 0"]
 
 
-@pytest.mark.parametrize("behavior", ["dies", "has hung up", "answers for another step", "answers for other shards"])
-def test_who_is_lost_otherwise_is_not_killed(peers_with, behavior):
+@pytest.mark.parametrize(
+    ("behavior", "problem"),
+    [
+        ("dies", "died: end of stream"),
+        ("has hung up", "hung up: broken pipe"),
+        ("answers for another step", "died: it answers for shards 0 of step 0"),
+        ("answers for other shards", "died: it answers for shards 0 to 1 of step 1"),
+    ],
+)
+def test_who_is_lost_otherwise_is_not_killed(peers_with, behavior, problem):
     peers = peers_with([[behavior], []], 3)
     check(peers, 0, range(3))
     (lost,) = peers.dispatcher.members.take_lost_peers()
-    assert (lost.name, lost.step) == ("peer 0", 1)
-    assert lost.problem
+    assert (lost.name, lost.step, lost.problem) == ("peer 0", 1, problem)
     assert peers.made[0].closed
     assert not peers.made[0].killed
+
+
+def test_whose_answer_does_not_arrive_is_killed_too(peers_with):
+    peers = peers_with([["answers in vain"], []], 3)
+    check(peers, 0, range(3))
+    (lost,) = peers.dispatcher.members.take_lost_peers()
+    assert (lost.name, lost.problem) == ("peer 0", "has computed its answer, which did not get here")
+    assert [peer.killed for peer in peers.made] == [True, False, False]
+
+
+def test_who_has_nothing_to_say_yet_is_listened_to_again(peers_with):
+    peers = peers_with([["wakes up for nothing"], []], 3)
+    check(peers, 0, range(3))
+    assert not peers.dispatcher.members.take_lost_peers()
+    assert [len(peer.asked) for peer in peers.made] == [1, 1]
 
 
 def test_nobody_waits_for_who_has_answered_already(peers_with):

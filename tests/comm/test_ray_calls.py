@@ -49,7 +49,7 @@ def test_parameters_that_are_not_long_go_with_the_call(size):
         for_step = parameter_chunks.for_step(step, step % 2)
         assert join(for_step).tobytes() == buffers[step % 2].tobytes()
         assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
-        assert len(for_step) == parameter_chunks.chunks
+        assert len(for_step) == parameter_chunks.per_vector
 
 
 TIMEOUT_S = 1.0

@@ -305,6 +305,28 @@ def test_who_does_not_greet_as_a_worker_of_this_net_is_hung_up_on(said):
         assert found.dispatcher.members.size() == 0
 
 
+def test_a_connection_for_which_there_is_no_thread_is_hung_up_on_and_later_ones_are_not(monkeypatch):
+    """As when hundreds of connections that say nothing have one each."""
+    start, refused = threading.Thread.start, []
+
+    def start_but_one(thread: threading.Thread) -> None:
+        if thread.name == "handshake" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_one)
+    spec = some_spec()
+    with training(spec, workers=0) as found:
+        with pytest.raises(CONNECT_ERRORS):
+            Endpoint.connect(found.acceptor.address, 0, spec.net.size)
+        assert refused
+        found.start_worker()
+        found.await_workers(1)
+        check(found, 3)
+        refused.clear()
+
+
 def test_a_worker_of_another_net_is_not_accepted():
     with training(some_spec(), workers=0) as found, pytest.raises(ConnectionClosedError):
         Endpoint.connect(found.acceptor.address, 0, found.spec.net.size + 1)

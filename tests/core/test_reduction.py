@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from distsgd.config import OptimConfig
 from distsgd.core.net import Net
+from distsgd.core.optim import blocks
 from distsgd.core.reduction import (
     Node,
     PartialSum,
@@ -28,6 +29,7 @@ from distsgd.core.reduction import (
     split,
     sum_over,
 )
+from distsgd.core.update_rules import Step
 from distsgd.engine.aggregation import Aggregation
 
 SHARDS = st.integers(1, 70)
@@ -194,15 +196,8 @@ def test_the_server_adds_the_partial_sums_of_any_number_of_workers_to_the_same_b
         }
         copies = {node: gradient.copy() for node, gradient in gradients.items()}
         out = np.empty(net.size, np.float32)
-        Aggregation(net, num_shards).update(
-            gradients,
-            1.0,
-            np.zeros(net.size, np.float32),
-            None,
-            lr=1.0,
-            config=OptimConfig(l2=0),
-            out=out,
-            velocity_out=None,
+        Aggregation(OptimConfig(l2=0), list(blocks(net)), num_shards, xp=np).update(
+            gradients, np.zeros(net.size, np.float32), {}, step=Step(1.0, 1.0, 1.0), out=out, slots_out={}
         )
         assert out.tobytes() == (-expected).tobytes()
         assert all(np.array_equal(copies[node], gradient) for node, gradient in gradients.items())

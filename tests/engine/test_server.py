@@ -127,7 +127,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_if_so_configured(value):
     for step in range(12):
         server.run(step + 1)
         snapshot = server.snapshot()
-        states.append(snapshot.parameters.tobytes() + snapshot.velocity.tobytes())
+        states.append(snapshot.parameters.tobytes() + snapshot.slots["velocity"].tobytes())
     assert [a == b for a, b in itertools.pairwise(states)] == [step + 1 in workers.spoil for step in range(11)]
     assert server.snapshot().skipped == 3
     assert [record.get("train/skipped_steps", 0) for record in server.take_records()] == [0, 0, 1, *[2] * 6, 3, 3, 3]
@@ -193,15 +193,15 @@ def test_a_snapshot_is_a_copy_and_a_run_goes_on_from_it():
     server, _ = made(spec)
     server.run(5)
     snapshot = server.snapshot()
-    kept = snapshot.parameters.tobytes(), snapshot.velocity.tobytes()
+    kept = snapshot.parameters.tobytes(), snapshot.slots["velocity"].tobytes()
     server.run(9)
-    assert (snapshot.parameters.tobytes(), snapshot.velocity.tobytes()) == kept
+    assert (snapshot.parameters.tobytes(), snapshot.slots["velocity"].tobytes()) == kept
     workers = Workers(spec)
     other = ParameterServer(config=spec.config, net=spec.net, plan=spec.plan, start=snapshot, link=workers)
     assert other.run(9) == 9
     assert workers.asked[0][0] == 5
     assert other.parameters.tobytes() == server.parameters.tobytes()
-    assert np.array_equal(other.snapshot().velocity, server.snapshot().velocity)
+    assert np.array_equal(other.snapshot().slots["velocity"], server.snapshot().slots["velocity"])
 
 
 def test_parameters_are_told_as_a_copy():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd.config import Config
-from distsgd.engine.state import Plan
+from distsgd.engine.plan import Plan
 
 
 def plan(rows: int = 100, **values) -> Plan:

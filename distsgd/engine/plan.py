@@ -1,16 +1,14 @@
-"""What a run is made of besides its configuration: its length in steps, and the state from which it goes on."""
+"""The plan of a run: which rows each step takes, its learning rate, and where epochs and the run end."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from distsgd.config import Config
-from distsgd.core.optim import learning_rate
 from distsgd.core.sampling import Sampler
+from distsgd.core.schedules import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +54,15 @@ class Plan:
         steps = self.sampler.steps_per_epoch * self.config.train.eval_every
         return step == self.total_steps or step % steps == 0 < step
 
+    def logged_steps(self, until: int) -> set[int]:
+        """Return the steps up to `until` that have a line in the journal; the run's last one apart."""
+        every = (self.config.train.log_every, self.sampler.steps_per_epoch)
+        return {step for interval in every for step in range(interval, until + 1, interval)}
+
     def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
         """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch.
 
-        A loss that is not finite, of a step that was skipped, is left out.
+        A loss that is not finite is left out.
         """
         record = {"step": step, "epoch": self.epoch(step), "train/lr": self.learning_rate(step - 1)}
         if math.isfinite(loss):
@@ -67,16 +70,3 @@ class Plan:
         if skipped:
             record["train/skipped_steps"] = skipped
         return record
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All that training needs to go on from the end of a step."""
-
-    step: int
-    parameters: np.ndarray  # (P,) float32
-    velocity: np.ndarray | None = None  # (P,) float32, with momentum
-    skipped: int = 0
-    """Steps whose update was not applied because it was not finite."""
-    last_record: dict[str, Any] = field(default_factory=dict)
-    """The newest journal record of training; validation completes it if the step is an epoch's last."""
