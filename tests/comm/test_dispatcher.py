@@ -341,6 +341,13 @@ def test_who_has_nothing_to_say_yet_is_listened_to_again(peers_with):
     assert [len(peer.asked) for peer in peers.made] == [1, 1]
 
 
+def test_the_answer_of_who_dies_while_others_compute_stays_good(peers_with):
+    peers = peers_with([["answers and dies"], ["answers very late"]], 4)
+    check(peers, 0, range(4))
+    assert [peer.closed for peer in peers.made] == [True, False, False]
+    assert [len(peer.asked) for peer in peers.made] == [1, 1, 0]
+
+
 def test_nobody_waits_for_who_has_answered_already(peers_with):
     """An answer is kept when its peer is given more work, and when it dies."""
     peers = peers_with([["answers", "answers and dies"], ["dies", "dies"], ["dies"], ["answers late"]], 13)
