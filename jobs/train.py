@@ -12,6 +12,6 @@ from pathlib import Path
 # Use the checkout's distsgd rather than an installed one, as the workers that Ray starts for this job do.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distsgd.cli.main import main
+from distsgd.cli import main
 
 main(["train", *sys.argv[1:]], prog_name="distsgd")

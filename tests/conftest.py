@@ -45,13 +45,12 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def _store_template(tmp_path_factory) -> Path:
     """An empty MLflow database; making its tables takes more than a second, copying them nothing."""
-    from distsgd.tracking.tracker import import_quietly
-
-    import_quietly()
-    from distsgd.tracking.store import Store
+    from distsgd.tracking.quiet import quiet_mlflow
 
     folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quiet_mlflow():
+        from distsgd.tracking.store import Store
+
         patch.setattr(tempfile, "tempdir", str(folder))
         Store(f"sqlite:///{folder / 'mlflow.db'}").ping()
     return folder / "mlflow.db"

@@ -28,9 +28,10 @@ HOMES = {
     "pyarrow": ["data"],
     "sklearn": ["data.digits"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
-    "pydantic": ["config"],
+    "pydantic": ["config", "tracking.description", "tracking.run_id"],
+    "matplotlib": ["tracking.figure"],
     "click": ["cli"],
-    "rich": ["cli.display"],
+    "rich": ["cli.progress"],
     "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking"],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""

@@ -21,6 +21,7 @@ from distsgd.config.sections import (
     TrainConfig,
 )
 from distsgd.errors import ConfigError
+from distsgd.system.secrets import redacted
 
 RESULT_SECTIONS = ("model", "optim", "train", "data")
 """The sections that the trained weights depend on."""
@@ -88,6 +89,11 @@ class Config(Section):
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """Return a copy with the dotted keys of `values` replaced, validated."""
         return Config.build(self.flat(), values)
+
+    def without_secrets(self) -> Config:
+        """Return a copy that may be written down: of `tracking.uri`, no password is left."""
+        uri = self.tracking.uri
+        return self if uri is None else self.with_values({"tracking.uri": redacted(uri)})
 
     def flat(self) -> dict[str, Any]:
         """Return every key, dotted, with its resolved value."""

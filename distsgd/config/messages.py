@@ -7,9 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from distsgd.errors import nearest
+from distsgd.system.secrets import redacted_text
 
 SHOWN = 100
 """Characters of a refused value that a message repeats."""
+
+SECRET = "tracking.uri"
+"""The key whose value may hold a password, in whatever form it is given."""
 
 
 def nearest_key(key: str, known: list[str]) -> str:
@@ -35,16 +39,17 @@ def sentences(error: ValidationError) -> str:
         if len(problem["loc"]) < 2:  # of several keys together
             found[message] = message
         elif key not in found:
-            found[key] = f"{key} is {shown(problem['input'])}: {expected}"
+            value = problem["input"]
+            found[key] = f"{key} is {f'a {type(value).__name__}' if key == SECRET else shown(value)}: {expected}"
         elif expected not in found[key]:  # of another member of a union
             found[key] += f", or {expected}"
     return "; ".join(found.values())
 
 
 def shown(value: Any) -> str:
-    """Return a refused value as Python writes it, shortened if it is long."""
+    """Return a refused value as Python writes it, without secrets, shortened if it is long."""
     try:
-        text = repr(value)
+        text = redacted_text(repr(value))
     except (ValueError, RecursionError):  # integers of more than 4,300 digits, tables in tables without end
         return f"of type {type(value).__name__} and too large to print"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from distsgd.config.messages import shown
 from distsgd.errors import ConfigError
 
 
@@ -29,7 +30,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set takes KEY=VALUE, such as optim.lr=0.1, and found {text!r}")
+            raise ConfigError(f"--set takes KEY=VALUE, such as optim.lr=0.1, and found {shown(text)}")
         try:
             values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except (ValueError, RecursionError):  # not TOML, or no number that Python converts, or nested too deeply

@@ -11,7 +11,7 @@ from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
 from distsgd.rundir.directory import RunDirectory
 from distsgd.system import faults
-from distsgd.tracking import about as tracking_about
+from distsgd.tracking import run_id
 
 
 class Checkpointing:
@@ -27,7 +27,7 @@ class Checkpointing:
             self._folder,
             self._identity,
             keep=config.keep,
-            mlflow_run_id=lambda: tracking_about.read_id(directory.path).get("run_id"),
+            mlflow_run_id=lambda: run_id.known(directory.path),
         )
         self.newest = start
         """The newest state that a checkpoint was, or is being, written of."""

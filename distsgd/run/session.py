@@ -24,7 +24,7 @@ from distsgd.rundir.journal import Journal
 from distsgd.rundir.result import Result, Status
 from distsgd.system import faults
 from distsgd.system.signals import StopRequest, noted_stop_signals
-from distsgd.tracking import about as tracking_about
+from distsgd.tracking import description
 from distsgd.tracking.tracker import NoTracker
 
 GRACE_S = 1.5
@@ -74,7 +74,7 @@ class Session:
                 directory, spec.config.checkpoint, data_digest=spec.data.digest, start=start, log=log
             )
             stack.callback(checkpointing.close)
-            directory.write_json(tracking_about.NAME, tracking_about.describe(spec, directory, tracker.uri))
+            directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
             tracker.follow(directory)
             observer.started(spec, directory.path)
             yield cls(

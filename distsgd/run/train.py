@@ -12,7 +12,7 @@ from distsgd.cluster.connection import joined
 from distsgd.config import Config
 from distsgd.errors import TrackingError
 from distsgd.run.memory_check import check_parameters_fit
-from distsgd.run.observer import Observer, ShieldedObserver
+from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
 from distsgd.run.session import Session
 from distsgd.run.trainer import environment, start_trainer
@@ -33,7 +33,7 @@ def train(
     """
     if not isinstance(config, Config):
         config = Config.build(config or {})
-    observer = ShieldedObserver(observer or Observer())
+    observer = observer or Observer()
     with stop_signals_raise(), contextlib.ExitStack() as stack:
         origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
         if isinstance(origin, ResumedRun) and origin.finished is not None:
@@ -71,13 +71,13 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
 
 
 def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
-    """Return the result of a finished run, of which MLflow is told if its driver died before it had done that."""
+    """Return the result of a finished run; it is sent to MLflow if the driver died before it had done that."""
     if not config.tracking.enabled or finished.mlflow_run_id is not None:
         return finished
     try:
-        synced = sync_locked(finished.run_dir)
+        synced = sync_locked(finished.run_dir, config.tracking.uri)
     except TrackingError as error:
         observer.note(f"warning: {error}")
         return finished
-    observer.note(f"MLflow had not been told of all of it, and has it now as run {synced.run_id}")
+    observer.note(f"MLflow did not have the whole run; it has it now, as run {synced.run_id}")
     return dataclasses.replace(finished, mlflow_run_id=synced.run_id)

@@ -57,8 +57,9 @@ class RunDirectory:
         return self.path / "result.json"
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file into the directory, atomically."""
-        write_atomically(self.path / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        """Write a JSON file into the directory, atomically, for its owner alone to read."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, text.encode(), private=True)
 
 
 def named(config: Config) -> Path | None:
@@ -167,10 +168,13 @@ def identity(directory: RunDirectory, data_digest: str) -> dict[str, str]:
 
 
 def create(path: Path, *, resolved: Config, requested: Config, data_digest: str) -> RunDirectory:
-    """Write `config.json` of a new run into `path` and return the directory; RunDirectoryError if it cannot be."""
+    """Write `config.json` of a new run into `path`, without secrets, and return the directory.
+
+    Raises RunDirectoryError if it cannot be written.
+    """
     directory = RunDirectory(path, uuid.uuid4().hex)
-    about = identity(directory, data_digest) | {"version": __version__, "requested": requested.flat()}
-    content = resolved.with_values({"run.dir": str(path)}).model_dump(mode="json")
+    about = identity(directory, data_digest) | {"version": __version__, "requested": requested.without_secrets().flat()}
+    content = resolved.without_secrets().with_values({"run.dir": str(path)}).model_dump(mode="json")
     try:
         directory.write_json(CONFIG, content | {"distsgd": about})
     except OSError as error:

@@ -11,11 +11,16 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk."""
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk.
+
+    A `private` one can be read by its owner alone.
+    """
     temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

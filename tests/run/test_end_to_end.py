@@ -168,7 +168,7 @@ def test_what_is_printed_where_there_is_no_terminal(default, run_dir):
     assert table["model"] == f"runs/{run_dir.name}/model.npz"
     assert table["val accuracy"] == f"{result(run_dir)['val/accuracy']:.4f}"
     assert table["MLflow run"] == result(run_dir)["mlflow_run_id"]
-    assert table["look at it"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert table["view"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 
 # What is printed

@@ -1,9 +1,8 @@
-"""What a user sees of a run: a progress bar on a terminal, sparse plain lines elsewhere, a short table at the end."""
+"""What a user sees while a run is going on: a progress bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +14,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distsgd.engine.spec import RunSpec
 from distsgd.run.observer import Observer
-from distsgd.rundir.result import Result
-from distsgd.tracking import about as tracking_about
-from distsgd.tracking import uri as tracking_uri
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines at least."""
@@ -67,34 +63,6 @@ def describe(record: Mapping[str, Any]) -> str:
         "time/samples_per_s": "{:,.0f} samples/s",
     }
     return "  ".join(parts + [form.format(record[key]) for key, form in formats.items() if key in record])
-
-
-def ending(result: Result) -> list[tuple[str, str]]:
-    """Return what to print of a finished run: names and values, those that were not measured left out."""
-    path = result.run_dir
-    logged = tracking_about.read_id(path)
-    lines: list[tuple[str, str | None]] = [
-        ("status", result.status),
-        ("trained", f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"),
-        ("train loss", _number("{:.4f}", result.train_loss)),
-        ("val loss", _number("{:.4f}", result.val_loss)),
-        ("val accuracy", _number("{:.4f}", result.val_accuracy)),
-        ("samples/s", _number("{:,.0f}", result.samples_per_s)),
-        ("model", os.path.relpath(path / "model.npz") if path.is_relative_to(Path.cwd()) else str(path / "model.npz")),
-        ("MLflow run", result.mlflow_run_id),
-        ("look at it", tracking_uri.how_to_look(**logged) if result.mlflow_run_id and logged else None),
-    ]
-    return [(name, value) for name, value in lines if value is not None]
-
-
-def print_ending(result: Result) -> None:
-    """Print the short table at the end to standard output."""
-    for name, value in ending(result):
-        click.echo(f"{name:<12}  {value}")
-
-
-def _number(form: str, value: float | None) -> str | None:
-    return None if value is None else form.format(value)
 
 
 class PlainObserver(Observer):
