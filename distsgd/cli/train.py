@@ -8,7 +8,7 @@ import click
 
 EPILOG = """With no arguments it trains on the handwritten digits that scikit-learn carries, on a local Ray.
 
-Exit codes: 0 done, 1 failed, 2 refused (input, configuration, resources), 130 or 143 stopped."""
+Exit codes: 0 done, 1 failed, 2 refused (input, configuration, resources), 129, 130 or 143 stopped."""
 
 KEYS = {
     "data": "data.train",

@@ -12,7 +12,7 @@ from distsgd.cluster.connection import joined
 from distsgd.config import Config
 from distsgd.errors import TrackingError
 from distsgd.run.memory_check import check_parameters_fit
-from distsgd.run.observer import Observer, ShieldedObserver
+from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
 from distsgd.run.session import Session
 from distsgd.run.trainer import environment, start_trainer
@@ -33,7 +33,7 @@ def train(
     """
     if not isinstance(config, Config):
         config = Config.build(config or {})
-    observer = ShieldedObserver(observer or Observer())
+    observer = observer or Observer()
     with stop_signals_raise(), contextlib.ExitStack() as stack:
         origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
         if isinstance(origin, ResumedRun) and origin.finished is not None:

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from runs import QUICK, Cli, eventually, finished, invoke, journal, options, result
 
-import distsgd
 from distsgd.run import session
 from distsgd.run.ending import STATUS, Reason
-from distsgd.run.observer import Observer
 
 ENDLESS = options({"train.epochs": 10**6, "tracking.enabled": "false"})
 
@@ -69,28 +67,6 @@ def test_below_nohup_a_run_goes_on_after_the_terminal_is_closed(cli):
     assert eventually(lambda: journal(cli.folder / "run")[-1]["step"] > step + 1000)
     process.send_signal(signal.SIGTERM)
     assert finished(process, 60).code == 143
-
-
-class Unshowable(Observer):
-    """An observer whose terminal or pipe is gone."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def note(self, text):
-        raise self.error
-
-    def started(self, spec, run_dir):
-        raise self.error
-
-    def logged(self, record):
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "EIO"), ValueError("I/O operation on closed file")])
-def test_what_cannot_be_shown_does_not_end_a_run(own_folder, error):
-    values = QUICK | {"run.workers": 0, "run.dir": "run"}
-    assert distsgd.train(values, observer=Unshowable(error)).status == "FINISHED"
 
 
 @pytest.mark.timeout(100)
