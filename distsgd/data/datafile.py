@@ -65,8 +65,12 @@ FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipf
 """What pyarrow, zipfile (RuntimeError: encrypted, or a compression it does not know) and NumPy raise on bad files."""
 
 
+DAMAGED = "it is damaged or was cut short: write it again"
+"""What to do about a binary file that cannot be read."""
+
+
 @contextlib.contextmanager
-def reading(path: str, form: str) -> Iterator[None]:
+def reading(path: str, form: str, remedy: str = DAMAGED) -> Iterator[None]:
     """Turn what a damaged or unreadable file makes a library raise into a DataError of one line."""
     try:
         yield
@@ -78,7 +82,6 @@ def reading(path: str, form: str) -> Iterator[None]:
             raise DataError(
                 f"{path}: a list column holds a null or a list of another length; leave such rows out"
             ) from None
-        remedy = "replace_lost that row" if form == "CSV" else "it is damaged or was cut short: write it again"
         raise DataError(f"{path} cannot be read as {form} ({problem[:200]}); {remedy}") from None
 
 

@@ -34,7 +34,7 @@ class SourceBatch:
     start: int
     """The first row's number within the file, from 0."""
 
-    def refuse(self, row: int, problem: str) -> DataError:
+    def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
         return DataError(f"{self.path}, row {self.start + row}: {problem}")
 

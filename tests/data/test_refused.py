@@ -561,6 +561,7 @@ def test_ragged_csv(tmp_path, row):
     message = refused(tmp_path / "rows.csv")
     assert "rows.csv cannot be read as CSV" in message
     assert "Row #3: Expected 3 columns" in message
+    assert message.endswith("; correct that row")
 
 
 def test_csv_cells_that_are_no_numbers(tmp_path):
