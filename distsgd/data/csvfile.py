@@ -12,6 +12,8 @@ from distsgd.data.datafile import reading
 BLOCK_BYTES = 2**23
 """Bytes that are parsed at a time; a row may not be longer."""
 
+REMEDY = "correct that row"
+
 
 @dataclass(frozen=True)
 class CsvFile:
@@ -26,7 +28,7 @@ class CsvFile:
         """Read the file once, whole, to find types that fit every row of it."""
         from pyarrow import csv
 
-        with reading(path, "CSV"):
+        with reading(path, "CSV", REMEDY):
             # One thread, so that an error names the row.
             options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
             table = csv.read_csv(path, read_options=options)
@@ -36,7 +38,7 @@ class CsvFile:
         """Yield the rows in order, read as the types of the schema."""
         from pyarrow import csv
 
-        with reading(self.path, "CSV"):
+        with reading(self.path, "CSV", REMEDY):
             options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
             types = {name: self.schema.field(name).type for name in columns}
             convert = csv.ConvertOptions(column_types=types, include_columns=list(columns))
