@@ -60,7 +60,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "classes": (None, 2, 3, 65_536),
 }
 
-FORMS = ("parquet", "arrow", "arrows", "csv", "npz")
+FORMS = ("parquet", "arrow", "arrow", "arrows", "csv", "npz")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def _lists(draw: st.DrawFn, count: int) -> pa.Array:
     if draw(st.integers(0, 5)) == 0:
         kind, lists = pa.list_(kind), st.lists(lists.filter(lambda v: v is not None), min_size=1, max_size=1)
     makers: list[Callable[[pa.DataType], pa.DataType]] = [pa.list_, pa.large_list, pa.list_view]
-    if even and not isinstance(kind, pa.ListType):
+    # pyarrow's Parquet writer aborts the process for fixed-size lists of no strings.
+    if even and not isinstance(kind, pa.ListType) and (width or pa.types.is_floating(kind)):
         makers += [lambda inner: pa.list_(inner, width)]
     array = pa.array(draw(st.lists(lists, min_size=count, max_size=count)), draw(st.sampled_from(makers))(kind))
     if pa.types.is_fixed_size_list(array.type) and width and pa.types.is_floating(kind) and draw(st.booleans()):
@@ -231,13 +232,15 @@ def _arrays(values: SearchStrategy[Any], count: int, kind: pa.DataType) -> Array
 
 
 def labels(count: int) -> Arrays:
-    """Arrays that can be labels unless all are alike."""
+    """Arrays that can be labels, but for a null among a dictionary's values."""
     whole = st.permutations([i % 3 for i in range(count)])
     kinds = tuple(kind for kind in NUMBERS if not pa.types.is_floating(kind))
     numbers = st.builds(lambda v, kind: pa.array(v, pa.int8()).cast(kind), whole, st.sampled_from(kinds))
     words = st.just(("a", "b", "c")) | st.permutations(TEXTS)
     text = st.builds(lambda v, drawn: pa.array([drawn[i] for i in v], pa.string()), whole, words)
-    return st.one_of(numbers, text, text.map(lambda v: v.dictionary_encode()))
+    values = st.sampled_from((["a", "b", "c"], ["a", "b", None], [0, 1, 2], [0, None, 1]))
+    coded = st.builds(lambda v, held: pa.DictionaryArray.from_arrays(pa.array(v, pa.int8()), held), whole, values)
+    return st.one_of(numbers, text, text.map(lambda v: v.dictionary_encode()), coded)
 
 
 @st.composite
@@ -246,7 +249,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     count = draw(st.sampled_from((0, 1, 2, 8, 8, 8, 20, 20, 20, 20, 20, 20)))
     how = draw(
         st.sampled_from(
-            ("plain", "plain", "lists", "lists", "one odd", "one odd", "odd name", "odd label", "odd", "wide")
+            ("plain", "plain", "plain", "lists", "lists", "one odd", "one odd", "odd name", "odd label", "odd", "wide")
         )
     )
     number = 300 if how == "wide" else draw(st.integers(0 if how == "odd" else 1, 3))
