@@ -18,17 +18,18 @@ from distsgd.errors import DataError, nearest
 DROP = "cast it in the file, drop it, or name the feature columns in data.features"
 
 
-def resolve(file: DataFile, label: str, features: tuple[str, ...] | None) -> InputSchema:
+def resolve(file: DataFile, label: str, features: tuple[str, ...] | None, *, labelled: bool = True) -> InputSchema:
     """Return what the columns of a file mean: `features` in their order, or else all but the label.
 
-    DataError if a column is missing, appears twice or is of a type that cannot be used.
+    Without `labelled` the label column need not be there. DataError if a column is missing, appears twice or is of a
+    type that cannot be used.
     """
     names = file.schema.names
     counts = Counter(names)
-    for name in (label, *(features if features is not None else names)):
+    for name in (*([label] if labelled else []), *(features if features is not None else names)):
         if counts[name] > 1:
             raise DataError(f"{file.path}: {counts[name]} columns have the name {name!r}; rename all but one")
-    if label not in names:
+    if labelled and label not in names:
         raise DataError(
             f"{file.path}: no column {label!r}{nearest(label, names)} for data.label; the columns are {_listing(names)}"
         )
@@ -48,7 +49,7 @@ def resolve(file: DataFile, label: str, features: tuple[str, ...] | None) -> Inp
             )
     types = tuple(np.dtype(kind.to_pandas_dtype()).name for kind in kinds)
     width = _list_width(file, features[0]) if is_list[0] else None
-    return InputSchema(features, types, width, label, _label_kind(file, label))
+    return InputSchema(features, types, width, label, _label_kind(file, label) if labelled else None)
 
 
 def _listing(names: Sequence[str]) -> str:
@@ -133,7 +134,7 @@ def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first
             f"{file.path}: column {expected.columns[0]!r} holds {_shape(schema.width)}, in {first} "
             f"{_shape(expected.width)}; expected the same"
         )
-    if schema.label_kind != expected.label_kind:
+    if schema.labelled and schema.label_kind != expected.label_kind:
         raise DataError(
             f"{file.path}: label column {schema.label!r} is of {schema.label_kind}s, in {first} of "
             f"{expected.label_kind}s; give it one type in all files"

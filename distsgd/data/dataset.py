@@ -134,10 +134,15 @@ class InputSchema:
     """Length D of the lists in the one list column; None if every feature is a column of numbers of its own."""
 
     label: str
-    """Name of the label column."""
+    """Name of the label column, which is never a feature."""
 
-    label_kind: Literal["integer", "string"]
-    """What the labels are; booleans count as the integers 0 and 1."""
+    label_kind: Literal["integer", "string"] | None
+    """What the labels are; booleans count as the integers 0 and 1. None if rows are read without them."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the label column is read."""
+        return self.label_kind is not None
 
     @property
     def num_features(self) -> int:

@@ -17,13 +17,13 @@ class Digits:
     table: pa.Table
 
     @classmethod
-    def open(cls) -> Digits:
+    def open(cls, path: str) -> Digits:
         """Take the rows out of scikit-learn, which reads them from a file of its own."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = pa.FixedSizeListArray.from_arrays(pa.array(digits.data.astype(np.uint8).ravel()), 64)
-        return cls("digits", pa.table({"pixels": pixels, "label": pa.array(digits.target)}))
+        return cls(path, pa.table({"pixels": pixels, "label": pa.array(digits.target)}))
 
     @property
     def schema(self) -> pa.Schema:

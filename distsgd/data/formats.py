@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from distsgd.data import csvfile
+from distsgd.data import csvfile, npzfile
 from distsgd.data.arrowfile import ArrowFile
 from distsgd.data.csvfile import CsvFile
 from distsgd.data.datafile import DataFile
+from distsgd.data.digits import Digits
 from distsgd.data.npzfile import NpzFile
 from distsgd.data.parquetfile import ParquetFile
 from distsgd.errors import DataError
@@ -32,6 +33,9 @@ class FileFormat:
     magic: tuple[bytes, ...] = ()
     """How files of the format begin; none for text, which is known by its suffix."""
 
+    label: str | None = None
+    """Name of the label column, if the format fixes it; `data.label` says it otherwise."""
+
     harmonize: Callable[[Sequence[Any], str, pa.Schema | None], Sequence[DataFile]] | None = None
     """For a format without types: give opened files common ones. Takes the files, the label, the training schema."""
 
@@ -49,10 +53,14 @@ FORMATS = (
         suffixes=(".npz",),
         magic=(b"PK\x03\x04", b"PK\x05\x06"),  # the second is a zip archive without members
         open=NpzFile.open,
+        label=npzfile.LABEL,
     ),
     FileFormat(name="CSV", suffixes=(".csv",), open=CsvFile.open, harmonize=csvfile.with_common_types),
 )
 """All formats. A new one is a class as `datafile.DataFile` describes it, and an entry here."""
+
+DIGITS = FileFormat(name="digits", suffixes=(), open=Digits.open)
+"""What `digits` names in place of a path."""
 
 BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 

@@ -27,8 +27,8 @@ def load(config: DataConfig) -> DataSet:
 
     source = open_source(config.train, config)
     held_out = open_source(config.val, config, source) if config.val is not None else None
-    in_val = split(source.num_rows, config) if held_out is None else np.zeros(source.num_rows, bool)
     check_memory(source, held_out)
+    in_val = split(source.num_rows, config) if held_out is None else np.zeros(source.num_rows, bool)
 
     encoder = LabelEncoder.for_training(source.schema, config.classes)
     train, val = RowBuilder(source, ~in_val), RowBuilder(source, in_val) if in_val.any() else None

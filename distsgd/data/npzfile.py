@@ -21,7 +21,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class NpzFile:
-    """The archive as a table: a fixed-size-list column `X` and a column `y`."""
+    """The archive as a table: a fixed-size-list column `X` and, unless it is for prediction alone, a column `y`."""
 
     path: str
     schema: pa.Schema
@@ -29,37 +29,45 @@ class NpzFile:
 
     @classmethod
     def open(cls, path: str) -> NpzFile:
-        """Check the shapes and types of the two arrays, which their headers give."""
+        """Check the shapes and types of the arrays, which their headers give."""
         with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            members = archive.namelist()
+            if f"{FEATURES}.npy" not in members:
+                found = ", ".join(repr(name.removesuffix(".npy")) for name in members[:8]) or "none"
+                raise DataError(f"{path} holds the arrays {found}; expected X (N, D) and y (N,)")
+            headers = {}
             for name in (FEATURES, LABEL):
-                if f"{name}.npy" not in names:
-                    found = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "none"
-                    raise DataError(f"{path} holds the arrays {found}; expected X (N, D) and y (N,)")
-            headers = []
-            for name in (FEATURES, LABEL):
-                with archive.open(f"{name}.npy") as member:
-                    headers.append(_header(member))
-        (X_shape, _, X_type), (y_shape, _, y_type) = headers
-        if len(X_shape) != 2 or len(y_shape) != 1:
+                if f"{name}.npy" in members:
+                    with archive.open(f"{name}.npy") as member:
+                        headers[name] = _header(member)
+        shape, _, dtype = headers[FEATURES]
+        y_shape, _, y_dtype = headers.get(LABEL, (shape[:1], False, None))
+        if len(shape) != 2 or len(y_shape) != 1:
             raise DataError(
-                f"{path}: X has shape {X_shape} and y has shape {y_shape}; expected X (N, D), one flat row for each "
+                f"{path}: X has shape {shape} and y has shape {y_shape}; expected X (N, D), one flat row for each "
                 "example, and y (N,): reshape them"
             )
-        if X_shape[0] != y_shape[0]:
-            raise DataError(f"{path}: X has {X_shape[0]} rows and y has {y_shape[0]}; expected one label for each row")
-        if X_shape[0] < 0 or not 0 < X_shape[1] < 2**31:
-            raise DataError(f"{path}: X has shape {X_shape}; expected at least one feature")
-        X_arrow = pa.list_(_arrow_type(path, FEATURES, X_type), X_shape[1])
-        schema = pa.schema({FEATURES: X_arrow, LABEL: _arrow_type(path, LABEL, y_type)})
-        return cls(path, schema, X_shape[0])
+        if shape[0] != y_shape[0]:
+            raise DataError(f"{path}: X has {shape[0]} rows and y has {y_shape[0]}; expected one label for each row")
+        if shape[0] < 0 or not 0 < shape[1] < 2**31:
+            raise DataError(f"{path}: X has shape {shape}; expected at least one feature")
+        columns = {FEATURES: pa.list_(_arrow_type(path, FEATURES, dtype), shape[1])}
+        if y_dtype is not None:
+            columns[LABEL] = _arrow_type(path, LABEL, y_dtype)
+        return cls(path, pa.schema(columns), shape[0])
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, a block of each array at a time."""
         with reading(self.path, ".npz"), zipfile.ZipFile(self.path) as archive:
-            for X, y in zip(*(_blocks(archive, name, max_rows) for name in (FEATURES, LABEL)), strict=True):
-                features = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
-                yield pa.record_batch({FEATURES: features, LABEL: pa.array(y)}).select(list(columns))
+            for arrays in zip(*(_blocks(archive, name, max_rows) for name in columns), strict=True):
+                yield pa.record_batch({name: _column(array) for name, array in zip(columns, arrays, strict=True)})
+
+
+def _column(array: NDArray[Any]) -> pa.Array:
+    """Return an array (n, D) as lists, one (n,) as it is."""
+    if array.ndim == 1:
+        return pa.array(array)
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
 
 
 def _header(member: IO[bytes]) -> Header:

@@ -10,15 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from distsgd.config import DataConfig
-from distsgd.data import npzfile
 from distsgd.data.columns import check_same, check_types, in_order_of, resolve, storage_dtype
-from distsgd.data.csvfile import CsvFile
 from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
-from distsgd.data.digits import Digits
 from distsgd.data.files import find
-from distsgd.data.formats import recognise
-from distsgd.data.npzfile import NpzFile
+from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.errors import DataError
 
 BATCH_BYTES = 2**23
@@ -55,8 +51,11 @@ class Source:
         return sum(file.num_rows for file in self.files)
 
     def batches(self) -> Iterator[SourceBatch]:
-        """Yield all rows in order; DataError if a file cannot be read or does not hold as many as it claims."""
-        names = [*self.schema.columns, self.schema.label]
+        """Yield all rows in order, with their labels if the schema has some.
+
+        DataError if a file cannot be read or does not hold as many rows as it claims.
+        """
+        names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
         value_bytes = max(np.dtype(kind).itemsize for kind in self.schema.types)
         max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
         for file in self.files:
@@ -80,29 +79,31 @@ class Source:
         return f"{self.files[number].path}, row {row - starts[number]}"
 
 
-def open_source(location: str, config: DataConfig, training: Source | None = None) -> Source:
+def open_source(location: str, config: DataConfig, training: Source | None = None, *, labelled: bool = True) -> Source:
     """Open what `location` names, and check that all its files have the same columns, and those of `training`.
 
+    With `labelled` false, for prediction, no label column is needed or read; one of that name is no feature, either.
     DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
     """
     like = training.files[0].schema if training else None
-    files = [Digits.open()] if location == "digits" else _open_files(find(location), config.label, like)
+    form, files = _open_files(location, config.label, like)
     filled = [file for file in files if file.num_rows]
     if not filled:
         raise DataError(f"{location} has no rows; expected at least one for each class")
-    label = npzfile.LABEL if isinstance(files[0], NpzFile) else config.label
-    if isinstance(files[0], NpzFile) and config.label not in ("label", npzfile.LABEL):
+    if form.label is not None and config.label not in (DataConfig().label, form.label):
         raise DataError(
-            f"{location}: data.label is {config.label!r}, and in .npz files labels are the array y; leave it unset"
+            f"{location}: data.label is {config.label!r}, and in {form.name} files labels are the array {form.label}; "
+            "leave it unset"
         )
+    label = form.label or config.label
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
-    schemas = [resolve(file, label, config.features) for file in filled]
+    schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
     for file, schema in zip(filled[1:], schemas[1:], strict=True):
         check_same(file, schema, schemas[0], filled[0].path)
         check_types(file, schema, schemas[0], filled[0].path, None)
     if training is None:
         if config.normalize == "unit":
-            _check_unit(filled[0], schemas[0])
+            _check_unit(form, filled[0], schemas[0])
         return Source(location, tuple(filled), schemas[0])
     check_same(filled[0], schemas[0], training.schema, training.location)
     storage = None if config.normalize == "unit" else storage_dtype(training.schema)
@@ -110,8 +111,11 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema))
 
 
-def _open_files(paths: list[str], label: str, like: pa.Schema | None) -> Sequence[DataFile]:
+def _open_files(location: str, label: str, like: pa.Schema | None) -> tuple[FileFormat, Sequence[DataFile]]:
     """Open files of one format, which the first one gives."""
+    if location == DIGITS.name:
+        return DIGITS, [DIGITS.open(location)]
+    paths = find(location)
     form = recognise(paths[0])
     for path in paths[1:]:
         other = recognise(path)
@@ -120,14 +124,17 @@ def _open_files(paths: list[str], label: str, like: pa.Schema | None) -> Sequenc
                 f"{path} is {other.name} and {paths[0]} is {form.name}; expected one format: keep one, or use a glob"
             )
     files = [form.open(path) for path in paths]
-    return files if form.harmonize is None else form.harmonize(files, label, like)
+    for file in files:
+        if file.num_rows < 0:
+            raise DataError(f"{file.path} claims to have {file.num_rows} rows; it is damaged: write it again")
+    return form, files if form.harmonize is None else form.harmonize(files, label, like)
 
 
-def _check_unit(file: DataFile, schema: InputSchema) -> None:
+def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:
     """Refuse `unit` for columns that have no largest value by their type."""
     remedy = "use data.normalize=standard, or none"
-    if isinstance(file, CsvFile):
-        raise DataError(f"{file.path}: data.normalize=unit needs integer types, and CSV has none; {remedy}")
+    if form.harmonize is not None:
+        raise DataError(f"{file.path}: data.normalize=unit needs integer types, and {form.name} has none; {remedy}")
     for name, kind in zip(schema.columns, schema.types, strict=True):
         if np.dtype(kind).kind == "f":
             raise DataError(f"{file.path}: column {name!r} is {kind}, and data.normalize=unit needs integers; {remedy}")

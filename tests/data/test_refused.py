@@ -235,10 +235,15 @@ def test_parquet_that_says_it_has_other_rows(tmp_path, monkeypatch):
     write_parquet(list_table(X, Y), tmp_path / "rows.parquet")
     opened = ParquetFile.open(str(tmp_path / "rows.parquet"))
     (parquet,) = (form for form in formats.FORMATS if form.name == "Parquet")
-    for wrong in (39, 41):
+    for wrong, said in (
+        (39, "says that it has 39 rows"),
+        (41, "says that it has 41 rows"),
+        (-40, "claims to have -40 rows"),
+        (2**62, "GiB of memory"),
+    ):
         lying = dataclasses.replace(parquet, open=lambda path, n=wrong: ParquetFile(path, opened.schema, n))
         monkeypatch.setattr(formats, "FORMATS", (lying,))
-        assert f"says that it has {wrong} rows" in refused(tmp_path / "rows.parquet")
+        assert said in refused(tmp_path / "rows.parquet")
 
 
 def test_more_than_memory(tmp_path, monkeypatch):
@@ -589,8 +594,8 @@ def test_csv_cells_that_are_no_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"X": X}, "holds the arrays X; expected X (N, D) and y (N,)"),
-        ({"y": Y}, "holds the arrays y;"),
+        ({"X": X}, "no column 'y' for data.label; the columns are 'X'"),
+        ({"y": Y}, "holds the arrays 'y'; expected X (N, D) and y (N,)"),
         ({}, "holds the arrays none;"),
         ({"X": X[:, 0], "y": Y}, "X has shape (40,)"),
         ({"X": X[:, :, None], "y": Y}, "X has shape (40, 3, 1)"),
@@ -624,7 +629,7 @@ def test_npz_whose_members_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "rows.npz", "w") as archive:
         archive.writestr("X", b"")
         archive.writestr("y", b"")
-    assert "holds the arrays X, y; expected" in refused(tmp_path / "rows.npz")
+    assert "holds the arrays 'X', 'y'; expected" in refused(tmp_path / "rows.npz")
 
 
 def npy(header: str, body: bytes = b"") -> bytes:
