@@ -1,1 +1,1 @@
-"""distsgd against its peers, on the same data, in one run: see docs/benchmarks.md."""
+"""distsgd compared with its peers on the same data; see docs/benchmarks.md."""

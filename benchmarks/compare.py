@@ -1,4 +1,4 @@
-"""Run all contestants in alternation and show how their steps compare: `python -m benchmarks.compare`."""
+"""Time the steps of all contestants in alternation and compare them: `python -m benchmarks.compare`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.contestants import CONTESTANTS, REPOSITORY, Contestant, Contesta
 from benchmarks.shapes import Shape, StoredType, make_data
 
 Measurements = dict[Shape, dict[str, list[dict[str, Any]]]]
-"""For each shape and contestant, what it printed, a round each."""
+"""For each shape and contestant, what it printed in each round."""
 
 
 def alternate(
@@ -31,9 +31,9 @@ def alternate(
     data: Path,
     console: Console,
 ) -> tuple[Measurements, list[dict[str, Any]]]:
-    """Measure every contestant once in each round, in turns; return the measurements and each round's load average.
+    """Measure every contestant once per round; return the measurements and each round's load average.
 
-    A contestant that fails is told of and left out of the rest of that shape: the others' figures stand.
+    A contestant that fails is reported and skipped for the rest of that shape; the others' results are kept.
     """
     by_name = {contestant.name: contestant for contestant in contestants}
     measurements: Measurements = {shape: {name: [] for name in by_name} for shape in shapes}
@@ -59,7 +59,7 @@ def alternate(
 
 
 def rows_of(measurements: Measurements) -> dict[Shape, list[summary.Row]]:
-    """Return the table's rows of every shape."""
+    """Return the rows of the table for every shape."""
     return {
         shape: summary.rows(shape, {name: [m["step_ms_p50"] for m in found] for name, found in by_name.items()})
         for shape, by_name in measurements.items()
@@ -67,7 +67,7 @@ def rows_of(measurements: Measurements) -> dict[Shape, list[summary.Row]]:
 
 
 def as_json(measurements: Measurements, rows: report.Results, about: dict[str, Any]) -> dict[str, Any]:
-    """Return what is written to compare.json."""
+    """Return the content of compare.json."""
     return about | {
         "shapes": [
             {
@@ -83,7 +83,7 @@ def as_json(measurements: Measurements, rows: report.Results, about: dict[str, A
 
 
 def present(names: Sequence[str], console: Console) -> list[Contestant]:
-    """Return the contestants of these names that can take part here, telling of those that cannot."""
+    """Return the contestants of these names that can run here, and report those that cannot."""
     found = []
     for contestant in CONTESTANTS:
         if names and contestant.name not in names:
@@ -103,12 +103,12 @@ def present(names: Sequence[str], console: Console) -> list[Contestant]:
 @options.rounds
 @options.seconds
 @click.option(
-    "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="A contestant; may be repeated."
+    "--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="Only this one; may be repeated."
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=REPOSITORY / "benchmarks" / "results", help="Folder for results."
 )
-@click.option("--markdown", type=click.Path(path_type=Path, exists=True), help="File whose results section to renew.")
+@click.option("--markdown", type=click.Path(path_type=Path, exists=True), help="File whose results section to update.")
 def main(
     shapes: tuple[Shape, ...],
     stored: StoredType,

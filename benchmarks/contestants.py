@@ -1,4 +1,4 @@
-"""Who takes part, and how a contestant is run: a program of its own, with its number of threads in its environment."""
+"""The contestants, each run as a separate program with its number of threads set in the environment."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from distsgd.core.numerics import THREAD_VARIABLES
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 SLACK_S = 300.0
-"""Seconds for the start, and for the last steps, of the slowest contestant."""
+"""Seconds allowed for startup and the last steps, for the slowest contestant."""
 
 DEFAULT_SHARDS = 4
-"""The `train.num_shards` that distsgd runs with if nobody sets it."""
+"""distsgd's default for `train.num_shards`."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Contestant:
     label: str
     module: str
     one_process: bool = False
-    """It has one process, whose threads use all cores, rather than one process and one thread for each worker."""
+    """Whether it is one process with threads on all cores, rather than one process with one thread per worker."""
     num_shards: int | None = None
-    """Shards that distsgd cuts a mini-batch into; None stands for one for each worker."""
+    """Shards that distsgd splits a mini-batch into; None means one per worker."""
     needs: str | None = None
-    """A module that may not be installed."""
+    """An optional module that it requires."""
 
     def missing(self) -> str | None:
-        """Return why it cannot take part here, or None."""
+        """Return why it cannot run here, or None if it can."""
         if self.needs is None or importlib.util.find_spec(self.needs) is not None:
             return None
         return f"{self.needs} is not installed; pip install '.[bench]'"
@@ -65,21 +65,21 @@ CONTESTANTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is the same for all measurements of a comparison."""
+    """Settings shared by all measurements of a comparison."""
 
     workers: int
     threads: int
-    """Threads of contestants with one process: all cores."""
+    """Threads of contestants that run as one process: one per core."""
     seconds: float
     warm_up_s: float = 1.0
 
 
 class ContestantError(Exception):
-    """A contestant ended without a measurement."""
+    """A contestant exited without a measurement."""
 
 
 def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> dict[str, Any]:
-    """Run a contestant once and return what it printed; ContestantError, with its output, if it failed."""
+    """Run a contestant once and return the JSON it printed. Raises ContestantError, with its output, if it failed."""
     arguments = {
         "shape": shape,
         "data": data,
@@ -107,7 +107,7 @@ def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings
             output, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             raise ContestantError(f"{contestant.name} at {shape} had not ended after {limit:g} s") from None
-        finally:  # of what it may have started, nothing is to disturb the next one
+        finally:  # kill its child processes too, so that they do not disturb the next contestant
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:

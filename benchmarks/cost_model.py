@@ -1,18 +1,17 @@
-"""What a synchronous step costs: a linear model, its fit, and what it predicts for other numbers of workers and nodes.
+"""A linear cost model of a synchronous step: its fit, and its predictions for other numbers of workers and nodes.
 
-A step on one node of w workers, each with b examples of D features, for a net of P parameters:
+A step on one node with w workers, each with b examples of D features, for a net of P parameters:
 
     T_node = step + w·worker + b·(6P·flop + D·gather) + P·(update + (w − 1)·add) / threads(P)
 
 An example costs 6P floating-point operations, 2P forward and 4P backward. The server updates P parameters and adds the
-w gradients, on all cores if the net is large. With N nodes, each of the N − 1 further ones has an aggregator that takes
-P parameters in and gives a gradient back, 8P bytes:
+w gradients, on all cores if the net is large. With N nodes, each of the other N − 1 has an aggregator that receives
+P parameters and returns a gradient, 8P bytes in all:
 
     T_between = call + (N − 1)·(aggregator + 8P·byte)
 
-The terms in N − 1 add up because one process, the server's, sends and receives them all. With K slices of the
-parameters, each with a server of its own, a server has 8P/K bytes for each aggregator, and an aggregator K calls to
-make:
+The N − 1 terms add up because one process, the server, sends and receives them all. With K slices of the parameters,
+each with its own server, a server exchanges 8P/K bytes with each aggregator, and an aggregator makes K calls:
 
     T_between = call + max((N − 1)·(aggregator + 8P/K·byte), K·aggregator + 8P·byte)
 """
@@ -28,60 +27,60 @@ from scipy.optimize import nnls
 from distsgd.engine.aggregation import THREADED
 
 LATENCY_S, MESSAGE_S, BYTES_PER_S = 50e-6, 5e-6, 25e9 / 8
-"""Of a network of 25 Gbit/s: assumed, not measured."""
+"""Assumed for a 25 Gbit/s network, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A step of some net, or an exchange with some aggregators, and the seconds that it took."""
+    """A measurement: a step of a net, or an exchange with aggregators, and the seconds it took."""
 
     parameters: int
     features: int = 0
     batch: int = 0
     workers: int = 0
-    """On each node; none is the serial loop."""
+    """Per node; 0 is the serial loop."""
     nodes: int = 1
     aggregators: int = 0
-    """None is a step, and not an exchange."""
+    """0 is a step rather than an exchange."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The costs, in seconds."""
+    """The fitted costs, in seconds."""
 
     step: float
-    """Of a step, whatever is in it."""
+    """Fixed cost of a step."""
 
     worker: float
-    """For each worker of a node: its message, its answer, and waking it."""
+    """Per worker of a node: sending its task, waking it and receiving its answer."""
 
     flop: float
-    """For each floating-point operation of one worker."""
+    """Per floating-point operation of one worker."""
 
     gather: float
-    """For each number of a row that is gathered."""
+    """Per feature value that is gathered."""
 
     update: float
-    """For each parameter, on one thread: the update."""
+    """Per parameter, on one thread: the update."""
 
     add: float
-    """For each parameter of each gradient but the first, on one thread."""
+    """Per parameter of each gradient after the first, on one thread: the addition."""
 
     call: float
-    """Of an exchange between nodes, whatever is in it."""
+    """Fixed cost of an exchange between nodes."""
 
     aggregator: float
-    """For each aggregator in it."""
+    """Per aggregator in an exchange."""
 
     byte: float
-    """For each byte to an aggregator, and from it."""
+    """Per byte sent to or received from an aggregator."""
 
     cores: int
-    """Threads that a large net's update is split over."""
+    """Threads that share the update of a large net."""
 
     def node(self, parameters: int, features: int, examples: float, workers: int) -> float:
-        """Return T_node for so many examples of each worker."""
+        """Return T_node for this many examples per worker."""
         work = examples * (6 * parameters * self.flop + features * self.gather)
         server = parameters * (self.update + (workers - 1) * self.add) / threads(parameters, self.cores)
         return self.step + workers * self.worker + work + server
@@ -91,18 +90,18 @@ class Model:
         if nodes == 1:
             return 0.0
         at_server = (nodes - 1) * (self.aggregator + 8 * parameters / slices * self.byte)
-        at_relay = slices * self.aggregator + 8 * parameters * self.byte
-        return self.call + max(at_server, at_relay)
+        at_aggregator = slices * self.aggregator + 8 * parameters * self.byte
+        return self.call + max(at_server, at_aggregator)
 
     def over_sockets(self, parameters: int, nodes: int) -> float:
-        """Return what T_between would be if each node owned a slice and sent the others theirs over sockets.
+        """Return what T_between would be if each node owned a slice and exchanged slices over sockets.
 
-        All in all 8P·(N − 1)/N bytes go into each node, and as many out of it, at the same time, in two rounds.
+        Each node receives 8P·(N − 1)/N bytes in total and sends as many at the same time, in two rounds.
         """
         return 2 * LATENCY_S + 2 * (nodes - 1) * MESSAGE_S + 8 * parameters * (nodes - 1) / nodes / BYTES_PER_S
 
     def most_nodes(self, parameters: int, features: int, examples: float, workers: int, slices: int = 1) -> int:
-        """Return the nodes up to which a step spends no more time between nodes than within one."""
+        """Return the largest number of nodes for which T_between is not longer than T_node."""
         within = self.node(parameters, features, examples, workers)
         nodes = 1
         while nodes < 2**20 and self.between(parameters, nodes + 1, slices) <= within:
@@ -111,14 +110,14 @@ class Model:
 
 
 def threads(parameters: int, cores: int) -> int:
-    """Return the threads of a server's arithmetic."""
+    """Return the number of threads for the server's arithmetic."""
     return cores if parameters >= THREADED else 1
 
 
 def fit(points: Sequence[Point], cores: int) -> Model:
-    """Return the model with the least sum of squared relative errors, and no negative costs.
+    """Return the model with the smallest sum of squared relative errors and no negative costs.
 
-    The serial loop, and steps on several nodes, are not fitted.
+    Points of the serial loop and of steps on several nodes are not used.
     """
 
     def step_terms(p: Point) -> list[float]:

@@ -1,7 +1,7 @@
-"""Between two raylets of this machine: a server's exchange with aggregators whose workers take no time, and real runs.
+"""Measurements between two local raylets: exchanges with aggregators whose workers take no time, and real runs.
 
-A program of its own, because Ray reads its token when it is imported: `benchmarks.scaling` starts it. A line of JSON
-for each measurement, the fields of a cost_model.Point.
+This is a separate program, started by `benchmarks.scaling`, because Ray reads its token on import. It prints each
+measurement as a line of JSON with the fields of `cost_model.Point`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.core import reduction
 from distsgd.core.reduction import PartialSum
 
-RELAYS = (1, 2, 4)
+AGGREGATORS = (1, 2, 4)
 
 EXCHANGES = 40
-"""Exchanges that the median is taken of, after a few that are not counted."""
+"""Exchanges in the median; a few warm-up exchanges before them are not counted."""
 
 
 STORE_BYTES = 2**30
@@ -42,28 +42,28 @@ STORE_BYTES = 2**30
 START_S = 60.0
 
 
-class EchoRelay(GradientComputer):
+class EchoAggregator(GradientComputer):
     """An aggregator whose workers take no time."""
 
     def __init__(self, num_shards: int) -> None:
         self._num_shards = num_shards
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:  # noqa: ARG002
-        """Return the parameters in place of gradients."""
-        return [PartialSum(node, flat, 0.0, 1) for node in reduction.maximal_subtrees(shards, self._num_shards)]
+        """Return the parameters instead of gradients."""
+        return [PartialSum(node, flat, 0.0, 1, 1.0) for node in reduction.maximal_subtrees(shards, self._num_shards)]
 
 
 def exchange(parameters: int, aggregators: int, node: str) -> Point:
-    """Return the median time in which a server sends parameters to aggregators on a node and has their gradients."""
+    """Return the median time for a server to send parameters to aggregators on a node and receive their gradients."""
     dispatcher = Dispatcher(parameters, timeout_s=60.0, arrival_timeout_s=60.0, spin=False)
     parameter_chunks = ParameterChunks(dispatcher.buffers)
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     actors: list[Any] = [
-        ray.remote(EchoRelay).options(num_cpus=0, scheduling_strategy=strategy).remote(aggregators)
+        ray.remote(EchoAggregator).options(num_cpus=0, scheduling_strategy=strategy).remote(aggregators)
         for _ in range(aggregators)
     ]
     for number, actor in enumerate(actors):
-        dispatcher.join(
+        dispatcher.members.join(
             RayPeer(
                 actor,
                 f"aggregator {number}",
@@ -72,6 +72,7 @@ def exchange(parameters: int, aggregators: int, node: str) -> Point:
                 weight=1,
                 parameter_chunks=parameter_chunks,
                 num_shards=aggregators,
+                timeout_s=60.0,
             )
         )
     durations = []
@@ -87,7 +88,7 @@ def exchange(parameters: int, aggregators: int, node: str) -> Point:
 
 @contextlib.contextmanager
 def second_raylet(address: str, log: Path) -> Iterator[str]:
-    """Start another node on this machine, with one CPU, and yield its id."""
+    """Start a second Ray node with one CPU on this machine and yield its id."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--num-cpus=1", "--block"]
     with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
@@ -102,13 +103,13 @@ def second_raylet(address: str, log: Path) -> Iterator[str]:
 
 
 def tell(point: Point) -> None:
-    """Print a measurement."""
+    """Print a measurement as a line of JSON."""
     click.echo(json.dumps(dataclasses.asdict(point)))
     sys.stdout.flush()
 
 
 def main(folder: Path, seconds: float) -> None:
-    """Measure everything, with files in `folder`."""
+    """Take all measurements, with temporary files in `folder`."""
     head = ray.init(
         address="local",
         num_cpus=1,
@@ -121,7 +122,7 @@ def main(folder: Path, seconds: float) -> None:
     address = head.address_info["gcs_address"]
     with second_raylet(address, folder / "second.log") as node:
         for parameters in sorted({shape.parameters for shape in shapes()}):
-            for aggregators in RELAYS:
+            for aggregators in AGGREGATORS:
                 tell(exchange(parameters, aggregators, node))
         os.environ["RAY_ADDRESS"] = address
         for shape in shapes():

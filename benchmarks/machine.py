@@ -1,4 +1,4 @@
-"""What a measurement depends on besides the programs: processor, cores, versions, and who else is at work."""
+"""What a measurement depends on besides the programs: processor, cores, versions and load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def facts() -> dict[str, Any]:
-    """Return processor, cores, memory, BLAS and versions."""
+    """Return processor, cores, memory, BLAS and package versions."""
     blas = [f"{b['internal_api']} {b['version']} {b.get('architecture', '')}".strip() for b in _blas_libraries()]
     return {
         "processor": _processor(),
@@ -34,7 +34,7 @@ def facts() -> dict[str, Any]:
 
 
 def load_average() -> float:
-    """Return the processes that wanted a core during the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0]
 
 
@@ -46,7 +46,7 @@ def _processor() -> str:
 
 
 def _blas_libraries() -> list[dict[str, Any]]:
-    """Return the BLAS that NumPy has loaded."""
+    """Return the BLAS libraries that NumPy has loaded."""
     libraries = [library for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
     return [library for library in libraries if "numpy" in str(library["filepath"])] or libraries
 

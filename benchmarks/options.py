@@ -1,4 +1,4 @@
-"""Command-line options that the benchmark commands share."""
+"""Command-line options shared by the benchmark commands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.shapes import SHAPES, Shape, parse_shape
 
 
 class ShapeType(click.ParamType[Shape]):
-    """`D-H-C@BATCH` on a command line."""
+    """The parameter type `D-H-C@BATCH`."""
 
     name = "D-H-C@BATCH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
-        """Return the shape."""
+        """Parse the shape."""
         try:
             return value if isinstance(value, Shape) else parse_shape(value)
         except ValueError as error:
@@ -26,9 +26,9 @@ shapes = click.option(
     "--shapes", multiple=True, type=ShapeType(), default=SHAPES, help="A net and mini-batch; may be repeated."
 )
 
-seconds = click.option("--seconds", default=3.0, show_default=True, help="Seconds of steps in each measurement.")
+seconds = click.option("--seconds", default=3.0, show_default=True, help="Seconds of training per measurement.")
 
-rounds = click.option("--rounds", default=5, show_default=True, help="Measurements of each contestant.")
+rounds = click.option("--rounds", default=5, show_default=True, help="Measurements per contestant.")
 
 workers = click.option("--workers", default=2, show_default=True, help="Processes that share a mini-batch.")
 
@@ -37,5 +37,5 @@ stored = click.option(
     default="float32",
     type=click.Choice(["float32", "uint8"]),
     show_default=True,
-    help="Type of the features in memory; bytes are divided by 255 in the batch.",
+    help="Type of the features in memory; uint8 is divided by 255 in the mini-batch.",
 )

@@ -1,4 +1,4 @@
-"""A comparison as a picture: a group of bars for each shape, on a logarithmic scale."""
+"""A bar chart of a comparison: a group of bars per shape, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.summary import milliseconds
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture; whiskers span the fastest and the slowest round."""
+    """Draw the chart and save it; error bars span the fastest and the slowest round."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 

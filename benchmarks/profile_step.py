@@ -1,7 +1,7 @@
-"""Where a step's time goes, in every process: `python -m benchmarks.profile_step --shape 3072-20-10`.
+"""Where the time in a step goes, in every process: `python -m benchmarks.profile_step --shape 3072-20-10`.
 
-The server and the workers are distsgd's own, over its own shared-memory link, in processes without Ray, which takes no
-part in a step. Their functions are timed from outside (stopwatch.py), which makes a small step a few microseconds
+The server and the workers are distsgd's own, with its shared-memory transport, in processes without Ray (Ray takes no
+part in a step). Their functions are timed from outside (stopwatch.py), which makes a small step a few microseconds
 longer.
 """
 
@@ -26,70 +26,69 @@ from benchmarks.peers.common import L2, LR
 from benchmarks.shapes import Shape, StoredType, make_data
 from benchmarks.stopwatch import Stopwatch
 from distsgd.cluster.actors import ServerActor
-from distsgd.comm.shared_memory import Endpoint
+from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.data import Rows, load
+from distsgd.data import ArrayRows, load
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.worker import Worker
 
 WORKER_HOOKS = {
     "distsgd.core.sampling:PrefetchedRows.of": "row numbers",
     "distsgd.data.gatherer:Gatherer.gather": "gather",
-    "distsgd.core.net:forward": "forward",
-    "distsgd.core.net:losses_and_softmax": "loss, softmax",
+    "distsgd.core.backprop:forward": "forward",
+    "distsgd.core.losses:SoftmaxCrossEntropy.losses": "loss, softmax",
     "distsgd.engine.worker:loss_and_gradient_sums": "backward",
     "distsgd.engine.worker:Worker.compute": "add shards",
     "distsgd.comm.unix_socket:Connection.send": "send",
     "distsgd.comm.unix_socket:Connection.wait_unbounded": "wait",
     "distsgd.comm.unix_socket:Connection.receive": "receive",
 }
-"""What a worker does in each phase. It gathers for the next step while the server works on this one.
+"""The functions of a worker and the phase each belongs to. It prefetches the next step's rows while the server works.
 
-`send` includes the time for which the process that it wakes takes the sender's core.
+`send` includes the time during which the process it wakes up preempts the sender.
 """
 
 SERVER_HOOKS = {
     "distsgd.comm.shared_memory:SharedMemoryPeer.start": "publish",
-    "distsgd.comm.dispatcher:Dispatcher._spin": "wait",
+    "distsgd.comm.dispatcher:spin": "wait",
     "distsgd.comm.dispatcher:Dispatcher._await_slowest": "wait",
-    "distsgd.comm.dispatcher:Dispatcher._collect": "wait",
+    "distsgd.comm.exchange:Exchange.collect": "wait",
     "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
     "distsgd.engine.aggregation:_block_sum": "reduce",
-    "distsgd.core.optim:update": "update",
+    "distsgd.core.update_rules:SGD.update": "update",
     "distsgd.engine.aggregation:_is_finite": "check finite",
     "distsgd.engine.aggregation:Aggregation.update": "threads",
     "distsgd.engine.server:ParameterServer._record": "journal",
 }
-"""The same for the server; `threads` is what handing out and waiting for its other threads takes."""
+"""The same for the server; `threads` is the time to start work on its other threads and wait for them."""
 
 PHASES = tuple(dict.fromkeys((*WORKER_HOOKS.values(), *SERVER_HOOKS.values())))
 
 TRIAL_STEPS = 50
-"""Steps at the start that are not counted, and from which their number is worked out."""
+"""Steps at the start that are not counted; their duration determines how many steps are measured."""
 
 START_S = 60.0
 
 
 class ProfiledServer(ServerActor):
-    """The parameter server, outside of Ray."""
+    """The parameter server without Ray."""
 
     @property
     def address(self) -> str:
-        """Where workers find it."""
+        """The address that workers connect to."""
         return self._acceptor.address
 
     def close(self) -> None:
-        """Send the workers away, and give back what the actor's process would take with it."""
+        """Disconnect the workers and release what would otherwise be released when the actor's process exits."""
         self._acceptor.close()
         self._dispatcher.close()
-        os.close(self._dispatcher.parameter_buffers.descriptor)
         self._blas.__exit__(None, None, None)
 
 
 class ProfiledWorker:
-    """Passes what a endpoint asks for on to a worker, and forgets the time of the steps before `first`."""
+    """Forwards calls from an endpoint to a worker, and discards the time spent before step `first`."""
 
     def __init__(self, worker: Worker, watch: Stopwatch, first: int) -> None:
         self._worker, self._watch, self._first = worker, watch, first
@@ -106,9 +105,9 @@ class ProfiledWorker:
 
 
 def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
-    """Be a worker until the server hangs up, then tell the seconds of each phase since the trial steps."""
+    """Run a worker until the server disconnects, then report the seconds per phase since the trial steps."""
     with numerics.pinned_blas(1, None):
-        rows = Rows(np.load(data / "X.npy"), np.load(data / "y.npy"))
+        rows = ArrayRows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
         worker = Worker(train=rows, val=None, device="cpu", **keywords)
@@ -117,7 +116,7 @@ def work(number: int, address: str, data: Path, keywords: dict[str, Any], result
 
 
 def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Config:
-    """Return the configuration of a run as the comparison makes it."""
+    """Return the configuration that the comparison uses for distsgd."""
     return Config.build(
         {
             "model.hidden": shape.hidden,
@@ -139,15 +138,15 @@ def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Co
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of the average step went."""
+    """Where the time in the average step went."""
 
     mean_ms: float
     median_ms: float
     phases: dict[str, dict[str, float]]
-    """For each process, and in it for each phase, milliseconds a step."""
+    """Milliseconds a step for each process and phase."""
 
     def table(self, title: str) -> Table:
-        """Return it as a table; `other` is what no phase accounts for: the interpreter between the timed functions."""
+        """Return the profile as a table; `other` is the time between the timed functions."""
         drawn = Table(title=f"{title}: {self.mean_ms:.3f} ms a step on average, {self.median_ms:.3f} in the median")
         drawn.add_column("microseconds a step")
         for name in self.phases:
@@ -163,7 +162,7 @@ class Profile:
 
 
 def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile:
-    """Train for a while and return where the time went."""
+    """Train for `seconds` and return where the time went."""
     spec = RunSpec.beginning(config, load(config.data))
     server = ProfiledServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
     context = multiprocessing.get_context("spawn")
@@ -204,19 +203,19 @@ def _wait_for_workers(server: ProfiledServer, workers: int) -> None:
     deadline = time.monotonic() + START_S
     while server.size() < workers:
         if time.monotonic() > deadline:
-            raise click.ClickException(f"{server.size()} of {workers} workers have come within {START_S:g} s")
+            raise click.ClickException(f"{server.size()} of {workers} workers have connected within {START_S:g} s")
         time.sleep(0.02)
 
 
 @click.command()
 @click.option("--shape", type=ShapeType(), default="3072-20-10@256", show_default=True, help="The net and mini-batch.")
-@click.option("--num-shards", type=int, help="Shards of a mini-batch; one for each worker if not given.")
+@click.option("--num-shards", type=int, help="Shards of a mini-batch; default: one per worker.")
 @options.workers
 @options.stored
 @options.seconds
 def main(shape: Shape, num_shards: int | None, workers: int, stored: StoredType, seconds: float) -> None:
-    """Show where a step's time goes, in the server and in each worker."""
-    # A thread for each process, as distsgd has it; its library has to find this before it is loaded.
+    """Show where the time in a step goes, in the server and in each worker."""
+    # One BLAS thread per process, as in distsgd; must be set before the library is loaded.
     os.environ.update(numerics.environment(1, None))
     shards = num_shards or workers
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:

@@ -1,4 +1,4 @@
-"""Tables of a comparison: for the terminal, and in Markdown."""
+"""Tables of a comparison, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def table(results: Results) -> Table:
 
 
 def markdown(results: Results, facts: Mapping[str, Any], conditions: str) -> str:
-    """Return both tables, milliseconds and ratios with their targets, under a line on machine and conditions."""
+    """Return two tables, milliseconds and ratios with targets, below a line with the machine and the conditions."""
     contestants = [c for c in CONTESTANTS if any(row.contestant == c.name for rows in results.values() for row in rows)]
     peers = [contestant for contestant in contestants if contestant is not OURS]
     lines = [
@@ -67,7 +67,7 @@ def _ratio_and_target(row: Row) -> str:
 
 
 def _grid(results: Results, contestants: Sequence[Contestant], cell: Any) -> list[str]:
-    """Return a Markdown table with a line for each shape and a column for each contestant."""
+    """Return a Markdown table with a row for each shape and a column for each contestant."""
     lines = ["| net@batch | " + " | ".join(c.label for c in contestants) + " |", "|---|" + "--:|" * len(contestants)]
     for shape, rows in results.items():
         found = {row.contestant: cell(row) for row in rows}
@@ -76,7 +76,7 @@ def _grid(results: Results, contestants: Sequence[Contestant], cell: Any) -> lis
 
 
 def replace_results(path: Path, text: str) -> None:
-    """Put `text` between the two markers of a Markdown file; ValueError if it has not got them."""
+    """Replace the text between the two markers of a Markdown file. Raises ValueError if a marker is missing."""
     content = path.read_text()
     before, begin, rest = content.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -1,6 +1,6 @@
-"""What a step costs, fitted from short runs here, and what follows for more workers: `python -m benchmarks.scaling`.
+"""Fit the cost model of a step to short runs, and predict larger clusters: `python -m benchmarks.scaling`.
 
-Real runs of `distsgd train` on one node, with no, one and two workers; then benchmarks.exchange, between two raylets.
+Real runs of `distsgd train` on one node with zero, one and two workers, then `benchmarks.exchange` between two raylets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distsgd.core import numerics
 
 
 def measure(folder: Path, seconds: float) -> Iterator[Point]:
-    """Yield a measurement of everything: runs on one node, exchanges, and runs on two nodes."""
+    """Yield one round of measurements: runs on one node, exchanges, and runs on two nodes."""
     for shape, workers in itertools.product(shapes(), (0, 1, 2)):
         yield run(shape, workers, folder, seconds)
     environment = os.environ | {
@@ -54,11 +54,11 @@ def measure(folder: Path, seconds: float) -> Iterator[Point]:
     "--out",
     type=click.Path(path_type=Path),
     default=Path(__file__).parent / "results" / "scaling.json",
-    help="File for all measurements and the model.",
+    help="Output file for all measurements and the model.",
 )
-@click.option("--markdown", "page", type=click.Path(path_type=Path, exists=True), help="File with results to renew.")
+@click.option("--markdown", "page", type=click.Path(path_type=Path, exists=True), help="File with results to update.")
 def main(rounds: int, seconds: float, out: Path, page: Path | None) -> None:
-    """Time short runs, fit the cost model, and show what it predicts."""
+    """Time short runs, fit the cost model and print its predictions."""
     console, loads = Console(), [machine.load_average()]
     found: dict[Point, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-", ignore_cleanup_errors=True) as folder:
@@ -67,7 +67,7 @@ def main(rounds: int, seconds: float, out: Path, page: Path | None) -> None:
                 found.setdefault(dataclasses.replace(point, seconds=0.0), []).append(point.seconds)
                 console.print(f"round {number + 1}/{rounds}  {point}", highlight=False, soft_wrap=True)
             loads.append(machine.load_average())
-    # The fastest round is what the machine can do; what is slower has had company.
+    # The fastest round shows what the machine can do; slower rounds were disturbed by other processes.
     points = [dataclasses.replace(point, seconds=min(taken)) for point, taken in found.items()]
     model = fit(points, machine.cores())
     text = markdown(model, points, machine.facts(), rounds, loads)
@@ -78,7 +78,7 @@ def main(rounds: int, seconds: float, out: Path, page: Path | None) -> None:
 
 
 def write(out: Path, model: Model, found: Mapping[Point, list[float]], loads: list[float]) -> None:
-    """Write everything that was measured, and the model, as JSON."""
+    """Write all measurements and the model as JSON."""
     measurements = [dataclasses.asdict(point) | {"seconds": taken} for point, taken in found.items()]
     content = {"machine": machine.facts(), "loads": loads, "model": dataclasses.asdict(model), "points": measurements}
     out.parent.mkdir(parents=True, exist_ok=True)

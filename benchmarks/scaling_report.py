@@ -9,10 +9,10 @@ from benchmarks.cost_model import Model, Point
 from benchmarks.summary import milliseconds
 
 CROWDS = ((8, 1), (64, 8), (1024, 64))
-"""Workers and nodes that are predicted."""
+"""Numbers of workers and nodes in the predictions."""
 
 EXAMPLES = (32, 256, 2048)
-"""Examples of each worker in a step."""
+"""Examples per worker in a step."""
 
 FEATURES = 784
 
@@ -23,7 +23,7 @@ def ms(seconds: float) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table, its columns but the first aligned to the right."""
+    """Return a Markdown table with all columns but the first right-aligned."""
     return [
         "| " + " | ".join(head) + " |",
         "|---|" + "--:|" * (len(head) - 1),
@@ -34,10 +34,10 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def markdown(
     model: Model, points: Sequence[Point], facts: Mapping[str, Any], rounds: int, loads: Sequence[float]
 ) -> str:
-    """Return all tables: what was measured beside what the model says, its costs, and what it predicts."""
+    """Return all tables: the fitted costs, measurements next to the model's values, and predictions."""
     steps = [point for point in points if not point.aggregators and point.nodes == 1]
     exchanges = [point for point in points if point.aggregators]
-    relayed = [point for point in points if point.nodes == 2]
+    two_nodes = [point for point in points if point.nodes == 2]
     sizes = sorted({point.parameters for point in exchanges})
     conditions = (
         f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
@@ -62,7 +62,7 @@ def markdown(
             "",
             "### Two nodes on one machine, a worker each: milliseconds a step, measured (model)",
             "",
-            *_relayed(model, relayed),
+            *_two_nodes(model, two_nodes),
             "",
             "### Predicted: milliseconds within a node and between nodes, and the share of the step that is within",
             "",
@@ -116,9 +116,9 @@ def _exchanges(model: Model, exchanges: Sequence[Point]) -> list[str]:
     )
 
 
-def _relayed(model: Model, relayed: Sequence[Point]) -> list[str]:
+def _two_nodes(model: Model, points: Sequence[Point]) -> list[str]:
     rows = []
-    for point in relayed:
+    for point in points:
         within = model.node(point.parameters, point.features, point.batch / 2, 1)
         expected = within + model.between(point.parameters, 2)
         rows.append((f"{point.parameters:,}, {point.batch}", f"{ms(point.seconds)} ({ms(expected)})"))

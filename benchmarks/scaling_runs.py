@@ -1,4 +1,4 @@
-"""The runs that the cost model is fitted from and checked with."""
+"""The runs to which the cost model is fitted, and with which it is checked."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CLASSES = 10
 
 
 def shapes() -> list[Shape]:
-    """Return what is timed on one node."""
+    """Return the shapes that are timed."""
     return [Shape(features, hidden, CLASSES, batch) for features, hidden in NETS for batch in BATCHES]
 
 
 def run(shape: Shape, workers: int, folder: Path, seconds: float) -> Point:
-    """Return the median step of a real run, whose rows are kept in `folder`."""
+    """Return the median step of a real run; its data are stored in `folder`."""
     task = Task(
         shape=shape,
         data=make_data(shape, "float32", folder),

@@ -1,4 +1,4 @@
-"""The nets that are timed, and the synthetic rows that every contestant reads."""
+"""The nets that are timed, and the synthetic data that all contestants read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 StoredType = Literal["float32", "uint8"]
 
 DATA_BYTES = 128 * 2**20
-"""Bytes of float32 features that a data set comes near: several times a processor's last-level cache."""
+"""Approximate size of a data set's float32 features: several times a last-level cache."""
 
 MOST_ROWS = 2**18
 
 
 @dataclass(frozen=True)
 class Shape:
-    """D features, H hidden units, C classes, and the rows of a whole mini-batch."""
+    """D features, H hidden units, C classes and the mini-batch size."""
 
     features: int
     hidden: int
@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def rows(self) -> int:
-        """Rows of its data set: whole mini-batches only, so that no contestant has a short one to treat."""
+        """Rows of its data set: a multiple of the mini-batch size, so that every mini-batch is full."""
         fitting = min(DATA_BYTES // (4 * self.features), MOST_ROWS)
         return max(fitting // self.batch, 4) * self.batch
 
@@ -57,7 +57,7 @@ SHAPES = (
 
 
 def parse_shape(text: str) -> Shape:
-    """Return the shape that `D-H-C` or `D-H-C@BATCH` names; ValueError for anything else."""
+    """Return the shape for `D-H-C` or `D-H-C@BATCH`. Raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+)-(\d+)-(\d+)(?:@(\d+))?", text.strip())
     if match is None:
         raise ValueError(f"a shape is D-H-C or D-H-C@BATCH, such as 3072-20-10@256, and not {text!r}")
@@ -70,11 +70,11 @@ def parse_shape(text: str) -> Shape:
 
 
 def make_data(shape: Shape, stored: StoredType, folder: Path) -> Path:
-    """Write the rows of `shape` to a folder inside `folder`, if they are not there yet, and return it.
+    """Write the rows of `shape` to a folder inside `folder`, unless they exist, and return that folder.
 
-    It holds X.npy (N, D) and y.npy (N,) int64 for the peers and the same two arrays in data.npz for distsgd. The
-    features are standard normal float32, or uniform uint8, which contestants divide by 255 in the batch. Labels are
-    drawn uniformly: what is learned does not matter here, and every class occurs.
+    It contains X.npy (N, D) and y.npy (N,) int64 for the peers, and the same two arrays in data.npz for distsgd. The
+    features are standard normal float32, or uniform uint8, which contestants divide by 255 in the mini-batch. Labels
+    are random, with all classes equally frequent: what the net learns does not matter here.
     """
     target = folder / f"{shape.features}-{shape.classes}-{shape.rows}-{stored}"
     if (target / "data.npz").exists():

@@ -1,4 +1,4 @@
-"""What it costs that `num_shards` is a constant and not the number of workers: `python -m benchmarks.shards`."""
+"""The cost of a fixed `num_shards` compared with one shard per worker: `python -m benchmarks.shards`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from benchmarks.summary import milliseconds
     type=int,
     default=(DEFAULT_SHARDS, 2 * DEFAULT_SHARDS),
     show_default=True,
-    help="A number of shards to compare with one for each worker; may be repeated.",
+    help="Number of shards to compare with one per worker; may be repeated.",
 )
 @options.shapes
 @options.stored

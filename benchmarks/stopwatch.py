@@ -1,4 +1,4 @@
-"""Timing functions of a program from outside: each gets the time spent in it, less that in timed functions it calls."""
+"""Times functions of a program from outside: the time spent in each, minus that in timed functions it calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Stopwatch:
-    """Adds up seconds by phase, for the thread that made it; a timed call costs about half a microsecond more."""
+    """Sums seconds by phase, in the thread that created it. Timing a call adds about half a microsecond."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -20,7 +20,7 @@ class Stopwatch:
         self._thread = threading.get_ident()
 
     def reset(self) -> None:
-        """Forget what has been added up; not to be called from within a timed function."""
+        """Reset all sums to zero; must not be called from within a timed function."""
         self.seconds.clear()
 
     def timed(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
@@ -43,9 +43,9 @@ class Stopwatch:
         return call
 
     def install(self, hooks: Mapping[str, str]) -> None:
-        """Replace functions of this process by timed ones; a hook is `module:name` or `module:Class.name`.
+        """Replace functions in this process with timed ones; a hook is `module:name` or `module:Class.name`.
 
-        LookupError if there is no such function: the program was changed, and the table of hooks was not.
+        Raises LookupError if there is no such function: the program has changed and the table of hooks has not.
         """
         for hook, phase in hooks.items():
             owner, name = find(hook)
@@ -53,7 +53,7 @@ class Stopwatch:
 
 
 def find(hook: str) -> tuple[Any, str]:
-    """Return what holds the function that a hook names, and its name there; LookupError if there is none."""
+    """Return the owner of the function that a hook names, and its name there. Raises LookupError if there is none."""
     module, _, path = hook.partition(":")
     *classes, name = path.split(".")
     owner: Any = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""From measurements to medians, ratios and targets; pure."""
+"""Medians, ratios and targets from measurements, as pure functions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TARGETS: dict[str, dict[str, float]] = {
     "64-32-10": {"ddp": 7.0, "torch": 1.6, "sklearn": 2.0, "ray": 18.0},
     "3072-1024-10": {"ddp": 2.8, "torch": 1.3, "sklearn": 1.7, "ray": 4.0, "bound": 0.85},
 }
-"""How many times distsgd's step each contestant's should at least take, with two workers on two cores."""
+"""Targets for the ratio of each contestant's step to distsgd's, with two workers on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One contestant at one shape."""
+    """The results of one contestant for one shape."""
 
     contestant: str
     rounds: int
@@ -28,17 +28,17 @@ class Row:
     fastest_ms: float
     slowest_ms: float
     ratio: float | None
-    """Its median over that of distsgd; None if distsgd has none."""
+    """Its median divided by distsgd's; None if distsgd was not measured."""
     target: float | None
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None if there is none, or nothing to compare."""
+        """Whether the target is met; None without a target or a ratio."""
         return None if self.target is None or self.ratio is None else self.ratio >= self.target
 
 
 def rows(shape: Shape, measurements: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Return a row for each contestant of `measurements`, which holds its step times, a round each, in ms."""
+    """Return a row for each contestant in `measurements`, which has its step time in ms for each round."""
     ours = measurements.get(OURS.name)
     base = statistics.median(ours) if ours else None
     targets = TARGETS.get(shape.net, {})
@@ -58,7 +58,7 @@ def rows(shape: Shape, measurements: Mapping[str, Sequence[float]]) -> list[Row]
 
 
 def ratio_text(name: str, ratio: float | None) -> str:
-    """Return a ratio as people read it: `2.4×`, or for the bound, which is not to be beaten, `85 %` of it."""
+    """Return a ratio as text: `2.40×`, or `85 %` for the bound."""
     if ratio is None:
         return "-"
     return f"{100 * ratio:.0f} %" if name == BOUND.name else f"{ratio:.2f}×"
@@ -70,7 +70,7 @@ def milliseconds(value: float) -> str:
 
 
 def rotated(names: Sequence[str], round_number: int) -> list[str]:
-    """Return the order of a round: each begins one further on, so that none always follows the same one's heat."""
+    """Return the order for a round; each round starts with the next contestant."""
     if not names:
         return []
     start = round_number % len(names)

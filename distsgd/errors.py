@@ -1,18 +1,18 @@
 """The errors that distsgd raises on purpose, and the exit codes that they stand for.
 
     DistsgdError
-    ├── RefusedError            exit 2: nothing was started, the user can replace_lost it
-    │   ├── ConfigError         a key, a value, or two that do not go together
-    │   ├── DataError           what was read is not what a classifier can be trained on
+    ├── RefusedError            exit 2: nothing was started; the user can correct it
+    │   ├── ConfigError         a key, a value, or two values that contradict each other
+    │   ├── DataError           the rows, or their labels, cannot be trained on
     │   ├── ResourceError       more CPUs, GPUs or nodes than there are; no such cluster; no such device
-    │   └── RunDirectoryError   the run directory holds another run, or another driver is at work in it
+    │   └── RunDirectoryError   the run directory holds another run, or another driver uses it
     ├── TrainingError           exit 1: the run had begun; what was trained is in its newest checkpoint
     │   ├── NonFiniteError      a loss or a gradient is not a number; the step was not applied
-    │   ├── WorkerLostError     a worker died, and no other can go on in its place
+    │   ├── WorkerLostError     a worker died, and no other can take its place
     │   └── ServerLostError     the parameter server died
     ├── CheckpointError         exit 1: a checkpoint could not be written
-    ├── TrackingError           exit 1: `distsgd sync` could not tell MLflow of a run
-    └── Stopped                 exit 130 or 143: Ctrl-C or SIGTERM; resumable
+    ├── TrackingError           exit 1: `distsgd sync` could not log a run to MLflow
+    └── Stopped                 exit 129, 130 or 143: SIGHUP, Ctrl-C or SIGTERM; resumable
 
 Every message says what was found, what was expected, and what to do.
 """
@@ -45,7 +45,7 @@ class DataError(RefusedError):
 
 
 class ResourceError(RefusedError):
-    """What was asked of the machine or the cluster is not there."""
+    """The machine or the cluster does not have the resources that were asked for."""
 
 
 class RunDirectoryError(RefusedError):
@@ -73,10 +73,10 @@ class CheckpointError(DistsgdError):
 
 
 class TrackingError(DistsgdError):
-    """MLflow could not be told of a run."""
+    """A run could not be logged to MLflow."""
 
 
-class Stopped(DistsgdError):  # noqa: N818 - it is no error that one was asked to stop
+class Stopped(DistsgdError):  # noqa: N818 - being asked to stop is not an error
     """The run was asked to stop by a signal; it has checkpointed and can be resumed."""
 
     def __init__(self, message: str, *, signum: int = signal.SIGINT) -> None:
@@ -85,7 +85,7 @@ class Stopped(DistsgdError):  # noqa: N818 - it is no error that one was asked t
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
-        """128 plus the signal's number, as a shell reports it: 130 for SIGINT, 143 for SIGTERM."""
+        """128 plus the signal's number, as a shell reports it: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + int(self.signum)
 
 

@@ -1,7 +1,7 @@
-"""What one submits to a cluster: `ray job submit --working-dir . -- python jobs/train.py CONFIG --set KEY=VALUE ...`.
+"""Entry point for Ray Jobs: `ray job submit --working-dir . -- python jobs/train.py CONFIG --set KEY=VALUE ...`.
 
-It is `distsgd train` of the checkout that it lies in, with the same arguments and exit codes. Ray Jobs carry the
-checkout to the cluster and name the cluster in RAY_ADDRESS; stopping the job is a SIGTERM, on which it checkpoints.
+Runs `distsgd train` from the checkout that contains this file, with the same arguments and exit codes. Ray Jobs copy
+the checkout to the cluster and set RAY_ADDRESS; stopping the job sends SIGTERM, and the run writes a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The checkout's distsgd comes before one that is installed, as it does in the workers that Ray starts for this job.
+# Use the checkout's distsgd rather than an installed one, as the workers that Ray starts for this job do.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distsgd.cli.main import main
+from distsgd.cli import main
 
 main(["train", *sys.argv[1:]], prog_name="distsgd")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_cupy
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -20,11 +22,22 @@ settings.load_profile("distsgd")
 os.environ.update(RAY_ENVIRONMENT)  # before anything imports ray, which reads it once
 
 
-@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The stand-in for CuPy, which `device="cuda"` then means."""
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    cuda_problem.cache_clear()
+    yield fake_cupy
+    cuda_problem.cache_clear()
+
+
+@pytest.fixture(params=["numpy", "stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request):
-    """The array module, NumPy's or CuPy's; skips with the reason where there is no working GPU."""
+    """The array module: NumPy, the stand-in for CuPy, or CuPy; skips with the reason where there is no working GPU."""
     if request.param == "numpy":
         return np
+    if request.param == "stand-in":
+        return request.getfixturevalue("stand_in")
     problem = cuda_problem()
     if problem is not None:
         pytest.skip(problem)
@@ -45,13 +58,12 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def _store_template(tmp_path_factory) -> Path:
     """An empty MLflow database; making its tables takes more than a second, copying them nothing."""
-    from distsgd.tracking.tracker import import_quietly
-
-    import_quietly()
-    from distsgd.tracking.store import Store
+    from distsgd.tracking.quiet import quiet_mlflow
 
     folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quiet_mlflow():
+        from distsgd.tracking.store import Store
+
         patch.setattr(tempfile, "tempdir", str(folder))
         Store(f"sqlite:///{folder / 'mlflow.db'}").ping()
     return folder / "mlflow.db"

@@ -21,10 +21,11 @@ import numpy as np
 
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.dispatcher import Dispatcher
-from distsgd.comm.shared_memory import Endpoint, PeerSettings
+from distsgd.comm.endpoint import Endpoint
+from distsgd.comm.messages import PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.data import BatchTransform, DataSet, InputSchema, Normalization, Rows
+from distsgd.data import ArrayRows, BatchTransform, DataSet, InputSchema, Normalization
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.spec import RunSpec
@@ -41,7 +42,7 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     X = rng.integers(0, 255, (rows, features)).astype(dtype) if dtype == "u1" else rng.normal(size=(rows, features))
     y = np.arange(rows) % classes
     data = DataSet(
-        train=Rows(X.astype(dtype), y),
+        train=ArrayRows(X.astype(dtype), y),
         val=None,
         classes=np.arange(classes),
         feature_names=tuple(f"f{i}" for i in range(features)),
@@ -87,7 +88,7 @@ class Training:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_worker(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a worker's process; it comes when it has imported what it needs."""
+        """Start a worker's process; it connects when it has imported what it needs."""
         process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -100,10 +101,9 @@ class Training:
         return process
 
     def end(self) -> None:
-        """Send the workers away, and wait until they are gone; AssertionError if one of them failed."""
+        """Hang up on the workers, and wait until they have ended; AssertionError if one of them failed."""
         self.acceptor.close()
         self.dispatcher.close()
-        os.close(self.dispatcher.parameter_buffers.descriptor)
         try:
             codes = {process.wait(START_S) for process in self.processes}
         finally:
@@ -115,14 +115,14 @@ class Training:
     def await_workers(self, count: int) -> None:
         """Return when the dispatcher has so many workers."""
         deadline = time.monotonic() + START_S
-        while self.dispatcher.size() < count:
-            assert time.monotonic() < deadline, f"{self.dispatcher.size()} of {count} workers have come"
+        while self.dispatcher.members.size() < count:
+            assert time.monotonic() < deadline, f"{self.dispatcher.members.size()} of {count} workers have connected"
             time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def training(spec: RunSpec, *, workers: int, threads: int = 1, cores: int = 0, **dispatcher: Any) -> Iterator[Training]:
-    """Yield a server whose workers have come; afterwards none of their processes is left."""
+    """Yield a server whose workers have connected; afterwards none of their processes is left."""
     keywords = {"timeout_s": 30.0, "arrival_timeout_s": 30.0, "spin": False} | dispatcher
     num_shards = spec.config.train.num_shards
     made = Dispatcher(spec.net.size, **keywords)

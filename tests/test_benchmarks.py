@@ -106,7 +106,9 @@ def test_processes_share_the_rows_of_a_shuffled_epoch():
 
 
 def test_the_peers_gradients_are_those_of_distsgd(data):
-    from distsgd.core.net import Net, Parameters, Workspace, loss_and_gradient_sums
+    from distsgd.core.backprop import loss_and_gradient_sums
+    from distsgd.core.net import Net, Parameters
+    from distsgd.core.workspace import Workspace
 
     X, y = gather(np.load(data / "X.npy"), np.load(data / "y.npy"), np.arange(8))
     parameters = initial_parameters(TINY)

@@ -67,7 +67,7 @@ def test_one_node_has_nothing_between():
     assert COSTS.between(10**6, 1) == 0
 
 
-def test_slices_share_the_servers_work_until_the_relays_have_more():
+def test_slices_share_the_servers_work_until_the_aggregators_have_more():
     alone, eight, many = (COSTS.between(3_000_000, 64, slices) for slices in (1, 8, 4096))
     assert alone == pytest.approx(1e-3 + 63 * (0.4e-3 + 24e6 / 500e6))
     assert eight == pytest.approx(1e-3 + 63 * (0.4e-3 + 3e6 / 500e6))
@@ -89,8 +89,8 @@ def test_the_most_nodes_are_the_last_that_spend_no_more_time_between(slices):
 def test_the_report_has_a_line_for_everything_measured():
     serial = [Point(parameters=p, features=784, batch=b, seconds=1e-3) for p, b in itertools.product(SIZES, (64, 1024))]
     mine = [p for p in steps() if p.features == 784]
-    relayed = [dataclasses.replace(p, workers=1, nodes=2) for p in mine if p.workers == 2]
-    text = markdown(COSTS, [*serial, *mine, *exchanges(), *relayed], facts(), 3, [0.5, 2.0])
+    two_nodes = [dataclasses.replace(p, workers=1, nodes=2) for p in mine if p.workers == 2]
+    text = markdown(COSTS, [*serial, *mine, *exchanges(), *two_nodes], facts(), 3, [0.5, 2.0])
     assert text.count("\n| 2,395") == 2 + 1 + 2 + 3 + 1
     assert "load average 0.5 to 2.0 meanwhile." in text
     assert "50 Gflop/s" in text

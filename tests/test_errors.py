@@ -22,7 +22,7 @@ def test_what_is_refused_exits_with_2_and_what_fails_with_1(kind):
     assert kind("message").exit_code == (2 if issubclass(kind, RefusedError) else 1)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stop_exits_as_a_shell_reports_its_signal(signum, code):
     assert Stopped("message", signum=signum).exit_code == code
 

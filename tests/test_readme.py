@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.util
 import re
 import shlex
@@ -93,16 +92,19 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-def test_architecture_page_names_every_file():
+def test_the_tree_of_the_architecture_page_is_the_packages():
     page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([a-z_*]+\.py|[a-z_]+/)`", page)
+    tree = page.partition("```text\ndistsgd/\n")[2].partition("```")[0]
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        name = line.lstrip("│├└─ ").split()[0]
+        if name.endswith("/"):
+            folder = name
+        else:
+            named.add(f"{folder if line.startswith(('│', ' ')) else ''}{name}")
     package = REPOSITORY / "distsgd"
-    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "distsgd_pyfunc.py"}
-    folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
-    for file in modules | folders:
-        assert any(fnmatch.fnmatch(file, pattern) for pattern in named), file
-    for pattern in named:
-        assert list(package.rglob(pattern.rstrip("/"))) or (REPOSITORY / pattern).exists(), pattern
+    files = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    assert named == {name for name in files if not name.endswith(("__init__.py", "__main__.py"))}
 
 
 def test_constraints_are_exact_and_name_no_place():
@@ -150,7 +152,19 @@ def test_pre_commit_fetches_nothing():
     assert set(re.findall(r"language: (\S+)", text)) == {"system"}
 
 
-def test_picture_needs_nothing_else():
-    picture = (REPOSITORY / "docs" / "dataflow.svg").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["dataflow.svg", "house.svg"])
+def test_picture_needs_nothing_else(name):
+    picture = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "href" not in picture  # nothing is fetched to show it
+
+
+def test_picture_of_the_packages_shows_the_floors():
+    layers = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (floors,) = (contract["layers"] for contract in layers["contracts"] if contract["id"] == "floors")
+    picture = (REPOSITORY / "docs" / "house.svg").read_text(encoding="utf-8")
+    boxes = re.findall(r'<text class="name" x="\d+" y="(\d+)">(\w+)</text>', picture)
+    drawn = {y: " | ".join(name for at, name in boxes if at == y) for y in dict.fromkeys(y for y, _ in boxes)}
+    assert list(drawn) == sorted(drawn, key=int)
+    expected = [sorted(floor.replace("distsgd.", "").split(" | ")) for floor in floors]
+    assert [sorted(names.split(" | ")) for names in drawn.values()] == expected

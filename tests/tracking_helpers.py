@@ -12,12 +12,11 @@ from typing import Any
 
 import distsgd
 from distsgd.rundir.journal import Reader
-from distsgd.tracking.tracker import import_quietly
+from distsgd.tracking.quiet import quiet_mlflow
 
-import_quietly()
-
-from mlflow.entities import Run  # noqa: E402 - mlflow is imported the way distsgd does it
-from mlflow.tracking import MlflowClient  # noqa: E402
+with quiet_mlflow():  # mlflow is imported the way distsgd does it
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 SHORT = {"run.workers": 0, "train.epochs": 3, "model.hidden": 8}
 """69 steps; lines for steps 10, 20, 23, 30, 40, 46, 50, 60, 69."""

@@ -1,1 +1,1 @@
-"""The contestants: each a program that trains one net for some seconds and prints one line of JSON."""
+"""The contestants: each is a program that trains one net for some seconds and prints a line of JSON."""

@@ -1,7 +1,7 @@
-"""The bound: each process computes its part of every mini-batch's gradient, and nobody tells anybody about it.
+"""The bound: each process computes its part of every mini-batch's gradient, without any communication.
 
-No parameters are sent, no gradients added, no update made. What a distributed step takes longer than this is the price
-of distribution (or, where it takes less, what better arithmetic saves).
+No parameters are sent, no gradients are added, and there is no update. The extra time of a distributed step is the
+overhead of distribution (or, if it is shorter, what better arithmetic saves).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ START_S = 60.0
 
 
 def compute(task: Task, rank: int) -> list[float]:
-    """Return the durations of one process's steps, which begin when all processes are ready."""
+    """Return the step durations of one process; the steps start when all processes are ready."""
     X, y = task.load()
     parameters = initial_parameters(task.shape)
     batches = shuffled(len(X), task.shape.batch, 0, share_of(rank, task.workers, task.shape.batch))
@@ -31,13 +31,13 @@ def compute(task: Task, rank: int) -> list[float]:
 
 
 def _remember(barrier: Barrier) -> None:
-    """Keep what a process can only be given at its birth."""
+    """Store the barrier, which can only be passed to a process when it is created."""
     global _all_ready
     _all_ready = barrier
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Return the summary of all processes' steps together."""
+    """Return the summary of the steps of all processes."""
     context = multiprocessing.get_context("spawn")
     barrier = (context.Barrier(task.workers),)
     with ProcessPoolExecutor(task.workers, mp_context=context, initializer=_remember, initargs=barrier) as pool:

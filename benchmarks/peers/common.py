@@ -1,4 +1,4 @@
-"""What all contestants share: their arguments, the clock, the mini-batches' rows, and the line that they print."""
+"""Code shared by all contestants: command line, timing, sampling of mini-batches and the line they print."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import numpy as np
 from benchmarks.shapes import Shape, parse_shape
 
 LR = 0.01
-"""Learning rate of all contestants; training stays finite for as long as anybody measures."""
+"""Learning rate of all contestants; small enough that values stay finite during a measurement."""
 
 L2 = 1e-4
-"""λ of all contestants; the gradient holds 2λW, which frameworks call a weight decay of 2λ."""
+"""λ of all contestants; the gradient contains 2λW, which frameworks call a weight decay of 2λ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a contestant is asked to do."""
+    """The arguments of a contestant."""
 
     shape: Shape
     data: Path
     """Folder with X.npy, y.npy and data.npz: see shapes.make_data."""
     workers: int
-    """Processes that share a mini-batch, where the contestant has several."""
+    """Processes that share a mini-batch, for a contestant with several."""
     threads: int
-    """Threads of a contestant that has one process."""
+    """Threads of a contestant that runs as one process."""
     num_shards: int
-    """Shards of a mini-batch; only distsgd has them."""
+    """Shards of a mini-batch; used by distsgd only."""
     warm_up_s: float
-    """Seconds of steps at the start that are not counted."""
+    """Seconds of training at the start that are not counted."""
     seconds: float
-    """Seconds of steps that are."""
+    """Seconds of training that are counted."""
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features (N, D), float32 or uint8, and classes (N,) int64, in memory of this process."""
+        """Return features (N, D), float32 or uint8, and classes (N,) int64, loaded into this process's memory."""
         return np.load(self.data / "X.npy"), np.load(self.data / "y.npy")
 
 
 class StepClock:
-    """Durations of steps, with those of the warm-up left out."""
+    """Measures the durations of steps, except during the warm-up."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -54,11 +54,11 @@ class StepClock:
         self.durations: list[float] = []
 
     def restart(self) -> None:
-        """Leave out what has passed since the last step: the end of an epoch."""
+        """Exclude the time since the last step, such as the end of an epoch."""
         self._last = time.perf_counter()
 
     def step(self, count: int = 1) -> bool:
-        """Note that `count` steps have ended; return whether there is time for more."""
+        """Record that `count` steps have ended; return whether there is time for more."""
         now = time.perf_counter()
         duration, self._last = (now - self._last) / count, now
         passed = now - self._began
@@ -67,7 +67,7 @@ class StepClock:
         return passed < self._task.warm_up_s + self._task.seconds
 
     def summary(self) -> dict[str, Any]:
-        """Return what a contestant prints."""
+        """Return the summary of the recorded steps."""
         return summary(self.durations)
 
 
@@ -78,9 +78,9 @@ def summary(durations: list[float]) -> dict[str, Any]:
 
 
 def shuffled(rows: int, batch: int, seed: int, share: slice) -> Iterator[np.ndarray]:
-    """Yield, epoch after epoch without end, the row numbers of the part `share` of each shuffled mini-batch.
+    """Yield without end, epoch after epoch, the row numbers in the part `share` of each shuffled mini-batch.
 
-    Every process of a run draws the same order from `seed` and takes its own share.
+    All processes of a run draw the same order from `seed`, and each takes its own share.
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -95,7 +95,7 @@ def share_of(rank: int, workers: int, batch: int) -> slice:
 
 
 def main(measure: Callable[[Task], dict[str, Any]]) -> None:
-    """Run a contestant with the arguments of its command line and print what it returns as a line of JSON."""
+    """Parse the command line, run a contestant and print its result as a line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", type=parse_shape, required=True)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,7 +1,6 @@
-"""distsgd itself: a run of `distsgd train`, timed by its own result.json.
+"""distsgd itself: a run of `distsgd train`, with the timings of its own result.json.
 
-The run is stopped with SIGTERM, as any run may be, when it has trained for long enough. Its percentiles leave out the
-first second of steps.
+The run is stopped with SIGTERM when it has trained for long enough. Its percentiles exclude the first second of steps.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from benchmarks.peers.common import L2, LR, Task, main
 
 WARM_UP_S = 1.0
-"""What `distsgd` leaves out by itself."""
+"""Seconds at the start that distsgd's own timings exclude."""
 
 START_S = 120.0
 LOOK_S = 0.05
@@ -47,7 +46,7 @@ def command(task: Task, run_dir: Path) -> list[str]:
 
 
 def train(task: Task, run_dir: Path) -> dict[str, Any]:
-    """Run until there have been enough seconds of steps; return the content of result.json."""
+    """Train for the requested time; return the content of result.json."""
     process = subprocess.Popen(command(task, run_dir), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _wait_for_first_step(process, run_dir / "metrics.jsonl")
@@ -72,7 +71,7 @@ def _wait_for_first_step(process: subprocess.Popen[str], journal: Path) -> None:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Return the run's own percentiles, and the whole run's mean step, which holds epochs' ends and start too."""
+    """Return the run's own percentiles, and its whole duration per step, including start and ends of epochs."""
     with tempfile.TemporaryDirectory(dir=task.data) as folder:
         result = train(task, Path(folder) / "run")
     return {

@@ -1,4 +1,4 @@
-"""The two-layer net in plain NumPy, as one writes it down: every intermediate result is a fresh array."""
+"""The two-layer net in straightforward NumPy: every intermediate result is a new array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def initial_parameters(shape: Shape) -> Parameters:
 
 
 def gather(X: np.ndarray, y: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows `index` as float32, bytes divided by 255, and their classes."""
+    """Return the rows `index` as float32, uint8 divided by 255, and their classes."""
     rows = X[index]
     return (rows if rows.dtype == np.float32 else rows.astype(np.float32) / np.float32(255)), y[index]
 

@@ -1,6 +1,6 @@
-"""A parameter server of plain Ray actors, after the synchronous example in Ray's documentation, with NumPy.
+"""A parameter server with plain Ray actors and NumPy, after the synchronous example in Ray's documentation.
 
-As there, the driver passes references on and does not wait for every step: it looks at the parameters every ten.
+As there, the driver passes object references on and does not wait for each step: it fetches the parameters every ten.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ParameterServer:
         return self.parameters
 
     def apply_gradients(self, *gradients: Parameters) -> Parameters:
-        """Average the workers' mean gradients, which have equal numbers of rows; update; return the parameters."""
+        """Average the workers' mean gradients, each over the same number of rows, update and return the parameters."""
         updated = []
         for W, *parts in zip(self.parameters, *gradients, strict=True):
             g = np.add.reduce(parts) / len(parts)
@@ -47,7 +47,7 @@ class ParameterServer:
 
 @ray.remote(num_cpus=1)
 class Worker:
-    """Computes gradients of its share of every mini-batch."""
+    """Computes the gradients of its share of every mini-batch."""
 
     def __init__(self, task: Task, rank: int) -> None:
         self.X, self.y = task.load()
@@ -60,11 +60,11 @@ class Worker:
 
 
 def train(task: Task) -> StepClock:
-    """Train until time is up."""
+    """Train until the time is over."""
     server = ParameterServer.remote(task)
     workers = [Worker.remote(task, rank) for rank in range(task.workers)]
     parameters = server.get_parameters.remote()
-    ray.get([worker.compute_gradients.remote(parameters) for worker in workers])  # they have loaded their rows
+    ray.get([worker.compute_gradients.remote(parameters) for worker in workers])  # until all rows are loaded
     clock = StepClock(task)
     while True:
         for _ in range(STEPS_BETWEEN_LOOKS):
@@ -76,10 +76,10 @@ def train(task: Task) -> StepClock:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Return the summary of the mean steps between two looks."""
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home directory
+    """Return the summary of the mean steps between two fetches."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray writes one to the home directory
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    folder = tempfile.mkdtemp(prefix="bench-", dir="/tmp")  # a socket's path has to be short
+    folder = tempfile.mkdtemp(prefix="bench-", dir="/tmp")  # the path of a Unix socket must be short
     try:
         ray.init(
             address="local",

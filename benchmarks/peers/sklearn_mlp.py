@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier, whose products run on all cores."""
+"""scikit-learn's MLPClassifier, with BLAS threads on all cores."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sklearn.neural_network import MLPClassifier
 from benchmarks.peers.common import L2, LR, StepClock, Task, main, summary
 
 FEWEST_EPOCHS = 3
-"""The first is warm-up; of the others the median is taken, however long they are."""
+"""The first epoch is warm-up; the median is over the others, however long they take."""
 
 
 class EpochClock(io.TextIOBase):
-    """Stands in for standard output: a verbose fit prints a line at the end of every epoch, the only sign it gives."""
+    """Replaces standard output: the line that a verbose fit prints after each epoch is the only way to time it."""
 
     def __init__(self, task: Task) -> None:
         self._clock, self._steps = StepClock(task), task.shape.rows // task.shape.batch
         self.durations: list[float] = []
 
     def write(self, text: str) -> int:
-        """Note the end of an epoch; end the fit when its time is up, as a user does it, by an interruption."""
+        """Record the end of an epoch; stop the fit with KeyboardInterrupt, as a user would, when the time is over."""
         if text.startswith("Iteration"):
             more = self._clock.step(self._steps)
             self.durations = self._clock.durations
@@ -34,9 +34,9 @@ class EpochClock(io.TextIOBase):
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Return the summary of the epochs' mean steps."""
+    """Return the summary of the mean steps of the epochs."""
     X, y = task.load()
-    if X.dtype != np.float32:  # it cannot convert in the batch
+    if X.dtype != np.float32:  # it cannot convert in the mini-batch
         X = X.astype(np.float32) / np.float32(255)
     model = MLPClassifier(
         hidden_layer_sizes=(task.shape.hidden,),
@@ -44,7 +44,7 @@ def measure(task: Task) -> dict[str, Any]:
         momentum=0.0,
         nesterovs_momentum=False,
         learning_rate_init=LR,
-        alpha=2 * L2 * task.shape.batch,  # it divides the penalty by the mini-batch's size
+        alpha=2 * L2 * task.shape.batch,  # scikit-learn divides the penalty by the mini-batch size
         batch_size=task.shape.batch,
         max_iter=1_000_000,
         n_iter_no_change=1_000_000,

@@ -1,4 +1,4 @@
-"""PyTorch's DistributedDataParallel over gloo, one process and one thread for each worker."""
+"""PyTorch's DistributedDataParallel over gloo, with one process and one thread per worker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.peers.common import StepClock, Task, main, share_of
 from benchmarks.peers.torch_net import load, make_model, make_optimizer, shuffled, train_step
 
 STEPS_BETWEEN_VOTES = 10
-"""Steps after which the ranks agree whether to go on: none may stop while another waits for its gradient."""
+"""Steps between agreements of the ranks to continue: no rank may stop while another waits for its gradient."""
 
 
 def train(rank: int, task: Task, folder: str, results: Any) -> None:
-    """Train as one rank; rank 0 reports its steps, which all take equally long."""
+    """Train as one rank; rank 0 reports its step times, which are the same for all ranks."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     meeting_point = f"file://{folder}/meeting-point"
@@ -50,7 +50,7 @@ def measure(task: Task) -> dict[str, Any]:
     results = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(dir=Path(task.data)) as folder:
         context = mp.spawn(train, args=(task, folder, results), nprocs=task.workers, join=False)
-        while not context.join():  # raises what a rank raised
+        while not context.join():  # re-raises a rank's exception
             pass
     summary: dict[str, Any] = results.get()
     return summary

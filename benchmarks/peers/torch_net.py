@@ -1,4 +1,4 @@
-"""What both PyTorch contestants share: the net, its optimiser, and a step on gathered rows."""
+"""Code shared by both PyTorch contestants: the net, the optimiser and a training step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.shapes import Shape
 
 
 def make_model(shape: Shape) -> nn.Sequential:
-    """Return the net; the cross-entropy includes the softmax."""
+    """Return the net, without the softmax, which the cross-entropy loss includes."""
     return nn.Sequential(nn.Linear(shape.features, shape.hidden), nn.ReLU(), nn.Linear(shape.hidden, shape.classes))
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Return SGD with L2 on the weights alone; `fused` was as fast as or faster than the default at every shape."""
+    """Return SGD with L2 on the weights only; `fused` was at least as fast as the default for every shape."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     biases = [p for p in model.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": 2 * L2}, {"params": biases}]
@@ -32,9 +32,9 @@ def load(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shuffled(rows: int, batch: int, share: slice) -> Iterator[torch.Tensor]:
-    """Yield, epoch after epoch, the rows of the part `share` of each mini-batch, as DistributedSampler deals them.
+    """Yield, epoch after epoch, the row numbers in the part `share` of each mini-batch, like DistributedSampler.
 
-    Every rank draws the same order, from the epoch's number, and takes its own share of each batch.
+    All ranks draw the same order, seeded with the epoch, and each takes its own share of each mini-batch.
     """
     epoch = 0
     while True:
@@ -47,7 +47,7 @@ def shuffled(rows: int, batch: int, share: slice) -> Iterator[torch.Tensor]:
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, X: torch.Tensor, y: torch.Tensor, index: torch.Tensor
 ) -> None:
-    """Train on the rows `index`. Gathering by a tensor of numbers is several times faster than a DataLoader."""
+    """Train on the rows `index`. Gathering with an index tensor is several times faster than a DataLoader."""
     rows = X.index_select(0, index)
     if rows.dtype != torch.float32:
         rows = rows.float().div_(255)

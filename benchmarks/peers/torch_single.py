@@ -1,4 +1,4 @@
-"""PyTorch in one process, on all cores."""
+"""PyTorch in one process, with threads on all cores."""
 
 from __future__ import annotations
 

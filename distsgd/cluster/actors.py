@@ -1,4 +1,4 @@
-"""The plain classes as Ray actors; trainer.py and staff.py start them."""
+"""The plain classes of `engine` and `comm` as Ray actors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.aggregator import NodeAggregator
-from distsgd.comm.dispatcher import Dispatcher, InterruptedStepError, LostPeer
+from distsgd.comm.dispatcher import Dispatcher
+from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint
+from distsgd.comm.membership import InterruptedStepError, LostPeer
+from distsgd.comm.messages import PeerSettings
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer, join, pack
-from distsgd.comm.shared_memory import CONNECT_ERRORS, Endpoint, PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.core.backend import Device
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
+from distsgd.data import Rows
+from distsgd.engine.plan import Plan
 from distsgd.engine.server import ParameterServer
-from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.worker import Worker
 from distsgd.system import faults
 
 START_S = 60.0
-"""Seconds in which a new process has to be there, however short run.timeout_s is: that is for steps."""
+"""Seconds that a new process may take to start, however short `run.timeout_s` is: that one is for steps."""
 
 
 class Location(NamedTuple):
@@ -41,7 +45,7 @@ class Location(NamedTuple):
     host: str
     pid: int
     address: str
-    """Where workers of that node find it; empty for a worker."""
+    """Where workers on its node connect to it; empty for a worker."""
 
 
 def _node() -> str:
@@ -49,7 +53,7 @@ def _node() -> str:
 
 
 class _DispatchingActor:
-    """A dispatcher and the acceptor that its workers come in by: what a server and an aggregator have in common."""
+    """A dispatcher and the acceptor that workers connect to: what a server and an aggregator have in common."""
 
     def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -68,16 +72,16 @@ class _DispatchingActor:
         return Location(_node(), socket.gethostname(), os.getpid(), self._acceptor.address)
 
     def size(self) -> int:
-        """See Dispatcher.size."""
-        return self._dispatcher.size()
+        """See Membership.size."""
+        return self._dispatcher.members.size()
 
     def take_lost_peers(self) -> list[LostPeer]:
-        """See Dispatcher.take_lost_peers."""
-        return self._dispatcher.take_lost_peers()
+        """See Membership.take_lost_peers."""
+        return self._dispatcher.members.take_lost_peers()
 
     def reweigh(self, name: str, weight: int) -> None:
-        """See Dispatcher.reweigh."""
-        self._dispatcher.reweigh(name, weight)
+        """See Membership.reweigh."""
+        self._dispatcher.members.reweigh(name, weight)
 
 
 class ServerActor(_DispatchingActor):
@@ -86,22 +90,30 @@ class ServerActor(_DispatchingActor):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        # When all workers are lost at once, new ones are on their way; if there will be none, the driver says so.
+        # When all workers are lost at once others are being started; if there will be none, the driver ends the run.
         arrival_timeout_s = max(config.run.timeout_s, START_S)
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
         )
         self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
+        self._timeout_s = config.run.timeout_s
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
         )
 
     def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
-        """Take in a worker, or an aggregator for `weight` workers, that is reached by Ray calls."""
+        """Add a peer that is reached by Ray calls: a worker, or an aggregator that stands for `weight` workers."""
         peer = RayPeer(
-            actor, name, host, pid, weight=weight, parameter_chunks=self._parameter_chunks, num_shards=self._num_shards
+            actor,
+            name,
+            host,
+            pid,
+            weight=weight,
+            parameter_chunks=self._parameter_chunks,
+            num_shards=self._num_shards,
+            timeout_s=self._timeout_s,
         )
-        self._dispatcher.join(peer)
+        self._dispatcher.members.join(peer)
 
     def run(self, until: int) -> int:
         """See ParameterServer.run."""
@@ -113,7 +125,7 @@ class ServerActor(_DispatchingActor):
     def stop(self) -> None:
         """See ParameterServer.stop."""
         self._server.stop()
-        self._dispatcher.interrupt()
+        self._dispatcher.members.interrupt()
 
     def take_records(self) -> list[dict[str, Any]]:
         """See ParameterServer.take_records."""
@@ -125,8 +137,7 @@ class ServerActor(_DispatchingActor):
 
     def current_parameters(self) -> np.ndarray:
         """See ParameterServer.current_parameters."""
-        if faults.ARMED:
-            faults.reached("server", 0, self._server.step, "validating")
+        faults.reached("server", 0, self._server.step, "validating")
         return self._server.current_parameters()
 
     def timings(self) -> dict[str, float]:
@@ -142,7 +153,7 @@ class GradientComputer(ABC):
         """See Worker.compute."""
 
     def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list[Any]:
-        """Compute with parameters that come in chunks, and return the partials in chunks; see links.ray_calls."""
+        """Compute with parameters that arrive in chunks, and return the sums in chunks; see comm.ray_calls."""
         return pack(self.compute(step, join(chunks), shards))
 
 
@@ -150,8 +161,8 @@ class AggregatorActor(_DispatchingActor, GradientComputer):
     """An aggregator as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        # A worker that hangs times out before its aggregator does. An aggregator without workers fails at once, so that
-        # the server reassigns its shards.
+        # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
+        # so that the server gives its shards to others.
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
         )
@@ -165,19 +176,26 @@ class AggregatorActor(_DispatchingActor, GradientComputer):
 class WorkerActor(GradientComputer):
     """A worker as a Ray actor; `initialize` rather than the constructor does the work, so that its errors come back."""
 
-    def initialize(
-        self, *, number: int, blas_threads: int, blas_kernel: str | None, device: Device, **keywords: Any
-    ) -> tuple[Location, dict[str, str]]:
-        """Make the worker; return where it is, and the fingerprint of its arithmetic."""
-        self._number = number
+    def __init__(self, number: int, restart: int) -> None:
+        self._number, self._restart = number, restart
         self._serving: threading.Thread | None = None
-        self._blas = numerics.pinned_blas(blas_threads, blas_kernel)
+
+    def location(self) -> Location:
+        """Return where it is."""
+        return Location(_node(), socket.gethostname(), os.getpid(), "")
+
+    def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
+        """Make the worker; return the fingerprint of its arithmetic."""
+        faults.reached("worker", self._number, self._restart, "initializing")
+        self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
         self._blas.__enter__()
-        self._worker = Worker(device=device, **keywords)
-        return Location(_node(), socket.gethostname(), os.getpid(), ""), numerics.fingerprint(device)
+        self._worker = Worker(
+            net=spec.net, sampler=spec.sampler, train=train, val=val, transform=spec.transform, device=spec.device
+        )
+        return numerics.fingerprint(spec.device)
 
     def connect(self, address: str) -> str | None:
-        """Serve the server or aggregator at `address` on this node from now on; return what is in the way, if it is."""
+        """Serve the server or aggregator at `address` on this node from now on; return why not, if that fails."""
         self._disconnect()
         try:
             self._endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
@@ -190,9 +208,9 @@ class WorkerActor(GradientComputer):
         return None
 
     def _disconnect(self) -> None:
-        """Return when the worker computes no more for the server or aggregator that it sat at, if there was one.
+        """Disconnect from the server or aggregator, if there is one, and wait for the computation at hand.
 
-        That one may hang rather than be dead, and the worker's buffers are for one computation at a time.
+        It may hang rather than be dead, and the worker's buffers are for one computation at a time.
         """
         if self._serving is not None:
             self._endpoint.disconnect()
@@ -201,8 +219,6 @@ class WorkerActor(GradientComputer):
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
         """See Worker.compute."""
-        if not faults.ARMED:
-            return self._worker.compute(step, flat, shards)
         faults.reached("worker", self._number, step + 1, "asked")
         partials = self._worker.compute(step, flat, shards)
         faults.reached("worker", self._number, step + 1, "computed")
@@ -210,6 +226,5 @@ class WorkerActor(GradientComputer):
 
     def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
         """See Worker.evaluate."""
-        if faults.ARMED:
-            faults.reached("worker", self._number, sys.maxsize, "validating")
+        faults.reached("worker", self._number, sys.maxsize, "validating")
         return self._worker.evaluate(flat, blocks)

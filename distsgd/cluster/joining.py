@@ -1,13 +1,15 @@
-"""Joining a Ray cluster by its address, or saying within seconds why that cannot be done."""
+"""Joining a Ray cluster by its address, or saying within seconds why that cannot be done; leaving it."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 
 from distsgd.errors import ResourceError
-from distsgd.system.signals import keeping_sigterm
+from distsgd.system.signals import signals_kept_from_ray
+from distsgd.system.streams import standard_streams
 
 CONNECT_S = 3.0
 """Seconds in which a cluster's address must accept a connection, and then say that it speaks gRPC."""
@@ -38,7 +40,7 @@ def join(address: str) -> None:
     set_by_user = ATTEMPTS in os.environ
     os.environ.setdefault(ATTEMPTS, "1")
     try:
-        with keeping_sigterm():
+        with signals_kept_from_ray(), standard_streams():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         if "InvalidAuthToken" in str(error.__cause__):
@@ -52,6 +54,22 @@ def join(address: str) -> None:
     finally:
         if not set_by_user:  # a Ray that this process starts later needs longer
             del os.environ[ATTEMPTS]
+
+
+def leave() -> None:
+    """Disconnect this process from Ray, and end the processes of a local one.
+
+    An exit handler of Ray's keeps the node object, and so a client whose sockets would stay open for good; what else
+    holds descriptors is in reference cycles.
+    """
+    import ray
+    from ray._private import worker
+
+    node = worker._global_node
+    ray.shutdown()
+    if node is not None:
+        node._gcs_client = None
+    gc.collect()
 
 
 def _check_answer(address: str) -> None:

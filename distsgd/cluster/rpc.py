@@ -1,9 +1,11 @@
-"""Ray calls from the driver to actors: what an answer, no answer, or a death comes to; and ending actors."""
+"""Ray calls from the driver to actors: waiting for replies, what a death or a silence comes to; ending actors."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,22 +19,59 @@ from distsgd.errors import DistsgdError, ResourceError, ServerLostError, Trainin
 
 SERVER = "the parameter server"
 
+TICK_S = 0.2
+"""Seconds for which the driver waits for replies before it looks at signals and at the server."""
 
-def answer(reply: Any, who: str, timeout_s: float) -> Any:
-    """Return what a worker or an aggregator answers; its errors come as they were raised there.
+Tick = Callable[[], None]
+"""Is called every TICK_S seconds while the driver waits: journals what is new, looks at signals."""
 
-    Raises WorkerLostError if it is dead, ResourceError if it does not answer in time.
+
+def no_tick() -> None:
+    """Do nothing: outside of training, signals raise errors by themselves."""
+
+
+def await_reply(reply: Any, who: str, timeout_s: float) -> Any:
+    """Return the reply of a worker or an aggregator; its errors are raised as they were there.
+
+    Raises WorkerLostError if it is dead, ResourceError if it does not reply in time.
     """
     return _get(reply, who, timeout_s, dead=WorkerLostError, silent=ResourceError)
 
 
-def ask_server(reply: Any, timeout_s: float) -> Any:
-    """Return what the parameter server answers; ServerLostError if it is dead or silent."""
+def await_server(reply: Any, timeout_s: float) -> Any:
+    """Return the reply of the parameter server; ServerLostError if it is dead or silent."""
     return _get(reply, SERVER, timeout_s, dead=ServerLostError, silent=ServerLostError)
 
 
+def await_replies(calls: Sequence[tuple[Any, str]], timeout_s: float, tick: Tick) -> list[Any]:
+    """Wait for the replies of several actors together and return them in order; `calls` are replies and names.
+
+    In place of a reply that did not come there is the error that `await_reply` would have raised.
+    """
+    deadline, replies = time.monotonic() + timeout_s, [reply for reply, _ in calls]
+    while replies and (left := deadline - time.monotonic()) > 0:
+        if not ray.wait(replies, num_returns=len(replies), timeout=min(TICK_S, left), fetch_local=False)[1]:
+            break
+        tick()
+    found: list[Any] = []
+    for reply, who in calls:
+        arrived = bool(ray.wait([reply], timeout=0, fetch_local=False)[0])
+        try:
+            if not arrived:
+                raise ResourceError(f"{who} has not answered for {timeout_s:g} s")
+            found.append(await_reply(reply, who, timeout_s))
+        except (WorkerLostError, ResourceError) as error:
+            found.append(error)
+    return found
+
+
+def has_arrived(reply: Any) -> bool:
+    """Return whether a reply, or the news of its actor's death, is there."""
+    return bool(ray.wait([reply], timeout=0)[0])
+
+
 def _get(reply: Any, who: str, timeout_s: float, *, dead: type[DistsgdError], silent: type[DistsgdError]) -> Any:
-    """Return what an actor answers, or raise what it raised, or `dead` or `silent`."""
+    """Return the reply of an actor, or raise what it raised, or `dead` or `silent`."""
     try:
         return ray.get(reply, timeout=timeout_s)
     except RayTaskError as error:
@@ -53,13 +92,11 @@ def _cause(error: RayError) -> str:
 
 
 def end(actor: Any, location: Location | None) -> None:
-    """End an actor, if there is one, and its process too if that does not listen, as a stopped one does not."""
-    if actor is None:
-        return
+    """End an actor, and its process too if it is known where: one that is stopped does not hear Ray."""
     ray.kill(actor)
     if location is not None:
         strategy = NodeAffinitySchedulingStrategy(node_id=location.node, soft=False)
-        # Nobody waits for it: where the node is gone it never runs, and the process is gone with it.
+        # Nobody waits for it: where the node is gone it never runs, and the process is gone with the node.
         ray.remote(end_process).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(location.pid)
 
 
@@ -70,8 +107,8 @@ def end_process(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def is_alive(node: str) -> bool:
-    """Return whether a node is part of the cluster."""
+def alive_nodes() -> set[str]:
+    """Return the nodes that are part of the cluster."""
     with suppress(RayError):
-        return any(found["NodeID"] == node and found["Alive"] for found in ray.nodes())  # type: ignore[no-untyped-call]
-    return False
+        return {found["NodeID"] for found in ray.nodes() if found["Alive"]}  # type: ignore[no-untyped-call]
+    return set()

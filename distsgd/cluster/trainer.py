@@ -1,8 +1,7 @@
-"""Training on Ray: a parameter server, its staff of workers, and the rows that they share."""
+"""Training on Ray: a parameter server, a group of workers, and the rows that they share."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +10,18 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import Location, ServerActor
-from distsgd.cluster.rpc import answer, ask_server, end
+from distsgd.cluster.evaluation import BlockEvaluator
+from distsgd.cluster.rows import SharedRows
+from distsgd.cluster.rpc import TICK_S, Tick, await_server, end
 from distsgd.cluster.worker_group import WorkerGroup
-from distsgd.core import reduction
+from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.core.backend import Device
 from distsgd.engine import validation
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
-from distsgd.errors import ResourceError, WorkerLostError
-
-TICK_S = 0.2
-"""Seconds between two looks at a training server."""
 
 GROW_S = 5.0
-"""Seconds between two looks at whether the cluster has grown, if the number of workers is what it has."""
+"""Seconds between two looks at whether the cluster has grown, if the number of workers follows its size."""
 
 
 class RayTrainer:
@@ -33,6 +30,7 @@ class RayTrainer:
     def __init__(
         self,
         spec: RunSpec,
+        rows: SharedRows,
         *,
         workers: int,
         device: Device,
@@ -40,19 +38,17 @@ class RayTrainer:
         wanted: Callable[[], int] | None = None,
     ) -> None:
         """Start all actors; `wanted` says how many workers the cluster has room for, if their number may change."""
-        self._spec, self._config, self._runtime_env = spec, spec.config, runtime_env
+        self._config, self._net, self._plan, self._runtime_env = spec.config, spec.net, spec.plan, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
-        self._mended = self._looked
-        data = spec.data
-        # From here on this process, too, reads the node's one copy of the rows.
-        train, val = ray.put(data.train), None if data.val is None else ray.put(data.val)
-        self.data = dataclasses.replace(data, train=ray.get(train), val=None if val is None else ray.get(val))
-        rows = {"sampler": spec.plan.sampler, "train": train, "val": val, "transform": data.transform}
+        self._replaced = self._looked
+        self._stopped = False
+        self._held_out = 0 if rows.data.val is None else len(rows.data.val)
         self._server: Any = None
         self._location: Location | None = None
         self._group = WorkerGroup(
-            spec.config, spec.net, workers=workers, device=device, runtime_env=runtime_env, spec=rows
+            spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, runtime_env=runtime_env
         )
+        self._evaluator = BlockEvaluator(self._group, spec.config.run.timeout_s)
         try:
             self._group.start()
             self._start_server(spec.start)
@@ -62,30 +58,29 @@ class RayTrainer:
         self.numerics = self._group.numerics
 
     def _start_server(self, start: Snapshot) -> None:
-        """Start a server at a state of training, where most workers are, and bring all workers to it."""
-        node, workers = self._group.busiest_node()
+        """Start a server at a state of training, where most workers are, and connect all workers to it."""
+        node, workers = self._group.workers.busiest_node()
         here = str(ray.get_runtime_context().get_node_id())
         strategy = NodeAffinitySchedulingStrategy(node_id=node or here, soft=True)
         remote = ray.remote(ServerActor).options(
             num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy
         )
-        self._server = remote.remote(
-            config=self._config, net=self._spec.net, plan=self._spec.plan, start=start, workers=workers
-        )
-        self._location = ask_server(self._server.location.remote(), self._group.arrival_timeout_s)
-        assert self._location is not None
-        self._group.connect_all(self._server, self._location)
+        self._location = None
+        self._server = remote.remote(config=self._config, net=self._net, plan=self._plan, start=start, workers=workers)
+        location: Location = await_server(self._server.location.remote(), self._group.start_timeout_s)
+        self._location = location
+        self._group.connect_all(self._server, location)
 
     def recover(self, start: Snapshot) -> None:
-        """Start a new server in place of one that was lost, at an earlier state; it goes on from there."""
+        """Start a new server in place of one that was lost; it goes on from the earlier state `start`."""
         end(self._server, self._location)
         self._group.drop_dead_nodes()
         self._start_server(start)
 
     def _ask(self, reply: Any) -> Any:
-        return ask_server(reply, self._config.run.timeout_s)
+        return await_server(reply, self._config.run.timeout_s)
 
-    def run(self, until: int, tick: Callable[[], None]) -> int:
+    def run(self, until: int, tick: Tick) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done.
 
         Lost workers are replaced meanwhile. Raises ServerLostError if the server dies, WorkerLostError if too few
@@ -93,23 +88,24 @@ class RayTrainer:
         """
         reply = self._server.run.remote(until)
         while not ray.wait([reply], timeout=TICK_S)[0]:
-            self._replace_lost()
+            self._replace_lost(tick)
             tick()
-        if time.monotonic() - self._mended > TICK_S:  # there are epochs that are over before the first look
-            self._replace_lost()
+        if time.monotonic() - self._replaced > TICK_S:  # there are epochs that are over before the first look
+            self._replace_lost(tick)
         steps: int = self._ask(reply)
         return steps
 
-    def _replace_lost(self) -> None:
-        """Replace lost workers; take in more if the cluster has grown."""
-        self._group.replace_lost()
-        now = self._mended = time.monotonic()
+    def _replace_lost(self, tick: Tick) -> None:
+        """Replace lost workers; add some if the cluster has grown."""
+        self._group.replace_lost(tick)
+        now = self._replaced = time.monotonic()
         if self._wanted is not None and now - self._looked > GROW_S:
             self._looked = now
             self._group.resize(self._wanted())
 
     def stop(self) -> None:
-        """Make `run` return after the step at hand."""
+        """Make `run` return after the step at hand, and `evaluate` at once."""
+        self._stopped = True
         self._server.stop.remote()
 
     def take_records(self) -> list[dict[str, Any]]:
@@ -118,8 +114,8 @@ class RayTrainer:
         return records
 
     def take_notices(self) -> list[str]:
-        """See WorkerGroup.take_notices."""
-        return self._group.take_notices()
+        """See Workers.take_notices."""
+        return self._group.workers.take_notices()
 
     def snapshot(self) -> Snapshot:
         """See ParameterServer.snapshot."""
@@ -131,53 +127,27 @@ class RayTrainer:
         timings: dict[str, float] = self._ask(self._server.timings.remote())
         return timings
 
-    def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy over the held-out rows, each worker taking a share of their blocks.
+    def evaluate(self, tick: Tick) -> dict[str, float] | None:
+        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`.
 
-        What a worker that dies meanwhile owes is computed by the others. Raises WorkerLostError if none is left and
-        none comes in time.
+        `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
+        Raises WorkerLostError if too few workers are left.
         """
-        if self.data.val is None:
+        if not self._held_out:
             return {}
-        rows = len(self.data.val.y)
-        flat = self._ask(self._server.current_parameters.remote())
-        found: list[tuple[float, int]] = []
-        owed = [range(validation.block_count(rows))]
-        arrival_timeout_s = self._group.arrival_timeout_s
-        deadline = time.monotonic() + arrival_timeout_s
-        while owed:
-            owed, missing = [], owed
-            for blocks in missing:
-                owed += self._evaluate_blocks(ray.put(flat), blocks, found)
-            if owed:
-                self._replace_lost()
-                time.sleep(TICK_S)
-                if self._group.present:
-                    deadline = time.monotonic() + arrival_timeout_s
-                elif time.monotonic() > deadline:
-                    raise WorkerLostError(
-                        f"no worker is left in validation, and none came within {arrival_timeout_s:g} s"
-                    )
-        return validation.metrics(found, rows)
 
-    def _evaluate_blocks(self, flat: Any, blocks: range, found: list[tuple[float, int]]) -> list[range]:
-        """Add the results of `blocks` to `found`; return those that went missing with their workers."""
-        members = self._group.present
-        if not members:
-            return [blocks]
-        shares = [blocks[share.start : share.stop] for share in reduction.assign(len(members), len(blocks))]
-        replies = [member.actor.evaluate.remote(flat, share) for member, share in zip(members, shares, strict=True)]
-        missing = []
-        for member, share, reply in zip(members, shares, replies, strict=True):
-            try:
-                found += answer(reply, member.name, self._config.run.timeout_s)
-            except (WorkerLostError, ResourceError) as error:
-                self._group.lose(member, str(error), " in validation")
-                missing.append(share)
-        return missing
+        def poll() -> bool:
+            self._replace_lost(tick)
+            tick()
+            return not self._stopped
+
+        flat = ray.put(self._ask(self._server.current_parameters.remote()))
+        found = self._evaluator.evaluate(flat, validation.block_count(self._held_out), poll)
+        return None if found is None else validation.metrics(found, self._held_out)
 
     def close(self) -> None:
         """End the actors."""
         self._group.close()
-        end(self._server, None)
-        self._server = None
+        if self._server is not None:
+            end(self._server, None)
+            self._server = None

@@ -44,10 +44,19 @@ class Segment:
 
     @classmethod
     def attach(cls, descriptor: int, count: int, width: int, *, writable: bool) -> Segment:
-        """Map the segment behind a descriptor that came from its maker; ValueError if it has another size."""
+        """Map the segment behind a descriptor that came from its maker.
+
+        Raises ValueError if it has another size, or if its size is not sealed.
+        """
         size, expected = os.fstat(descriptor).st_size, max(count * _stride(width) * 4, 1)
         if size != expected:
             raise ValueError(f"a shared memory segment has {size} bytes, not {expected}")
+        try:
+            sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+        except OSError:  # it is a file, or something else that has no seals
+            sealed = False
+        if not sealed:
+            raise ValueError("a shared memory segment could change its size while it is used")
         return cls(_rows(descriptor, count, width, writable=writable), descriptor)
 
     def close(self) -> None:

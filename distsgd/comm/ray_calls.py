@@ -1,4 +1,4 @@
-"""Peers that are reached by Ray calls: aggregators on other nodes, and workers wherever shared memory is not to be had.
+"""Peers that are reached by Ray calls: aggregators on other nodes, and workers wherever there is no shared memory.
 
 Ray sends what is over 100 KB through its object store, which takes 10 ms for 250 KB from one node to another and back.
 Vectors of up to a few megabytes therefore travel cut into chunks that are small enough to go with the call itself:
@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError
+from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
 from distsgd.core import reduction
 from distsgd.core.reduction import PartialSum
 from distsgd.errors import WorkerLostError
 
 CHUNK = 24_000
-"""Numbers in a piece: 96 KB, below the 100 KB up to which Ray sends a value with the call."""
+"""Numbers in a chunk: 96 KB, below the 100 KB up to which Ray sends a value with the call."""
 
 MAX_CHUNKS = 40
-"""Pieces that a vector is cut into at most; a longer one goes through the object store, whole."""
+"""Chunks that a vector is cut into at most; a longer one goes through the object store, whole."""
 
 
 def _is_long(vector: np.ndarray) -> bool:
@@ -48,28 +48,25 @@ def join(chunks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pack(partials: Sequence[PartialSum]) -> list[Any]:
-    """Return partials as values that travel well: what is small first, then the chunks of their gradients."""
-    heads = [(partial.node, partial.loss, partial.examples) for partial in partials]
-    return [heads, *(piece for partial in partials for piece in cut(partial.gradient))]
+    """Return partial sums as values that travel well: all but the gradients first, then the gradients' chunks."""
+    heads = [partial._replace(gradient=None) for partial in partials]
+    return [heads, *(chunk for partial in partials for chunk in cut(partial.gradient))]
 
 
 def unpack(values: Sequence[Any]) -> list[PartialSum]:
-    """Return the partials that `pack` packed."""
+    """Return the partial sums that `pack` packed."""
     heads, chunks = values[0], values[1:]
     count = len(chunks) // len(heads)
-    return [
-        PartialSum(node, join(chunks[i * count : (i + 1) * count]), loss, examples)
-        for i, (node, loss, examples) in enumerate(heads)
-    ]
+    return [head._replace(gradient=join(chunks[i * count : (i + 1) * count])) for i, head in enumerate(heads)]
 
 
 class ParameterChunks:
-    """Makes a step's parameters ready to travel, once for all peers that are sent them."""
+    """The parameters of the step at hand, cut into chunks once for all peers that they are sent to."""
 
     def __init__(self, buffers: np.ndarray) -> None:
         self._buffers = buffers
-        self.chunks = len(cut(buffers[0]))
-        """The number of chunks that a vector travels in."""
+        self.per_vector = len(cut(buffers[0]))
+        """The number of chunks of a vector (P,)."""
         self._step = -1
         self._chunks: list[Any] = []
 
@@ -82,7 +79,7 @@ class ParameterChunks:
 
 
 class RayPeer:
-    """An actor with the method `compute_chunks` of `actors.GradientComputer`."""
+    """An actor with the method `compute_chunks` of cluster.actors.GradientComputer."""
 
     def __init__(
         self,
@@ -94,38 +91,45 @@ class RayPeer:
         weight: int,
         parameter_chunks: ParameterChunks,
         num_shards: int,
+        timeout_s: float,
     ) -> None:
+        """Wait `timeout_s` for an answer that has been computed to get here."""
         self.name, self.host, self.pid, self.weight = name, host, pid, weight
         self._actor, self._parameter_chunks, self._num_shards = actor, parameter_chunks, num_shards
+        self._timeout_s = timeout_s
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._open = threading.Lock()  # held while the descriptor must not be another file's
         self._replies: list[Any] = []
         self._asked = (-1, range(0))
 
     def fileno(self) -> int:
-        """See `links.Peer`."""
+        """See `transport.Peer`."""
         return self._event
 
     def start(self, step: int, shards: range, buffer: int) -> None:
-        """See `links.Peer`."""
+        """See `transport.Peer`."""
         self._asked = (step, shards)
-        count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.chunks
+        count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.per_vector
         method = self._actor.compute_chunks.options(num_returns=count)
         self._replies = method.remote(step, shards, *self._parameter_chunks.for_step(step, buffer))
         first: Future[Any] = self._replies[0].future()  # all of them come with one message
         first.add_done_callback(lambda _: self._ring())
 
     def _ring(self) -> None:
-        """Tell `receive`, in a thread of Ray's, unless the peer was given up meanwhile."""
+        """Tell `receive`, in a thread of Ray's, unless the peer was closed meanwhile."""
         with self._open:
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
     def receive(self) -> Answer:
-        """See `links.Peer`."""
-        os.eventfd_read(self._event)  # BlockingIOError if nothing has come
+        """See `transport.Peer`."""
+        os.eventfd_read(self._event)  # BlockingIOError if nothing has arrived
         try:
-            return Answer(*self._asked, unpack(ray.get(self._replies)))
+            return Answer(*self._asked, unpack(ray.get(self._replies, timeout=self._timeout_s)))
+        except GetTimeoutError:  # a large one is still in the object store of a node that does not send it
+            raise PeerTimeoutError(
+                f"has computed its answer, which did not get here for {self._timeout_s:g} s"
+            ) from None
         except RayTaskError as error:
             if isinstance(error.cause, WorkerLostError):  # an aggregator without workers
                 raise PeerLostError(_first_line(error.cause)) from None
@@ -134,7 +138,7 @@ class RayPeer:
             raise PeerLostError(_first_line(error)) from None
 
     def close(self, *, kill: bool = False) -> None:
-        """See `links.Peer`."""
+        """See `transport.Peer`."""
         if kill:
             ray.kill(self._actor)
         with self._open:

@@ -1,8 +1,8 @@
-"""How the parameter server and the workers talk.
+"""What a transport is: a way to reach whoever computes gradients, which a server knows as a `Peer`.
 
-To the server, whoever computes gradients is a `Peer`: a worker on its own node, over shared memory (shared_memory.py),
-or a worker or a whole node's aggregator, over Ray (ray_calls.py). A `Dispatcher` (dispatcher.py) holds all peers of a
-server and collects a step's gradients from them, whichever of them die meanwhile.
+There are two: shared memory on the server's own node (shared_memory.py), and Ray calls anywhere else (ray_calls.py). A
+`Dispatcher` (dispatcher.py) holds all peers of a server, and gets a step's gradients from them whichever of them are
+lost meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ class Answer(NamedTuple):
 
 
 class PeerLostError(Exception):
-    """A peer died, or has hung up, or speaks nonsense; its shards are for others to compute."""
+    """A peer died, or has hung up, or does not keep to the protocol; its shards are for others to compute."""
+
+
+class PeerTimeoutError(Exception):
+    """A peer's answer was on its way for too long; it is lost, and its process is ended."""
 
 
 class PeerFailedError(Exception):
@@ -36,7 +40,47 @@ class PeerFailedError(Exception):
 
 
 class Peer(Protocol):
-    """Computes runs of shards, one at a time."""
+    """Computes runs of shards, one at a time, for one dispatcher, whose thread alone calls it.
+
+    The dispatcher calls `start`, waits until the descriptor `fileno()` is readable, and calls `receive`. So a transport
+    needs a descriptor that becomes readable when an answer has arrived, and when the other side is gone: a socket does
+    both, and an `eventfd` that some other thread writes to will do.
+
+    The whole of a transport, to a worker in the server's own process that computes as soon as it is asked:
+
+        import os
+
+        from distsgd.comm.transport import Answer, PeerFailedError
+
+
+        class InProcessPeer:
+            def __init__(self, worker, buffers):
+                self.name, self.host, self.pid, self.weight = "worker 0", "localhost", os.getpid(), 1
+                self._worker, self._buffers = worker, buffers
+                self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+            def fileno(self):
+                return self._event
+
+            def start(self, step, shards, buffer):
+                try:
+                    partials = self._worker.compute(step, self._buffers[buffer], shards)
+                    self._answer = Answer(step, shards, partials)
+                except Exception as error:
+                    self._answer = PeerFailedError(str(error))
+                os.eventfd_write(self._event, 1)
+
+            def receive(self):
+                os.eventfd_read(self._event)  # BlockingIOError if nothing has come
+                if isinstance(self._answer, PeerFailedError):
+                    raise self._answer
+                return self._answer
+
+            def close(self, *, kill=False):
+                os.close(self._event)
+
+    It takes part from the next step on after `dispatcher.members.join(InProcessPeer(worker, dispatcher.buffers))`.
+    """
 
     name: str
     """Which worker or aggregator it is, as messages name it."""
@@ -46,7 +90,7 @@ class Peer(Protocol):
     """Its process on that host; 0 if that cannot be seen from here."""
 
     weight: int
-    """Workers that it stands for."""
+    """The number of workers that it stands for."""
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to receive."""
@@ -60,9 +104,9 @@ class Peer(Protocol):
         ...
 
     def receive(self) -> Answer:
-        """Return the answer that has come. Raises PeerLostError or PeerFailedError in its location.
+        """Return the answer that has arrived.
 
-        BlockingIOError if nothing has come.
+        Raises PeerLostError, PeerTimeoutError or PeerFailedError in its place, BlockingIOError if there is none yet.
         """
         ...
 

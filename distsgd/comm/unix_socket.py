@@ -1,7 +1,7 @@
-"""Short messages between the processes of one node, which are unix_socket and death notice at once.
+"""Short messages between the processes of one node, on Unix sockets.
 
-The sockets are Unix `SOCK_SEQPACKET` ones with an abstract name: messages keep their bounds and their order, nothing
-is left in the file system, and when a process dies, however it dies, its peers read the end of the stream within
+They are `SOCK_SEQPACKET` sockets with an abstract name: messages keep their bounds and their order, nothing is left in
+the file system, and when a process dies, however it dies, the other side reads the end of the stream within
 milliseconds. Abstract names have no file permissions, so the kernel is asked who is at the other end.
 """
 
@@ -12,12 +12,10 @@ import secrets
 import select
 import socket
 import struct
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-SPIN_S = 250e-6
-"""Seconds that a wait polls at most, giving the core away in between, before it blocks."""
+from distsgd.comm.spinning import SpinPolicy
 
 LONGEST = 8192
 """Bytes of the longest message."""
@@ -28,26 +26,7 @@ class ConnectionClosedError(Exception):
 
 
 class WaitTimeoutError(Exception):
-    """Nothing came within the time that was set."""
-
-
-class SpinPolicy:
-    """How long a wait polls before it blocks: as long as waits have usually been, or not at all if that is long.
-
-    Waking a process on an idle core takes about 40 µs, which is much of a small net's step and nothing of a large
-    one's, whose server needs the cores.
-    """
-
-    def __init__(self) -> None:
-        self._usual = 0.0
-
-    def spin_s(self) -> float:
-        """Return the seconds to poll for."""
-        return min(2 * self._usual + 50e-6, SPIN_S) if self._usual < SPIN_S else 0.0
-
-    def learn(self, waited_s: float) -> None:
-        """Take into account how long a wait was."""
-        self._usual += 0.125 * (min(waited_s, 8 * SPIN_S) - self._usual)
+    """Nothing arrived within the time that was set."""
 
 
 class Connection:
@@ -72,7 +51,7 @@ class Connection:
         return cls(sock)
 
     def fileno(self) -> int:
-        """Return the descriptor, readable when a message, or the end, has come."""
+        """Return the descriptor, readable when a message, or the end of the stream, has arrived."""
         return self._socket.fileno()
 
     @property
@@ -95,18 +74,12 @@ class Connection:
         if not self._poll.poll(1000 * timeout_s):
             raise WaitTimeoutError
 
-    def wait_unbounded(self, patience: SpinPolicy | None) -> None:
-        """Return when something can be received, however long that takes; without `patience`, block at once."""
-        if patience is None:
+    def wait_unbounded(self, policy: SpinPolicy | None) -> None:
+        """Return when something can be received, however long that takes; without a policy, block at once."""
+        if policy is None:
             self._poll.poll()
         else:
-            begun, ready = time.perf_counter(), self._poll.poll
-            end = begun + patience.spin_s()
-            while not (found := ready(0)) and time.perf_counter() < end:
-                os.sched_yield()
-            if not found:
-                ready(None)
-            patience.learn(time.perf_counter() - begun)
+            policy.wait(self._poll)
 
     def receive(self) -> bytes:
         """Return the next message; BlockingIOError if there is none, ConnectionClosedError at the end of the stream."""
@@ -144,10 +117,10 @@ class Connection:
 
 @dataclass(frozen=True)
 class Listener:
-    """Where the processes of a node connect to."""
+    """What the processes of a node connect to."""
 
     name: str
-    """The abstract name: random, so that whoever was told it by Ray was meant to know it."""
+    """The abstract name: random, so that only who learnt it from Ray, as it was meant, knows it."""
 
     socket: socket.socket
 

@@ -1,10 +1,9 @@
-"""Matrix products that are added to what is there: `sgemm` with beta = 1, by way of the BLAS that NumPy has loaded.
+"""Matrix products added to what is in the output: `sgemm` with beta = 1, from the BLAS that NumPy has loaded.
 
-NumPy's own products can only replace their output, so the sum of two leaves takes a second buffer of the gradient's
-size and a pass over both. For shards of a few hundred rows the canonical sum `leaf + leaf` comes out of
-`C ← AᵀB + C` with the same bits, because the product is summed up in registers before it is added. BLAS does not
-promise that, so it is tried out on the run's own shapes before it is used; where the bits differ, or the BLAS is not
-known, leaves are added one by one.
+NumPy's own products can only replace their output, so the sum of two leaves needs a second buffer of the gradient's
+size and a pass over both. For shards of a few hundred rows, `C ← AᵀB + C` gives the canonical sum `leaf + leaf` with
+the same bits, because the product is summed in registers before it is added. BLAS does not promise that, so it is
+tested on the run's own shapes first; where the bits differ, or the BLAS is unknown, leaves are added one by one.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from distsgd.core.net import Net
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 SYMBOLS = {"scipy_cblas_sgemm64_": ctypes.c_int64, "cblas_sgemm64_": ctypes.c_int64, "cblas_sgemm": ctypes.c_int}
-"""Names that `cblas_sgemm` has in the builds that NumPy comes with, and the integers that it takes there."""
-
+"""The names of `cblas_sgemm` in the builds that NumPy comes with, and the type of its integer arguments there."""
 
 TRIED = 4096
-"""Numbers, at least, whose bits are compared: where they differ at all, which is where NumPy takes another routine for
-a row or a column, it was one in 140 at the rarest, and a tiny net's few numbers may well agree by chance."""
+"""How many numbers are compared at least. Where NumPy uses another routine, for a single row or column, at least one
+number in 140 had other bits; the few numbers of a tiny net may agree by chance."""
 
 
 class Accumulator:
@@ -61,7 +59,7 @@ class Accumulator:
 
 
 def exact_accumulator(net: Net, counts: Iterable[int]) -> Accumulator | None:
-    """Return an accumulator if, for shards of each of `counts` examples, it gives the bits of separate additions."""
+    """Return an accumulator if it gives the bits of separate additions for shards of each size in `counts`."""
     try:
         accumulator = Accumulator()
     except OSError:

@@ -1,4 +1,4 @@
-"""NumPy or CuPy behind one name, `xp`: the only file that imports cupy."""
+"""NumPy or CuPy behind one name, `xp`. No other file imports cupy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def array_module(device: Device) -> ModuleType:
         return np
     problem = cuda_problem()
     if problem:
-        raise ResourceError(f"run.device is 'cuda', but {problem}; use run.device=cpu, or replace_lost that")
+        raise ResourceError(f"run.device is 'cuda', but {problem}; use run.device=cpu, or solve that problem")
     import cupy
 
     module: ModuleType = cupy
@@ -28,7 +28,7 @@ def array_module(device: Device) -> ModuleType:
 
 @functools.cache
 def cuda_problem() -> str | None:
-    """Return why this process cannot compute on a GPU, or None after a product on one came out right."""
+    """Return why this process cannot compute on a GPU; None if a matrix product on one gave the right result."""
     try:
         import cupy
     except ImportError as error:
@@ -44,12 +44,12 @@ def cuda_problem() -> str | None:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Return an array of either backend as a NumPy array, copied only if it lies on a GPU."""
+    """Return an array of either backend as a NumPy array; it is copied only if it is on a GPU."""
     return array if isinstance(array, np.ndarray) else array.get()
 
 
 def gpu_fingerprint() -> dict[str, str]:
-    """Return what the last bits of this process's GPU results depend on."""
+    """Return what the last bits of this process's results on a GPU depend on."""
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)

@@ -14,18 +14,18 @@ from distsgd.core.backend import Device, gpu_fingerprint
 from distsgd.errors import ResourceError
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that BLAS libraries read, when they are loaded, for their number of threads."""
+"""Environment variables from which BLAS libraries take their number of threads when they are loaded."""
 
 
 def environment(blas_threads: int, blas_kernel: str | None) -> dict[str, str]:
-    """Return the environment variables that hold a worker to a number of threads and an OpenBLAS kernel."""
+    """Return the environment variables that fix a worker's number of BLAS threads and its OpenBLAS kernel."""
     variables = dict.fromkeys(THREAD_VARIABLES, str(blas_threads))
     return variables | ({"OPENBLAS_CORETYPE": blas_kernel} if blas_kernel else {})
 
 
 @contextlib.contextmanager
 def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
-    """Hold this process's BLAS to `threads` threads; ResourceError if it cannot be, or runs another kernel."""
+    """Fix this process's BLAS at `threads` threads; ResourceError if that fails, or if it runs another kernel."""
     with threadpoolctl.threadpool_limits(limits=threads, user_api="blas"):
         libraries = _blas_libraries()
         for library in libraries:
@@ -44,7 +44,7 @@ def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
 
 
 def fingerprint(device: Device) -> dict[str, str]:
-    """Return what the promise of equal bits depends on, for this process."""
+    """Return what the promise of equal bits depends on, as it is in this process."""
     libraries = _blas_libraries()
     found = {
         "machine": platform.machine(),
@@ -57,6 +57,6 @@ def fingerprint(device: Device) -> dict[str, str]:
 
 
 def _blas_libraries() -> list[dict[str, Any]]:
-    """Return the BLAS that NumPy has loaded; SciPy's own copy, which nothing here calls, is left out."""
+    """Return the BLAS libraries that NumPy has loaded, without SciPy's own copy, which nothing here calls."""
     libraries = [b for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"]
     return [b for b in libraries if "numpy" in str(b["filepath"]).lower()] or libraries

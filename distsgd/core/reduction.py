@@ -2,12 +2,15 @@
 
 Floating-point addition is not associative, so the order is fixed by the shard index alone: `sum(lo, hi)` is the leaf
 if `hi - lo == 1`, else `sum(lo, mid) + sum(mid, hi)`, where `mid - lo` is the largest power of two below `hi - lo`.
+
+Everything that adds along the tree does it in two moves: `additions` plans which sums are added when, from the names of
+the parts alone, and is cached; `combine` carries a plan out for gradients, losses or weights.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 Node = tuple[int, int]
@@ -21,26 +24,61 @@ def middle(lo: int, hi: int) -> int:
     return lo + (1 << ((hi - lo - 1).bit_length() - 1))
 
 
-def tree_sum(node: Node, known: Callable[[Node, int], T | None], add: Callable[[T, T, int], T], depth: int = 0) -> T:
-    """Return the sum over `node`: what `known` returns for it, or else the sum of its two halves.
+@functools.lru_cache(maxsize=1024)
+def additions(parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
+    """Return, for each of `parts`, how many additions follow it; each adds the two newest sums that are left.
 
-    Both functions also get the number of the buffer that they may write their result to: a left half has its
-    parent's, a right half the next one, so `buffers(num_shards)` of them are enough for any node.
-    `known` must know every leaf that is reached, else KeyError.
+    That is the sum over `root` in postfix notation: parts (0, 1), (1, 2), (2, 4) of (0, 4) give 0, 1, 1.
+    Raises ValueError unless the parts are subtrees, from left to right, that cover each shard of `root` exactly once.
     """
-    value = known(node, depth)
-    if value is not None:
-        return value
-    lo, hi = node
-    if hi - lo == 1:
-        raise KeyError(f"shard {lo} is missing")
-    mid = middle(lo, hi)
-    left = tree_sum((lo, mid), known, add, depth)
-    return add(left, tree_sum((mid, hi), known, add, depth + 1), depth)
+    counts = [0] * len(parts)
+    position = 0
+
+    def visit(lo: int, hi: int) -> None:
+        nonlocal position
+        if position < len(parts) and parts[position] == (lo, hi):
+            position += 1
+            return
+        if hi - lo == 1:
+            raise ValueError(f"shard {lo} is missing")
+        mid = middle(lo, hi)
+        visit(lo, mid)
+        visit(mid, hi)
+        counts[position - 1] += 1
+
+    visit(*root)
+    if position != len(parts):
+        raise ValueError(f"{parts[position]} is not part of the sum over {root}, or came twice, or too late")
+    return tuple(counts)
+
+
+def combine(parts: Iterable[T], plan: Sequence[int], add: Callable[[T, T, int], T]) -> T:
+    """Return the sum of `parts`, which come from left to right, added as `plan` says; see `additions`.
+
+    A part is asked for only when it is needed. `add` also gets the number of the buffer that it may write its result
+    to. That is the position of its left operand among the sums that are left: a part itself may be written to the
+    buffer that `part_buffers` names, and `buffers(num_shards)` of them are enough.
+    """
+    sums: list[T] = []
+    for part, count in zip(parts, plan, strict=True):
+        while count:
+            part = add(sums.pop(), part, len(sums))
+            count -= 1
+        sums.append(part)
+    return sums[0]
+
+
+def part_buffers(plan: Sequence[int]) -> list[int]:
+    """Return for each part the number of the buffer that is free for it; see `combine`."""
+    numbers, position = [], 0
+    for count in plan:
+        numbers.append(position)
+        position += 1 - count
+    return numbers
 
 
 def buffers(num_shards: int) -> int:
-    """Return how many buffers a `tree_sum` over any node of the tree needs."""
+    """Return how many buffers a `combine` over any node of the tree needs."""
     return (num_shards - 1).bit_length() + 1
 
 
@@ -63,45 +101,13 @@ def max_subtrees(num_shards: int) -> int:
     return max(1, 2 * (num_shards - 1).bit_length())
 
 
-class Addition(NamedTuple):
-    """One of the additions of parts; operands are numbers, of parts and, from their count on, of earlier additions."""
-
-    left: int
-    right: int
-    buffer: int
-    """Where the sum may be written to; see `tree_sum`."""
-
-
-@functools.lru_cache(maxsize=1024)
-def additions(parts: tuple[Node, ...], root: Node) -> tuple[Addition, ...]:
-    """Return how `parts` are added to the sum over `root`, which is the last one; none if there is but one part.
-
-    Raises ValueError unless the parts are subtrees that cover each shard of `root` exactly once.
-    """
-    numbers, done = {part: number for number, part in enumerate(parts)}, []
-
-    def known(node: Node, _: int) -> int | None:
-        return numbers.get(node)
-
-    def add(left: int, right: int, buffer: int) -> int:
-        done.append(Addition(left, right, buffer))
-        return len(parts) + len(done) - 1
-
-    try:
-        tree_sum(root, known, add)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from None
-    if len(done) != len(parts) - 1:
-        raise ValueError(f"not all of {parts} are part of the sum over {root}")
-    return tuple(done)
-
-
-def sum_of_losses(losses: Sequence[float], plan: Sequence[Addition]) -> float:
-    """Return the sum of the parts' losses, added as `plan` says."""
-    sums = list(losses)
-    for left, right, _ in plan:
-        sums.append(sums[left] + sums[right])
-    return sums[-1]
+def split(node: Node, size: int) -> list[Node]:
+    """Return the subtrees of at most `size` shards that `node` is the sum of, from left to right."""
+    lo, hi = node
+    if hi - lo <= size:
+        return [node]
+    mid = middle(lo, hi)
+    return split((lo, mid), size) + split((mid, hi), size)
 
 
 def assign(workers: int, num_shards: int) -> list[range]:
@@ -110,14 +116,34 @@ def assign(workers: int, num_shards: int) -> list[range]:
 
 
 class PartialSum(NamedTuple):
-    """What a worker sends of one subtree: sums over the examples of its shards."""
+    """The sums over the examples of one subtree's shards."""
 
     node: Node
     gradient: Any  # (P,) float32, flat
     loss: float  # added in float64 along the same tree
     examples: int
+    weight: float  # the sum of the examples' weights, added like the loss; the server divides by it
 
     def combined(self, right: PartialSum, gradient: Any) -> PartialSum:
-        """Return the partial of this subtree and the next one, whose gradients' sum is `gradient`."""
-        node = (self.node[0], right.node[1])
-        return PartialSum(node, gradient, self.loss + right.loss, self.examples + right.examples)
+        """Return the partial sum of this subtree and the next one, whose gradients add up to `gradient`."""
+        return PartialSum(
+            (self.node[0], right.node[1]),
+            gradient,
+            self.loss + right.loss,
+            self.examples + right.examples,
+            self.weight + right.weight,
+        )
+
+
+def added(left: PartialSum, right: PartialSum, _buffer: int = 0) -> PartialSum:
+    """Return the partial sum of two neighbours, with their gradients' sum in a new array: an `add` for `combine`."""
+    return left.combined(right, left.gradient + right.gradient)
+
+
+def sum_over(root: Node, partials: Iterable[PartialSum]) -> PartialSum:
+    """Return the sum over a subtree, in new arrays; partials may come in any order, those of other subtrees too.
+
+    Raises ValueError unless those within `root` cover each of its shards exactly once.
+    """
+    inside = sorted([p for p in partials if root[0] <= p.node[0] and p.node[1] <= root[1]], key=lambda p: p.node)
+    return combine(inside, additions(tuple([p.node for p in inside]), root), added)

@@ -1,9 +1,9 @@
 """Which rows make up a step's shard: pure functions of the seed, the step, the shard and the number of rows.
 
-Nothing is carried along: any process can name the rows of any shard of any step, at any time, in constant memory
-beyond the answer. The order of an epoch is a keyed bijection on [0, N): an alternating (unbalanced) Feistel network
-on the next power of two, with cycle walking back into the range (Black and Rogaway, "Ciphers with arbitrary finite
-domains", 2002; used for shuffling by Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022).
+There is no generator state: any process can work out the rows of any shard of any step, at any time, in constant
+memory beyond the answer. The order of an epoch is a keyed bijection on [0, N): an alternating (unbalanced) Feistel
+network on the next power of two, with cycle walking back into the range (Black and Rogaway, "Ciphers with arbitrary
+finite domains", 2002; used for shuffling by Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ IntArray = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 SPLIT_STREAM = 2**63
-"""Stream of the hold-out split; epochs use their own number as stream."""
+"""The stream of the hold-out split; that of an epoch is its number."""
 
 ROUNDS = 16
-"""Half-rounds of the network: with 12 and fewer the orders of six rows were measurably not uniform."""
+"""Half-rounds of the network: with 12 or fewer, the orders of six rows were measurably not uniform."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # Stafford's mix 13, the finaliser of SplitMix64
@@ -80,7 +80,7 @@ def _feistel(key: int, bits: int, words: Words) -> Words:
 
 
 def keyed_permutation(seed: int, stream: int, size: int, positions: IntArray) -> IntArray:
-    """Return what stands at `positions` (n,) in the random order of [0, size) that (seed, stream) names.
+    """Return the numbers at `positions` (n,) in the random order of [0, size) that belongs to (seed, stream).
 
     Over all positions of [0, size) this is a permutation. The time for one position does not depend on `size`:
     the network's domain is less than twice as large, so cycle walking takes fewer than two turns on average.
@@ -114,7 +114,7 @@ def keyed_draws(seed: int, stream: int, size: int, positions: IntArray) -> IntAr
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """The plan of which rows each shard of each step holds.
+    """Which rows each shard of each step consists of.
 
     A mini-batch is `batch_size` consecutive positions of its epoch, the last one of an epoch what is left over; it is
     cut into `num_shards` runs of consecutive positions whose sizes differ by one at most.
@@ -128,7 +128,7 @@ class Sampler:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Steps in which an epoch's N rows are used up."""
+        """Steps in an epoch, a pass over the N rows."""
         return -(-self.rows // self.batch_size)
 
     def batch_bounds(self, step: int) -> tuple[int, int]:
@@ -164,7 +164,7 @@ class Sampler:
 
     @property
     def shard_counts(self) -> set[int]:
-        """The numbers of examples that a shard may hold, but for none."""
+        """The numbers of examples, other than 0, that a shard may hold."""
         counts = {self.batch_count(0), self.batch_count(self.steps_per_epoch - 1)}
         return {count // self.num_shards + extra for count in counts for extra in (0, count % self.num_shards > 0)} - {
             0
@@ -177,11 +177,11 @@ class Sampler:
 
 
 PREFETCHED_ROWS = 8192
-"""Rows whose numbers are worked out at once, which costs little more than doing it for one shard."""
+"""How many row numbers are computed at a time, which costs little more than doing it for one shard."""
 
 
 class PrefetchedRows:
-    """`Sampler.shard_rows` with the answers for the next steps worked out in advance."""
+    """`Sampler.shard_rows`, computed for several steps in advance."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler

@@ -1,13 +1,14 @@
 """The rows: opened, checked, normalised, split, and gathered into batches.
 
-`load` turns what a `DataConfig` names into a `DataSet`; `gather` fills a batch from its rows. The files are, from the
-outside in: `loading` (the order of things), `sources` (a path's files as one table), `readers`, `csvfile` and `npzfile`
-(one file of each format), `columns` and `labels` (what a column means), `normalization`, `batches` and `dataset`.
+`load` turns what a `DataConfig` names into a `DataSet`; a `Gatherer` fills mini-batches from its rows. The files are,
+from the outside in: `loading` (the order of things), `filling` (the arrays that rows are read into), `sources` (a
+path's files as one table), `formats` (one entry for each) with `parquetfile`, `arrowfile`, `npzfile` and `csvfile`,
+`columns` and `labels` (what a column means), `normalization`, `dataset` (rows, in memory or not) and `gatherer`.
 """
 
-from distsgd.data.batches import gather
-from distsgd.data.dataset import DataSet, InputSchema, Rows
+from distsgd.data.dataset import ArrayRows, DataSet, InputSchema, Rows
+from distsgd.data.gatherer import Gatherer
 from distsgd.data.loading import load
 from distsgd.data.normalization import BatchTransform, Normalization
 
-__all__ = ["BatchTransform", "DataSet", "InputSchema", "Normalization", "Rows", "gather", "load"]
+__all__ = ["ArrayRows", "BatchTransform", "DataSet", "Gatherer", "InputSchema", "Normalization", "Rows", "load"]

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
-from distsgd.data.readers import DataFile
 from distsgd.errors import DataError, nearest
 
 DROP = "cast it in the file, drop it, or name the feature columns in data.features"
@@ -166,8 +166,8 @@ def _shape(width: int | None) -> str:
     return "single numbers" if width is None else f"lists of {width}"
 
 
-class CellError(Exception):
-    """A value that cannot be used, by its row in the batch; whoever knows the file makes a DataError of it."""
+class RowError(Exception):
+    """A value that cannot be used, by its row in the batch; the caller, which knows the file, raises a DataError."""
 
     def __init__(self, row: int, problem: str) -> None:
         super().__init__(problem)
@@ -177,7 +177,7 @@ class CellError(Exception):
 def feature_block(batch: pa.RecordBatch, schema: InputSchema, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a batch's features as (n, D) numbers: of `dtype`, or a list column's own type, without a copy.
 
-    CellError for the first null, NaN or infinity, of the columns in their order.
+    RowError for the first null, NaN or infinity, of the columns in their order.
     """
     if schema.width is not None:
         block = _list_values(batch.column(schema.columns[0]), schema.columns[0], schema.width)
@@ -186,29 +186,29 @@ def feature_block(batch: pa.RecordBatch, schema: InputSchema, dtype: np.dtype[An
         for number, name in enumerate(schema.columns):
             column = batch.column(name)
             if column.null_count:
-                raise CellError(_first_null(column), f"null in column {name!r}")
+                raise RowError(_first_null(column), f"null in column {name!r}")
             block[:, number] = column.to_numpy(zero_copy_only=False)
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         row, number = np.argwhere(~np.isfinite(block))[0]
-        raise CellError(int(row), f"{block[row, number]} in column {schema.feature_names[number]!r}")
+        raise RowError(int(row), f"{block[row, number]} in column {schema.feature_names[number]!r}")
     return block
 
 
 def _list_values(column: pa.Array, name: str, width: int) -> NDArray[Any]:
-    """Return a list column's values (n, D); CellError for a null, or a list of another length."""
+    """Return a list column's values (n, D); RowError for a null, or a list of another length."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if column.null_count:
-        raise CellError(_first_null(column), f"null in column {name!r}")
+        raise RowError(_first_null(column), f"null in column {name!r}")
     if not pa.types.is_fixed_size_list(column.type):
         lengths = column.value_lengths().to_numpy()
         wrong = np.flatnonzero(lengths != width)
         if wrong.size:
-            raise CellError(int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {name!r}, not {width}")
+            raise RowError(int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {name!r}, not {width}")
     values = column.flatten()
     if values.null_count:
         place = _first_null(values)
-        raise CellError(place // width, f"null in column {name!r}, element {place % width}")
+        raise RowError(place // width, f"null in column {name!r}, element {place % width}")
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(-1, width)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from distsgd.data.readers import reading
+from distsgd.data.datafile import reading
 
 BLOCK_BYTES = 2**23
 """Bytes that are parsed at a time; a row may not be longer."""

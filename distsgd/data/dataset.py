@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,110 @@ from numpy.typing import NDArray
 from distsgd.data.normalization import BatchTransform, Normalization
 
 
+class Rows(Protocol):
+    """Examples that can be gathered by number; they need not be arrays in memory."""
+
+    def __len__(self) -> int:
+        """Return the number of rows, N."""
+        ...
+
+    @property
+    def features(self) -> int:
+        """The number of features, D."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that features are stored as: float32, already normalised, or an integer of at most two bytes."""
+        ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the rows have classes; without them they are good for prediction alone."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the rows take."""
+        ...
+
+    def gather(self, index: Any, X_out: Any, y_out: Any) -> None:
+        """Fill `X_out` (n, D), of the stored type, and `y_out` (n,) int64 with the rows `index` (n,) int64.
+
+        All arrays are those of the module that `on` was asked for. `y_out` is None if the rows have no labels. The
+        index is trusted to lie in [0, N). Nothing of a batch's size is allocated.
+        """
+        ...
+
+    def on(self, xp: ModuleType) -> Rows:
+        """Return the rows as `gather` needs them to fill arrays of `xp`."""
+        ...
+
+    def update_digest(self, sha: Hash) -> None:
+        """Feed all features, then all classes, in row order, to a hash."""
+        ...
+
+
+class Hash(Protocol):
+    """A hash object of hashlib."""
+
+    def update(self, data: Any, /) -> None:
+        """Take in bytes."""
+        ...
+
+
 @dataclass(frozen=True)
-class Rows:
-    """Examples in memory. The arrays may be NumPy's or CuPy's; what `load` gives is NumPy's and read-only."""
+class ArrayRows:
+    """Rows in memory. The arrays may be NumPy's or CuPy's; what `load` gives is NumPy's and read-only."""
 
     X: Any
     """(N, D), C-contiguous: float32, already normalised, or an integer type of at most two bytes, as it was stored."""
 
-    y: Any
-    """(N,) int64: class indices in [0, C)."""
+    y: Any = None
+    """(N,) int64: class indices in [0, C); None if the rows have no labels."""
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.X)
+
+    @property
+    def features(self) -> int:
+        """See Rows.features."""
+        return int(self.X.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """See Rows.dtype."""
+        dtype: np.dtype[Any] = self.X.dtype
+        return dtype
+
+    @property
+    def labelled(self) -> bool:
+        """See Rows.labelled."""
+        return self.y is not None
+
+    @property
+    def nbytes(self) -> int:
+        """See Rows.nbytes."""
+        return int(self.X.nbytes) + (0 if self.y is None else int(self.y.nbytes))
+
+    def gather(self, index: Any, X_out: Any, y_out: Any) -> None:
+        """See Rows.gather."""
+        # "clip" lets NumPy write to `out` directly, where its default gathers into a buffer and copies that; CuPy has
+        # no such modes.
+        mode = ("clip",) if isinstance(self.X, np.ndarray) else ()
+        self.X.take(index, 0, X_out, *mode)
+        if y_out is not None:
+            self.y.take(index, 0, y_out, *mode)
+
+    def on(self, xp: ModuleType) -> ArrayRows:
+        """See Rows.on."""
+        return ArrayRows(xp.asarray(self.X), None if self.y is None else xp.asarray(self.y))
+
+    def update_digest(self, sha: Hash) -> None:
+        """See Rows.update_digest."""
+        for array in (self.X, self.y):
+            if array is not None:
+                sha.update(memoryview(array).cast("B"))
 
 
 @dataclass(frozen=True)
@@ -79,26 +172,35 @@ class DataSet:
     """From the values of the files to the inputs of the net, for prediction; its statistics are the training rows'."""
 
     transform: BatchTransform
-    """What `gather` has still to do to the stored rows."""
+    """What is still to be done to the stored rows of a batch."""
 
     digest: str
     """SHA-256 of all of the above, whatever files, and however many, it was read from."""
 
     source: str
-    """What `data.train` said."""
+    """The value of `data.train`: a path, a glob or `digits`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(part.nbytes for part in (self.train, self.val) if part is not None)
 
 
 def digest_of(
     train: Rows, val: Rows | None, classes: NDArray[Any], names: tuple[str, ...], normalization: Normalization
 ) -> str:
-    """Return the SHA-256 of types, shapes and bytes of all arrays, and of the names of features and classes."""
-    arrays = [train.X, train.y, *([val.X, val.y] if val else []), normalization.shift, normalization.scale]
+    """Return the SHA-256 of the types, shapes and bytes of all arrays, and of the names of features and classes."""
+    parts = [train, *([val] if val else [])]
+    described = [d for rows in parts for d in ((rows.dtype.str, (len(rows), rows.features)), ("<i8", (len(rows),)))]
+    statistics = (normalization.shift, normalization.scale)
     head = {
-        "arrays": [(array.dtype.str, array.shape) for array in arrays],
+        "arrays": [*described, *((array.dtype.str, array.shape) for array in statistics)],
         "classes": classes.tolist(),
         "names": names,
     }
     sha = hashlib.sha256(json.dumps(head).encode())
-    for array in arrays:
-        sha.update(memoryview(array).cast("B"))
+    for rows in parts:
+        rows.update_digest(sha)
+    for array in statistics:
+        sha.update(array.tobytes())
     return sha.hexdigest()

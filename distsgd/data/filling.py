@@ -6,22 +6,23 @@ integers of four bytes and more) reads them twice: its statistics have to be kno
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.columns import CellError, feature_block, fits_float32, storage_dtype
-from distsgd.data.dataset import InputSchema, Rows
+from distsgd.core.scaling import block_rows
+from distsgd.data.columns import RowError, feature_block, fits_float32, storage_dtype
+from distsgd.data.dataset import ArrayRows, InputSchema
 from distsgd.data.labels import LabelEncoder
-from distsgd.data.normalization import Moments, Normalization, block_rows
+from distsgd.data.normalization import Moments, Normalization
 from distsgd.data.sources import Source
 from distsgd.errors import DataError
+from distsgd.system.memory import memory_limit
 
 
-class Part:
+class RowBuilder:
     """Those rows of a source that `chosen` (N,) marks, in the source's order, while they are being filled."""
 
     def __init__(self, source: Source, chosen: NDArray[np.bool_], dtype: np.dtype[Any] | None = None) -> None:
@@ -32,8 +33,8 @@ class Part:
         self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
         self.y = np.empty(count, np.int64)
 
-    def take(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
-        """Take in what is chosen of the source's next rows, X (n, D) and y (n,)."""
+    def append(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
+        """Append what is chosen of the source's next rows, X (n, D) and y (n,)."""
         chosen = self.chosen[self._seen : self._seen + len(y)]
         self._seen += len(y)
         if not chosen.all():
@@ -60,17 +61,17 @@ class Part:
                     "that column, or leave it out of data.features"
                 )
 
-    def rows(self) -> Rows:
+    def rows(self) -> ArrayRows:
         """Return the filled arrays, no longer to be written to."""
         self.X.flags.writeable = self.y.flags.writeable = False
-        return Rows(self.X, self.y)
+        return ArrayRows(self.X, self.y)
 
 
 def fill_training(
     source: Source,
     encoder: LabelEncoder,
-    train: Part,
-    val: Part | None,
+    train: RowBuilder,
+    val: RowBuilder | None,
     normalize: Literal["none", "unit", "standard"],
 ) -> Normalization:
     """Fill both parts of the training source with features and label codes; return the training rows' normalisation.
@@ -86,7 +87,7 @@ def fill_training(
         normalization = _scan(source, encoder, train.chosen)
     for X, y in _examples(source, encoder):
         for part in parts:
-            part.take(X, y, None if keep else normalization)
+            part.append(X, y, None if keep else normalization)
     if normalization is None:
         moments = Moments(train.X.shape[1])
         moments.add(train.X)
@@ -101,30 +102,32 @@ def fill_training(
     return normalization
 
 
-def fill_held_out(source: Source, encoder: LabelEncoder, normalization: Normalization, dtype: np.dtype[Any]) -> Part:
+def fill_held_out(
+    source: Source, encoder: LabelEncoder, normalization: Normalization, dtype: np.dtype[Any]
+) -> RowBuilder:
     """Return all rows of a held-out source, kept as the training rows' `dtype` and normalised as they were."""
-    part = Part(source, np.ones(source.num_rows, bool), dtype)
+    part = RowBuilder(source, np.ones(source.num_rows, bool), dtype)
     keep = dtype.kind in "iu"
     for X, y in _examples(source, encoder):
-        part.take(X, y, None if keep else normalization)
+        part.append(X, y, None if keep else normalization)
     if not keep:
         part.check_finite()
     return part
 
 
 def check_memory(*sources: Source | None) -> None:
-    """Refuse rows that would not fit into this machine's memory."""
+    """Refuse rows that would not fit into memory."""
     needed = sum(
         source.num_rows * (storage_dtype(source.schema).itemsize * source.schema.num_features + 8)
         for source in sources
         if source
     )
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = memory_limit()
     if needed > there:
-        said = " and ".join(source.said for source in sources if source)
+        location = " and ".join(source.location for source in sources if source)
         raise DataError(
-            f"the rows of {said} need {needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; "
-            "take fewer rows or features, or store them as a smaller integer type"
+            f"the rows of {location} need {needed / 2**30:.1f} GiB of memory, and this process may use "
+            f"{there / 2**30:.1f}; take fewer rows or features, or store them as a smaller integer type"
         )
 
 
@@ -153,6 +156,6 @@ def _examples(source: Source, encoder: LabelEncoder) -> Iterator[tuple[NDArray[A
         try:
             X = feature_block(batch.table, source.schema, dtype)
             y = encoder.encode(batch.table.column(source.schema.label))
-        except CellError as cell:
-            raise batch.refuse(cell.row, str(cell)) from None
+        except RowError as problem:
+            raise batch.error(problem.row, str(problem)) from None
         yield X, y

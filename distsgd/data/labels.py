@@ -9,12 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distsgd.data.columns import CellError
+from distsgd.data.columns import RowError
 from distsgd.data.dataset import InputSchema
 from distsgd.errors import DataError
 
 MAX_CLASSES = 65_536
 MAX_LABEL = 2**31
+
+MAX_LABEL_LENGTH = 1_000
+"""Characters of a label: classes are kept in an array whose entries are all as long as the longest one."""
+
 REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or store the classes as strings"
 
 Label = int | str
@@ -53,12 +57,12 @@ class LabelEncoder:
         )
 
     def encode(self, column: pa.Array) -> NDArray[np.int64]:
-        """Return the codes (n,) of a batch's label column; CellError for a label that cannot be one."""
+        """Return the codes (n,) of a batch's label column; RowError for a label that cannot be one."""
+        if isinstance(column, pa.DictionaryArray):
+            column = column.dictionary_decode()  # which turns a null among the dictionary's values into a null
         if column.null_count:
             row = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
-            raise CellError(int(row), f"null in the label column {self._name!r}; leave unlabelled rows out")
-        if isinstance(column, pa.DictionaryArray):
-            column = column.dictionary_decode()
+            raise RowError(int(row), f"null in the label column {self._name!r}; leave unlabelled rows out")
         if pa.types.is_boolean(column.type):
             column = column.cast(pa.uint8())
         if pa.types.is_integer(column.type):
@@ -80,24 +84,30 @@ class LabelEncoder:
     def _check_range(self, values: NDArray[Any]) -> None:
         bad = np.flatnonzero((values < 0) | (values >= MAX_LABEL))
         if bad.size:
-            raise CellError(int(bad[0]), f"label {values[bad[0]]} in column {self._name!r} is out of range; {REMEDY}")
+            raise RowError(int(bad[0]), f"label {values[bad[0]]} in column {self._name!r} is out of range; {REMEDY}")
 
     def _code(self, label: Label, row: int) -> int:
         code = self._codes.get(label)
         if code is not None:
             return code
         if self._classes is not None:
-            raise CellError(row, f"label {label!r} in column {self._name!r} {self._unknown}")
+            raise RowError(row, f"label {label!r} in column {self._name!r} {self._unknown}")
         if isinstance(label, str) and (not label or label.endswith("\0")):
-            raise CellError(row, f"empty label in column {self._name!r}; leave unlabelled rows out")
+            raise RowError(row, f"empty label in column {self._name!r}; leave unlabelled rows out")
+        if isinstance(label, str) and len(label) > MAX_LABEL_LENGTH:
+            raise RowError(
+                row,
+                f"a label of {len(label):,} characters in column {self._name!r}, which begins with {label[:40]!r}; "
+                f"expected at most {MAX_LABEL_LENGTH:,}: is it free text? Name the label column with data.label",
+            )
         if len(self._codes) == MAX_CLASSES:
-            raise CellError(
+            raise RowError(
                 row, f"column {self._name!r} holds more than {MAX_CLASSES} distinct labels here; is it an identifier?"
             )
         self._codes[label] = len(self._codes)
         return self._codes[label]
 
-    def finish(self, parts: Sequence[NDArray[np.int64]], said: str) -> NDArray[Any]:
+    def finish(self, parts: Sequence[NDArray[np.int64]], location: str) -> NDArray[Any]:
         """Return the sorted classes (C,), and turn the codes in `parts` into class indices, in place.
 
         DataError if all labels are the same.
@@ -113,5 +123,7 @@ class LabelEncoder:
             self._classes = np.array([labels[code] for code in order])
         if all((y == parts[0][0]).all() for y in parts):
             label = self._classes[parts[0][0]].item()
-            raise DataError(f"{said}: every label in column {self._name!r} is {label!r}; expected two classes at least")
+            raise DataError(
+                f"{location}: every label in column {self._name!r} is {label!r}; expected two classes at least"
+            )
         return self._classes

@@ -21,7 +21,7 @@ def load(config: DataConfig) -> DataSet:
     DataError, with file, column and row as far as there are such, for anything that cannot be trained on.
     """
     # These import pyarrow, which a process that only gathers never needs.
-    from distsgd.data.filling import Part, check_memory, fill_held_out, fill_training
+    from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
 
@@ -31,9 +31,9 @@ def load(config: DataConfig) -> DataSet:
     check_memory(source, held_out)
 
     encoder = LabelEncoder.for_training(source.schema, config.classes)
-    train, val = Part(source, ~in_val), Part(source, in_val) if in_val.any() else None
+    train, val = RowBuilder(source, ~in_val), RowBuilder(source, in_val) if in_val.any() else None
     normalization = fill_training(source, encoder, train, val, config.normalize)
-    classes = encoder.finish([part.y for part in (train, val) if part], source.said)
+    classes = encoder.finish([part.y for part in (train, val) if part], source.location)
     if held_out:
         val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
 

@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.scaling import block_rows, scaled
 from distsgd.errors import DataError
 
-BLOCK_BYTES = 2**20
-"""Bytes of a float64 block of rows: small enough to stay in a core's cache between two passes over it."""
-
-
-def block_rows(width: int) -> int:
-    """Return the rows of a block of (rows, width) float64; a function of the width alone, so that sums are too."""
-    return max(1, BLOCK_BYTES // (8 * width))
+SMALLEST_SQUARES = 2.0**-970
+"""Sums of squared deviations below this have lost bits to underflow, or all of them (columns of about 1e-150)."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +36,7 @@ class Normalization:
             raise DataError(f"found features of shape {X.shape}, expected (rows, {width})")
         if out is None:
             out = np.empty(X.shape, np.float32)
-        count = block_rows(width)
-        buffer = np.empty((min(count, len(X)), width))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(X), count):
-                rows = X[start : start + count]
-                block = buffer[: len(rows)]
-                np.subtract(rows, self.shift, out=block, dtype=np.float64)
-                block *= self.scale
-                out[start : start + count] = block
-        return out
+        return scaled(X, self.shift, self.scale, out)
 
     def rounded(self) -> Normalization:
         """Return the normalisation whose numbers float32 holds exactly, so that batches and `apply` use the same."""
@@ -98,6 +85,7 @@ class Moments:
         self._origin = np.zeros(width)
         self._mean = np.zeros(width)
         self._squares = np.zeros(width)
+        self._varies = np.zeros(width, bool)
 
     def add(self, rows: NDArray[Any]) -> None:
         """Take in rows (n, D) of any numeric type."""
@@ -119,9 +107,11 @@ class Moments:
             block -= self._origin
             mean = block.mean(axis=0)
             block -= mean
+            step = mean - self._mean
+            tiny = np.flatnonzero(self._squares < SMALLEST_SQUARES)  # after the first block, constant columns alone
+            self._varies[tiny] |= (block[:, tiny] != 0).any(axis=0) | (step[tiny] != 0)
             np.square(block, out=block)
             total = self._count + added
-            step = mean - self._mean
             self._squares += block.sum(axis=0) + step * step * (self._count * added / total)
             self._mean += step * (added / total)
         self._count, self._filled = total, 0
@@ -129,16 +119,18 @@ class Moments:
     def normalization(self, names: tuple[str, ...]) -> Normalization:
         """Return zero mean and unit (population) variance for what was added; constant columns become 0.
 
-        DataError if a column's values lie further apart than float64 can square.
+        DataError if a column's values lie so far apart, or differ by so little, that float64 cannot hold their
+        squared deviations.
         """
         if self._filled:
             self._merge()
         std = np.sqrt(self._squares / self._count)
-        bad = np.flatnonzero(~np.isfinite(std))
-        if bad.size:
-            raise DataError(
-                f"the values of feature {names[bad[0]]!r} lie too far apart for a standard deviation; rescale "
-                "that column, or leave it out of data.features"
-            )
+        small = self._varies & (self._squares < SMALLEST_SQUARES)
+        for bad, problem in ((~np.isfinite(std), "far apart"), (small, "close together")):
+            if bad.any():
+                raise DataError(
+                    f"the values of feature {names[np.flatnonzero(bad)[0]]!r} lie too {problem} for a standard "
+                    "deviation in float64; rescale that column, or leave it out of data.features"
+                )
         scale = 1.0 / np.where(std == 0, 1.0, std)
         return Normalization(self._origin + self._mean, scale)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distsgd.data.readers import reading
+from distsgd.data.datafile import reading
 from distsgd.errors import DataError
 
 FEATURES, LABEL = "X", "y"

@@ -1,90 +1,101 @@
 """The server's arithmetic: add subtrees in the canonical order and apply the update, block by block.
 
-Blocks are fixed and all of it is elementwise, so the bits are the same for any number of threads.
+Blocks are fixed and all of it is elementwise, so the bits are the same for any number of threads, and for any division
+of the blocks between several owners.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 
 from distsgd.config import OptimConfig
 from distsgd.core import optim, reduction
-from distsgd.core.net import Net
-from distsgd.core.reduction import Addition, Node
+from distsgd.core.net import Array
+from distsgd.core.optim import Block
+from distsgd.core.reduction import Node
+from distsgd.core.update_rules import Slots, Step, update_rule
 
 THREADED = 8 * optim.BLOCK
 """Parameters from which on the work is split over threads: for fewer, waking one takes as long as it saves."""
 
 T = TypeVar("T")
 
-Gradients = Mapping[Node, np.ndarray]
-"""Of each subtree that is held, the sum (P,) float32."""
+Gradients = Mapping[Node, Array]
+"""The sum (P,) float32 of each subtree that is there, from left to right."""
 
-BlockTotal = tuple[optim.Block, np.ndarray, np.ndarray]
+BlockTotal = tuple[Block, Array, Array]
 """A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
 
 
 class Aggregation:
-    """Buffers and threads for updates of one net."""
+    """Buffers and threads for the updates of some blocks of a net: all of them, or those of one owner.
 
-    def __init__(self, net: Net, num_shards: int, *, threads: int = 1) -> None:
+    Vectors are those of all parameters, (P,), on the device of `xp`; only what lies in the blocks is read and written.
+    """
+
+    def __init__(
+        self, config: OptimConfig, blocks: Sequence[Block], num_shards: int, *, xp: ModuleType, threads: int = 1
+    ) -> None:
+        self._rule, self._l2, self._xp = update_rule(config), config.l2, xp
         self._root = (0, num_shards)
+        sizes = [part.stop - part.start for part, _ in blocks]
+        count = threads if sum(sizes) >= THREADED else 1
+        buffers = xp.empty((count, reduction.buffers(num_shards) + 1, max(sizes)), xp.float32)
         # From the last to the first: what workers wrote last, and will read first, is then still in a cache.
-        blocks = list(optim.blocks(net))[::-1]
-        count = threads if net.size >= THREADED else 1
-        buffers = np.empty((count, reduction.buffers(num_shards) + 1, min(optim.BLOCK, net.size)), np.float32)
         self._shares = [
-            [(block, list(own[:, : block.part.stop - block.part.start])) for block in blocks[number::count]]
+            [(block, list(own[:, : block.part.stop - block.part.start])) for block in blocks[::-1][number::count]]
             for number, own in enumerate(buffers)
         ]
         self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
     @np.errstate(all="ignore")  # what overflows is found by looking at the results
+    def squares(self, gradients: Gradients, total_weight: float, weights: Array) -> list[float]:
+        """Return the squared norm of each block of the gradient, L2 included.
+
+        The sum of `gradients` is divided by `total_weight`, which the weights of its examples add up to.
+        """
+
+        def of_thread(thread: int) -> list[float]:
+            return [
+                optim.squared_norm(
+                    total, total_weight, weights[part], biases=biases, l2=self._l2, scratch=scratch, xp=self._xp
+                )
+                for (part, biases), total, scratch in self._totals(thread, gradients)
+            ]
+
+        return [square for squares in self._each_thread(of_thread) for square in squares]
+
+    @np.errstate(all="ignore")
     def update(
-        self,
-        gradients: Gradients,
-        count: int,
-        weights: np.ndarray,
-        velocity: np.ndarray | None,
-        *,
-        lr: float,
-        config: OptimConfig,
-        out: np.ndarray,
-        velocity_out: np.ndarray | None,
+        self, gradients: Gradients, weights: Array, slots: Slots, *, step: Step, out: Array, slots_out: Slots
     ) -> bool:
-        """Apply the sum of `gradients` over `count` examples to `weights` (P,); return whether `out` (P,) is finite."""
-        if config.clip_norm is not None:
+        """Write the blocks' updated parameters and state to `out` (P,) and `slots_out`.
 
-            def norms(thread: int) -> list[float]:
-                return [
-                    optim.squared_norm(total, count, weights[part], biases=biases, l2=config.l2, scratch=scratch)
-                    for (part, biases), total, scratch in self._totals(thread, gradients)
-                ]
-
-            lr *= optim.clip_factor(config, [square for squares in self._each_thread(norms) for square in squares])
+        Return whether the updated parameters are finite.
+        """
 
         def updated(thread: int) -> bool:
             finite = True
             for (part, biases), total, scratch in self._totals(thread, gradients):
                 new = out[part]
-                optim.update(
+                self._rule.update(
                     total,
-                    count,
                     weights[part],
-                    None if velocity is None else velocity[part],
-                    lr=lr,
+                    {name: slot[part] for name, slot in slots.items()},
+                    step=step,
                     biases=biases,
-                    config=config,
                     out=new,
-                    velocity_out=None if velocity_out is None else velocity_out[part],
+                    slots_out={name: slot[part] for name, slot in slots_out.items()},
                     scratch=scratch,
+                    xp=self._xp,
                 )
-                finite = finite and _is_finite(new)
+                finite = finite and _is_finite(new, self._xp)
             return finite
 
         return all(self._each_thread(updated))
@@ -93,7 +104,7 @@ class Aggregation:
         """Yield each of a thread's blocks, one after the other in the same buffers."""
         plan, held = reduction.additions(tuple(gradients), self._root), list(gradients.values())
         for block, buffers in self._shares[thread]:
-            yield block, _block_sum(held, plan, block.part, buffers), buffers[-1]
+            yield block, _block_sum(held, plan, block.part, buffers, self._xp), buffers[-1]
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Return what `work` returns for each thread's number, in order; this thread is number 0."""
@@ -108,18 +119,19 @@ def _ignore_overflow() -> None:
 
 
 def _block_sum(
-    gradients: list[np.ndarray], plan: tuple[Addition, ...], part: slice, buffers: list[np.ndarray]
-) -> np.ndarray:
+    gradients: list[Array], plan: tuple[int, ...], part: slice, buffers: list[Array], xp: ModuleType
+) -> Array:
     """Return one block of the gradients' sum over all shards, in one of the block's buffers."""
-    if not plan:
-        np.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
+    if len(gradients) == 1:
+        xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
         return buffers[0]
-    sums = [gradient[part] for gradient in gradients]
-    for left, right, buffer in plan:
-        sums.append(np.add(sums[left], sums[right], out=buffers[buffer]))
-    return sums[-1]
+
+    def add(left: Array, right: Array, buffer: int) -> Array:
+        return xp.add(left, right, out=buffers[buffer])
+
+    return reduction.combine([gradient[part] for gradient in gradients], plan, add)
 
 
-def _is_finite(values: np.ndarray) -> bool:
+def _is_finite(values: Array, xp: ModuleType) -> bool:
     """Return whether all values are finite; the square of a huge one may overflow, so that a second look is needed."""
-    return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
+    return math.isfinite(xp.dot(values, values)) or bool(xp.isfinite(values).all())

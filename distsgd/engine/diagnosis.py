@@ -1,22 +1,23 @@
-"""Which examples made a step's loss or gradient not finite: shards are pure functions, so it can be asked again."""
+"""Which examples made a step's loss or gradient not finite: shards are pure functions, so they are computed again."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from distsgd.core.net import Workspace, forward, losses_and_softmax
+from distsgd.core.backprop import forward
+from distsgd.core.workspace import Workspace
 from distsgd.data.gatherer import Gatherer
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 
 NAMED_ROWS = 5
-"""Offending rows that are named at most."""
+"""The largest number of offending rows that a message names."""
 
 
 def offending_rows(spec: RunSpec, state: Snapshot) -> str:
-    """Return a clause on the first shard, and its first rows, whose losses with `state` are not finite.
+    """Return a clause that names the first shard with losses that are not finite in `state`, and its first such rows.
 
-    Rows are counted from 0 among the training rows, after the held-out rows were taken out.
+    Rows are counted from 0 among the training rows, after the held-out rows have been removed.
     """
     sampler, data, net = spec.plan.sampler, spec.data, spec.net
     batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
@@ -26,7 +27,7 @@ def offending_rows(spec: RunSpec, state: Snapshot) -> str:
     with np.errstate(all="ignore"):
         for shard, rows in zip(shards, sampler.shard_rows(range(state.step, state.step + 1), shards), strict=True):
             X, y = batch.gather(rows)
-            losses = losses_and_softmax(forward(parameters, X, workspace), y, np)
+            losses = workspace.loss.losses(forward(parameters, X, workspace), y, np)
             bad = rows[~np.isfinite(losses)]
             if len(bad):
                 named = ", ".join(map(str, bad[:NAMED_ROWS]))

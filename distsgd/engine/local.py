@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: the serial loop behind the same methods as the trainer on Ray."""
+"""Training in this process, without Ray: the serial loop behind the interface of the trainer on Ray."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ import numpy as np
 from distsgd.core import numerics
 from distsgd.engine import validation
 from distsgd.engine.serial import SerialLoop
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 from distsgd.engine.timing import StepTimes
-from distsgd.errors import NonFiniteError
 
 TICK_S = 0.2
 """Seconds between two calls of `tick`."""
 
 
 class LocalTrainer:
-    """Runs `serial.step` over and over."""
+    """Runs the serial loop, with the interface of the trainer on Ray."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._config, self.data, self._plan, self._state = spec.config, spec.data, spec.plan, spec.start
+        self._config, self._plan, self._state = spec.config, spec.plan, spec.start
         self._loop = SerialLoop(spec)
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
@@ -34,8 +33,8 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        val, transform = self.data.val, self.data.transform
-        self._validation = None if val is None else validation.Validation(spec.net, val, transform, "cpu")
+        self._val, transform = spec.data.val, spec.data.transform
+        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
@@ -45,10 +44,6 @@ class LocalTrainer:
             count = self._plan.sampler.batch_count(self._state.step)
             with np.errstate(all="ignore"):  # what overflows is found by looking at the results
                 state, loss = self._loop.step(self._state)
-            if not (np.isfinite(loss) and np.isfinite(state.parameters).all()):
-                if self._config.train.on_nonfinite == "stop":
-                    raise NonFiniteError(f"step {state.step}: the mini-batch's loss ({loss}) or gradient is not finite")
-                state = dataclasses.replace(self._state, step=state.step, skipped=self._state.skipped + 1)
             self._times.add(time.perf_counter(), count)
             self._state = state
             if state.step % self._config.train.log_every == 0 or state.step == until:
@@ -73,11 +68,11 @@ class LocalTrainer:
         return records
 
     def take_notices(self) -> list[str]:
-        """Return nothing: there is no other process to tell of."""
+        """Return no notices: there is no other process to report on."""
         return []
 
     def recover(self, start: Snapshot) -> None:
-        """Go on from an earlier state."""
+        """Continue from an earlier state."""
         self._state = start
 
     def snapshot(self) -> Snapshot:
@@ -88,14 +83,21 @@ class LocalTrainer:
         """Return the percentiles and the throughput that the result names."""
         return self._times.summary()
 
-    def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy over the held-out rows."""
-        if self._validation is None or self.data.val is None:
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
+        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`."""
+        if self._validation is None or self._val is None:
             return {}
-        rows = len(self.data.val.y)
-        blocks = self._validation.evaluate(self._state.parameters, range(validation.block_count(rows)))
-        return validation.metrics(blocks, rows)
+        rows, found = len(self._val), list[tuple[float, int]]()
+        next_tick = time.monotonic() + TICK_S
+        for block in range(validation.block_count(rows)):
+            found += self._validation.evaluate(self._state.parameters, range(block, block + 1))
+            if time.monotonic() >= next_tick:
+                tick()
+                next_tick = time.monotonic() + TICK_S
+                if self._stopped:
+                    return None
+        return validation.metrics(found, rows)
 
     def close(self) -> None:
-        """Give this process's BLAS its own number of threads back."""
+        """Restore this process's number of BLAS threads."""
         self._blas.close()

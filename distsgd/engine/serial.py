@@ -1,7 +1,7 @@
 """The serial loop, in one process and without Ray: the specification that every distributed path must reproduce.
 
-Read `SerialLoop.step` for what training is. It shares no code with the parameter server and the workers but the pure
-functions of model, optim, reduction and sampling.
+Read `SerialLoop.step` for what training is. It shares no code with the parameter server and the workers but pure
+functions: the passes through the net, the update rule, the canonical tree, the sampling, and which step is applied.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from dataclasses import replace
 import numpy as np
 
 from distsgd.core import optim
-from distsgd.core.net import Workspace, loss_and_gradient_sums
-from distsgd.core.reduction import Node, PartialSum, tree_sum
+from distsgd.core.backprop import loss_and_gradient_sums
+from distsgd.core.reduction import PartialSum, added, additions, combine
 from distsgd.core.sampling import IntArray, PrefetchedRows
+from distsgd.core.update_rules import Step, update_rule
+from distsgd.core.workspace import Workspace
 from distsgd.data.gatherer import Gatherer
+from distsgd.engine.acceptance import is_applied
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
 
 
 class SerialLoop:
@@ -26,47 +29,54 @@ class SerialLoop:
         self._config, self._net, self._plan = spec.config, spec.net, spec.plan
         sampler, data = spec.plan.sampler, spec.data
         self._shards = range(sampler.num_shards)
-        self._blocks = list(optim.blocks(spec.net))
+        self._additions = additions(tuple((k, k + 1) for k in self._shards), (0, sampler.num_shards))
+        self._blocks, self._rule = list(optim.blocks(spec.net)), update_rule(spec.config.optim)
         self._rows = PrefetchedRows(sampler)
         self._batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
         self._workspace = Workspace(spec.net, sampler.max_shard_count, np)
 
     def step(self, state: Snapshot) -> tuple[Snapshot, float]:
-        """Return the state after one more step, and the loss L of the step's mini-batch."""
-        net, config, lr = self._net, self._config.optim, self._plan.learning_rate(state.step)
+        """Return the state after one more step, and the loss L of the step's mini-batch.
+
+        An update that is not finite is not applied: NonFiniteError, or, if the configuration says `skip`, one more
+        skipped step.
+        """
         W, rows = state.parameters, self._rows.of(state.step, self._shards)
+        leaves = (self.shard_gradient(W, shard, rows[shard]) for shard in self._shards)
+        total = combine(leaves, self._additions, added)
+        new = self._updated(state, total)
+        loss = total.loss / total.weight
+        finite = bool(np.isfinite(new.parameters).all())
+        if not is_applied(self._config.train, new.step, loss, finite=finite):
+            new = replace(state, step=new.step, skipped=state.skipped + 1)
+        return new, loss + optim.l2_loss(self._net, W, self._config.optim.l2, np)
 
-        def leaf(node: Node, _: int) -> PartialSum | None:
-            return self.shard_gradient(W, node[0], rows[node[0]]) if node[1] - node[0] == 1 else None
-
-        def add(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-            return a.combined(b, a.gradient + b.gradient)
-
-        total = tree_sum((0, len(self._shards)), leaf, add)
+    def _updated(self, state: Snapshot, total: PartialSum) -> Snapshot:
+        """Return the state after the update by a mini-batch's gradient, which is overwritten."""
+        W, config, clip = state.parameters, self._config.optim, 1.0
         new, scratch = np.empty_like(W), np.empty_like(W)
-        velocity = None if state.velocity is None else np.empty_like(W)
+        slots = {name: np.empty_like(W) for name in state.slots}
         if config.clip_norm is not None:
             g = total.gradient.copy()
             squares = [
-                optim.squared_norm(g[b], total.examples, W[b], biases=biases, l2=config.l2, scratch=scratch[b])
+                optim.squared_norm(g[b], total.weight, W[b], biases=biases, l2=config.l2, scratch=scratch[b], xp=np)
                 for b, biases in self._blocks
             ]
-            lr *= optim.clip_factor(config, squares)
+            clip = optim.clip_factor(config, squares)
+        step = Step(total.weight, self._plan.learning_rate(state.step), clip)
         for b, biases in self._blocks:
-            optim.update(
+            self._rule.update(
                 total.gradient[b],
-                total.examples,
                 W[b],
-                None if state.velocity is None else state.velocity[b],
-                lr=lr,
+                {name: slot[b] for name, slot in state.slots.items()},
+                step=step,
                 biases=biases,
-                config=config,
                 out=new[b],
-                velocity_out=None if velocity is None else velocity[b],
+                slots_out={name: slot[b] for name, slot in slots.items()},
                 scratch=scratch[b],
+                xp=np,
             )
-        loss = total.loss / total.examples + optim.l2_loss(net, W, config.l2)
-        return replace(state, step=state.step + 1, parameters=new, velocity=velocity), loss
+        return replace(state, step=state.step + 1, parameters=new, slots=slots)
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> PartialSum:
         """Return the sums of losses and gradients over the examples of one shard, in arrays of their own."""
@@ -74,4 +84,4 @@ class SerialLoop:
         X, y = self._batch.gather(rows)
         out = self._net.split(gradient)
         loss = loss_and_gradient_sums(self._net.split(flat), X, y, out=out, workspace=self._workspace)
-        return PartialSum((shard, shard + 1), gradient, loss, len(rows))
+        return PartialSum((shard, shard + 1), gradient, loss, len(rows), float(len(rows)))

@@ -1,11 +1,10 @@
 """The parameter server: owns the parameters, averages the workers' gradients and applies the update.
 
-A plain class that runs without Ray; actors.py makes an actor of it. How it reaches the workers is the link's affair.
+A plain class that runs without Ray; cluster/actors.py makes an actor of it. It reaches the workers through a `Link`.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -18,17 +17,23 @@ from distsgd.config import Config
 from distsgd.core import optim, reduction
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
+from distsgd.core.update_rules import Step
+from distsgd.engine.acceptance import is_applied
 from distsgd.engine.aggregation import Aggregation
-from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.plan import Plan
+from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.timing import StepTimes
-from distsgd.errors import NonFiniteError
 from distsgd.system import faults
 
 _node = attrgetter("node")
 
 
+def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: int) -> tuple[float, float]:
+    return left[0] + right[0], left[1] + right[1]
+
+
 class Link(Protocol):
-    """What the parameter server needs of its link to the workers; see links.dispatcher.Dispatcher."""
+    """What the parameter server needs of its link to the workers; comm.dispatcher.Dispatcher is one."""
 
     @property
     def buffers(self) -> np.ndarray:
@@ -49,9 +54,11 @@ class ParameterServer:
         # Updates are written to the other buffer, so that no reader sees half of one and a bad one is dropped.
         self._parameters = link.buffers
         self._parameters[:] = start.parameters
-        self._velocity = None if start.velocity is None else np.stack([start.velocity, start.velocity])
+        self._slots = [{name: slot.copy() for name, slot in start.slots.items()} for _ in self._parameters]
         self._current = self._before = 0
-        self._aggregation = Aggregation(net, config.train.num_shards, threads=threads)
+        self._aggregation = Aggregation(
+            config.optim, list(optim.blocks(net)), config.train.num_shards, xp=np, threads=threads
+        )
         self._shards = range(config.train.num_shards)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -73,14 +80,11 @@ class ParameterServer:
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
         while self.step < until and not self._stop.is_set():
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "begun")
+            faults.reached("server", 0, self.step + 1, "begun")
             partials = self.link.exchange(self.step, self._current, self._shards)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step + 1, "gathered")
+            faults.reached("server", 0, self.step + 1, "gathered")
             loss = self.apply(partials)
-            if faults.ARMED:
-                faults.reached("server", 0, self.step, "applied")
+            faults.reached("server", 0, self.step, "applied")
             self._times.add(clock(), sum([partial.examples for partial in partials]))
             if self.step % log_every == 0 or self.step == until:
                 self._record(loss)
@@ -101,38 +105,40 @@ class ParameterServer:
             raise ValueError(
                 f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
-        count = sum([partial.examples for partial in partials])
-        loss = reduction.sum_of_losses([partial.loss for partial in partials], plan) / count
-        good = math.isfinite(loss) and self._update(partials, count)
-        if not good and self.config.train.on_nonfinite == "stop":
-            raise NonFiniteError(f"step {self.step + 1}: the mini-batch's loss ({loss}) or gradient is not finite")
+        sums = [(partial.loss, partial.weight) for partial in partials]
+        loss, weight = reduction.combine(sums, plan, _add_pairs)
+        loss /= weight
+        finite = self._update(partials, weight)
+        applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
         with self._lock:
             self.step += 1
             self._before = self._current
-            if good:
+            if applied:
                 self._current = 1 - self._current
             else:
                 self.skipped += 1
         return loss
 
-    def _update(self, partials: Sequence[PartialSum], count: int) -> bool:
+    def _update(self, partials: Sequence[PartialSum], weight: float) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
-        old, new, velocity = self._current, 1 - self._current, self._velocity
+        old, new, config = self._current, 1 - self._current, self.config.optim
+        gradients, weights = {partial.node: partial.gradient for partial in partials}, self._parameters[old]
+        clip = 1.0
+        if config.clip_norm is not None:
+            clip = optim.clip_factor(config, self._aggregation.squares(gradients, weight, weights))
         return self._aggregation.update(
-            {partial.node: partial.gradient for partial in partials},
-            count,
-            self._parameters[old],
-            None if velocity is None else velocity[old],
-            lr=self.plan.learning_rate(self.step),
-            config=self.config.optim,
+            gradients,
+            weights,
+            self._slots[old],
+            step=Step(weight, self.plan.learning_rate(self.step), clip),
             out=self._parameters[new],
-            velocity_out=None if velocity is None else velocity[new],
+            slots_out=self._slots[new],
         )
 
     @np.errstate(all="ignore")  # a record says what is not finite by leaving it out
     def _record(self, loss: float) -> None:
         """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""
-        loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2)
+        loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)
         record = self.plan.record(self.step, loss, skipped=self.skipped) | self._times.since_last()
         with self._lock:
             self._last_record = record
@@ -147,11 +153,10 @@ class ParameterServer:
     def snapshot(self) -> Snapshot:
         """Return a consistent copy of the state at the end of some step."""
         with self._lock:
-            velocity = None if self._velocity is None else self._velocity[self._current].copy()
             return Snapshot(
                 step=self.step,
                 parameters=self.parameters.copy(),
-                velocity=velocity,
+                slots={name: slot.copy() for name, slot in self._slots[self._current].items()},
                 skipped=self.skipped,
                 last_record=self._last_record,
             )

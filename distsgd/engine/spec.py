@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from distsgd.config import Config
 from distsgd.core.net import Net
+from distsgd.core.update_rules import update_rule
 from distsgd.data import DataSet
-from distsgd.engine.state import Plan, Snapshot
+from distsgd.engine.plan import Plan
+from distsgd.engine.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +25,11 @@ class RunSpec:
     start: Snapshot
 
     @classmethod
-    def beginning(cls, config: Config, data: DataSet) -> RunSpec:
-        """Return the spec of a run before its first step."""
-        net = Net(data.train.X.shape[1], config.model.hidden, len(data.classes))
-        flat = net.initial(config.train.seed, config.model.scale)
-        velocity = 0 * flat if config.optim.momentum else None
-        start = Snapshot(step=0, parameters=flat, velocity=velocity)
+    def beginning(cls, config: Config, data: DataSet, start: Snapshot | None = None) -> RunSpec:
+        """Return the spec of a run that goes on from `start`, or is before its first step."""
+        net = Net(data.train.features, config.model.hidden, len(data.classes))
+        if start is None:
+            flat = net.initial(config.train.seed, config.model.scale)
+            slots = {name: np.zeros_like(flat) for name in update_rule(config.optim).slots}
+            start = Snapshot(step=0, parameters=flat, slots=slots)
         return cls(config=config, data=data, net=net, plan=Plan.of(config, len(data.train)), start=start)
-
-    @property
-    def data_bytes(self) -> int:
-        """Bytes of all rows."""
-        parts = [self.data.train, *([self.data.val] if self.data.val is not None else [])]
-        return sum(part.X.nbytes + part.y.nbytes for part in parts)

@@ -1,4 +1,4 @@
-"""How long steps take, as the journal and the result report it."""
+"""How long steps take, for the journal and the result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 import numpy as np
 
 WARM_UP_S = 1.0
-"""Seconds of steps at the start that the summary leaves out, with the step that ends them, unless there are no more."""
+"""Seconds of steps at the start that the summary leaves out, unless there are no later steps."""
 
 KEPT = 100_000
-"""Newest steps whose durations the percentiles are taken from."""
+"""The number of newest steps that the percentiles are taken over."""
 
 
 class StepTimes:
@@ -24,11 +24,11 @@ class StepTimes:
         self._since = (0, 0.0, 0)  # steps, seconds, examples
 
     def start(self, now: float) -> None:
-        """Begin a stretch of steps at `now`, seconds of any clock."""
+        """Start timing at `now`, in seconds of any clock."""
         self._end = now
 
     def add(self, now: float, examples: int) -> None:
-        """Note that a step over `examples` ended at `now`."""
+        """Record that a step over `examples` examples ended at `now`."""
         seconds, self._end = now - self._end, now
         if self._is_warm_up and self._warm_up_s >= WARM_UP_S:
             self._is_warm_up = False

@@ -1,4 +1,4 @@
-"""Loss and accuracy over held-out rows, the same for any number of workers that share them."""
+"""Loss and accuracy over held-out rows, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import math
 import numpy as np
 
 from distsgd.core.backend import Device, array_module
-from distsgd.core.net import Net, Workspace, loss_and_correct
+from distsgd.core.backprop import loss_and_correct
+from distsgd.core.net import Net
+from distsgd.core.predictor import BLOCK
+from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Gatherer
 
-BLOCK = 512
-"""Held-out rows that are evaluated together; fixed, so that every number of workers adds up the same blocks."""
+__all__ = ["BLOCK", "Validation", "block_count", "metrics"]
 
 
 class Validation:
-    """The held-out rows, evaluated in blocks."""
+    """The held-out rows, evaluated in blocks of a fixed size, so that any number of workers adds up the same blocks."""
 
     def __init__(self, net: Net, rows: Rows, transform: BatchTransform, device: Device) -> None:
-        self._net, self._xp, self._size = net, array_module(device), len(rows.y)
+        self._net, self._xp, self._size = net, array_module(device), len(rows)
         self._batch = Gatherer(rows, transform, BLOCK, device)
         self._workspace = Workspace(net, BLOCK, self._xp)
 

@@ -5,17 +5,19 @@ A plain class that runs without Ray; actors.py makes an actor of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from distsgd.core import reduction
 from distsgd.core.accumulation import exact_accumulator
 from distsgd.core.backend import Device, array_module
-from distsgd.core.net import Array, Net, Parameters, Workspace, loss_and_gradient_sums
+from distsgd.core.backprop import AddProduct, loss_and_gradient_sums
+from distsgd.core.net import Array, Net, Parameters
 from distsgd.core.reduction import Node, PartialSum
 from distsgd.core.sampling import PrefetchedRows, Sampler
+from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine.validation import Validation
@@ -23,15 +25,38 @@ from distsgd.engine.validation import Validation
 PREFETCH_BYTES = 2**26
 """Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
 
-
-AddProduct = Callable[[Array, Array, Array], None]
-
 KEPT_SPLITS = 128
-"""Vectors whose cuts into parameters are kept: buffers that are used in every step."""
+"""Vectors whose `net.split` is kept: buffers that are used in every step."""
+
+
+class Subtree(NamedTuple):
+    """How a worker adds up a subtree of its shards."""
+
+    parts: list[Node]
+    """One shard each, or two that are added in one buffer."""
+
+    buffers: list[int]
+    """Which of the worker's buffers each part is computed in."""
+
+    plan: tuple[int, ...]
+    """See reduction.additions."""
+
+    @classmethod
+    def of(cls, root: Node, size: int) -> Subtree:
+        """Return the subtree `root`, in parts of at most `size` shards."""
+        parts = reduction.split(root, size)
+        plan = reduction.additions(tuple(parts), root)
+        return cls(parts, reduction.part_buffers(plan), plan)
+
+
+def _add_in_place(left: PartialSum, right: PartialSum, _buffer: int) -> PartialSum:
+    gradient = left.gradient
+    gradient += right.gradient
+    return left.combined(right, gradient)
 
 
 class Worker:
-    """Computes for whatever shards it is told; of its own it has but buffers, rows are shared by the node."""
+    """Computes whatever shards it is asked for. Of its own it has only buffers; the rows are shared by the node."""
 
     def __init__(
         self,
@@ -50,35 +75,40 @@ class Worker:
         self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
         self._buffers = list(self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32))
         self._splits: dict[int, tuple[Array, Parameters]] = {}
-        self._shards, self._subtrees = range(0), [(0, 0)]
+        self._shards: range | None = None
+        self._subtrees: list[Subtree] = []
         self._rows = PrefetchedRows(sampler)
         accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
         self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
+        self._leaves_per_part = 1 if accumulator is None else 2  # two shards in one buffer
         self._prefetched: tuple[int, range] | None = None
         self._gathered: list[tuple[Any, Any]] = []
 
     def compute(
         self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray] | None = None
     ) -> list[PartialSum]:
-        """Return the gradient sums of a run of shards: one partial for each subtree that lies whole within it.
+        """Return the gradient sums of a run of shards: one partial sum for each subtree that lies whole within it.
 
         flat (P,) float32 are the parameters. The gradients are written to arrays (P,) float32 on the host: those of
         `out`, or else new ones.
         """
         if shards != self._shards:
-            self._shards, self._subtrees = shards, reduction.maximal_subtrees(shards, self.sampler.num_shards)
+            if not 0 <= shards.start < shards.stop <= self.sampler.num_shards:
+                raise ValueError(f"{shards} is not a run of the {self.sampler.num_shards} shards of a mini-batch")
+            roots = reduction.maximal_subtrees(shards, self.sampler.num_shards)
+            self._shards, self._subtrees = shards, [Subtree.of(root, self._leaves_per_part) for root in roots]
         if out is None:
             out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
-            self._splits.clear()  # of the last step's arrays, which do not come again
+            self._splits.clear()  # of the last step's arrays, which are not used again
         parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
         with np.errstate(all="ignore"):  # the server looks at every result
             return [
-                self._subtree(root, step, parameters, shards, row)
-                for root, row in zip(self._subtrees, out, strict=False)
+                self._sum(subtree, step, parameters, shards, row)
+                for subtree, row in zip(self._subtrees, out, strict=False)
             ]
 
     def _split(self, flat: Array) -> Parameters:
-        """Return `net.split` of a vector; those that come again and again are not cut anew."""
+        """Return `net.split` of a vector; what it returned for one that is used in every step is kept."""
         known = self._splits.get(id(flat))
         if known is None or known[0] is not flat:
             if len(self._splits) > KEPT_SPLITS:
@@ -106,32 +136,25 @@ class Worker:
         self._prefetched = None
         return self._batch.gather(self._rows.of(step, shards)[number])
 
-    def _subtree(self, root: Node, step: int, parameters: Parameters, shards: range, out: np.ndarray) -> PartialSum:
-        """Return the partial of one subtree of `shards`, its gradient in `out`."""
+    def _sum(self, subtree: Subtree, step: int, parameters: Parameters, shards: range, out: np.ndarray) -> PartialSum:
+        """Return the partial sum of one subtree of `shards`, its gradient in `out`."""
         on_host = self._xp is np
         buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
 
-        def leaf(shard: int, gradient: Array, add_product: AddProduct | None = None) -> PartialSum:
+        def leaf(shard: int, gradient: Array, add_product: AddProduct | None) -> PartialSum:
             X, y = self._examples(step, shards, shard)
-            out, workspace = self._split(gradient), self._workspace
+            out, workspace, count = self._split(gradient), self._workspace, len(y)
             loss = loss_and_gradient_sums(parameters, X, y, out=out, workspace=workspace, add_product=add_product)
-            return PartialSum((shard, shard + 1), gradient, loss, len(y))
+            return PartialSum((shard, shard + 1), gradient, loss, count, float(count))
 
-        def known(node: Node, buffer: int) -> PartialSum | None:
+        def part(node: Node, buffer: int) -> PartialSum:
             lo, hi = node
+            left = leaf(lo, buffers[buffer], None)
             if hi - lo == 1:
-                return leaf(lo, buffers[buffer])
-            if hi - lo == 2 and self._add_product is not None:  # two leaves in one buffer
-                left = leaf(lo, buffers[buffer])
-                return left.combined(leaf(lo + 1, left.gradient, self._add_product), left.gradient)
-            return None
+                return left
+            return left.combined(leaf(lo + 1, left.gradient, self._add_product), left.gradient)
 
-        def add(left: PartialSum, right: PartialSum, _: int) -> PartialSum:
-            gradient = left.gradient
-            gradient += right.gradient
-            return left.combined(right, gradient)
-
-        partial = reduction.tree_sum(root, known, add)
+        partial = reduction.combine(map(part, subtree.parts, subtree.buffers), subtree.plan, _add_in_place)
         if on_host:
             return partial
         partial.gradient.get(out=out)

@@ -1,32 +1,30 @@
-"""Training that has begun: steps, journal, checkpoints and tracking, until the result is written."""
+"""Training that has begun: epochs, recovery from a lost server, and the end, of which the result is written."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
-from distsgd.data import DataSet
 from distsgd.engine.diagnosis import offending_rows
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.state import Snapshot
-from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError, Stopped, TrainingError
-from distsgd.rundir import checkpoint
-from distsgd.rundir import directory as rundir
-from distsgd.rundir.classifier import Classifier, weights_sha256
+from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError
+from distsgd.run.checkpointing import Checkpointing
+from distsgd.run.ending import End, Reason, stopped_at_once, stopped_in_training
+from distsgd.run.hooks import EpochEnd, EpochHook, standard_hooks
+from distsgd.run.log import RunLog
+from distsgd.run.observer import Observer
+from distsgd.run.outcome import measured_result, write_model, write_result
+from distsgd.run.trainer import Trainer
 from distsgd.rundir.directory import RunDirectory
-from distsgd.rundir.journal import Journal, difference
+from distsgd.rundir.journal import Journal
 from distsgd.rundir.result import Result, Status
 from distsgd.system import faults
-from distsgd.system.signals import noted_stop_signals
-from distsgd.tracking import about as tracking_about
+from distsgd.system.signals import StopRequest, noted_stop_signals
+from distsgd.tracking import description
 from distsgd.tracking.tracker import NoTracker
 
 GRACE_S = 1.5
@@ -36,319 +34,220 @@ LEAST_S = 0.5
 """Seconds that it waits in any case, if the stop itself has taken longer than that."""
 
 
-class Trainer(Protocol):
-    """What a session needs of a trainer: local.LocalTrainer or trainer.RayTrainer."""
-
-    data: DataSet
-    numerics: dict[str, str]
-
-    def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102
-    def stop(self) -> None: ...  # noqa: D102
-    def take_records(self) -> list[dict[str, Any]]: ...  # noqa: D102
-    def take_notices(self) -> list[str]: ...  # noqa: D102
-    def snapshot(self) -> Snapshot: ...  # noqa: D102
-    def recover(self, start: Snapshot) -> None: ...  # noqa: D102
-    def timings(self) -> dict[str, float]: ...  # noqa: D102
-    def evaluate(self) -> dict[str, float]: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-
-
-class Observer:
-    """Is told how a run goes; this one ignores it. The command line's prints."""
-
-    def note(self, text: str) -> None:
-        """Take a sentence that the user should see."""
-
-    def started(self, session: Session) -> None:
-        """Training begins."""
-
-    def logged(self, record: Mapping[str, Any]) -> None:
-        """A line was added to the journal."""
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what a full or broken disk raises into a TrainingError."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f"{str(path)!r} could not be written: {error.strerror}; make room and use --resume"
-        ) from None
-
-
 @dataclass(kw_only=True)
 class Session:
-    """One driver's time with a run."""
+    """One driver's work on a run, from the state that `spec` starts from to an end."""
 
     spec: RunSpec
-    """With what `auto` came to in its configuration, and rows that all processes of this node share."""
     directory: RunDirectory
     trainer: Trainer
     tracker: NoTracker
-    observer: Observer
-    resumed: bool
-    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    log: RunLog
+    checkpointing: Checkpointing
+    hooks: list[EpochHook]
+    """Called in turn at the end of each epoch."""
+
+    stop_request: StopRequest = field(default_factory=StopRequest)
+    recoveries: int = 0
+    """Lost servers that were replaced."""
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls,
+        *,
+        spec: RunSpec,
+        directory: RunDirectory,
+        trainer: Trainer,
+        tracker: NoTracker,
+        observer: Observer,
+        resumed: bool,
+    ) -> Iterator[Session]:
+        """Yield a session with the run's journal and checkpoints open and its tracker at work."""
+        start = spec.start
+        with contextlib.ExitStack() as stack:
+            journal = Journal.open(directory.journal, resume_step=start.step if resumed else None)
+            stack.enter_context(journal)
+            log = RunLog(journal, spec.plan, observer, start=start.step)
+            checkpointing = Checkpointing(
+                directory, spec.config.checkpoint, data_digest=spec.data.digest, start=start, log=log
+            )
+            stack.callback(checkpointing.close)
+            directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
+            tracker.follow(directory)
+            observer.started(spec, directory.path)
+            yield cls(
+                spec=spec,
+                directory=directory,
+                trainer=trainer,
+                tracker=tracker,
+                log=log,
+                checkpointing=checkpointing,
+                hooks=standard_hooks(trainer, spec.plan, log, checkpointing),
+            )
 
     def execute(self) -> Result:
-        """Train to the end, write model and result; after an error or a stop, write a checkpoint and raise."""
+        """Train to an end, write the result, and the model if training is complete; return it or raise the end's error.
+
+        After an error or a stop, a checkpoint of the last state is written first.
+        """
         try:
-            return self._execute()
+            with noted_stop_signals(self.stop_request):
+                return self._conclude(self._train_to_an_end())
         except KeyboardInterrupt:  # a second one, whatever it interrupts: the first was a request
-            raise Stopped("stopped at once by a second Ctrl-C; go on with --resume") from None
+            raise stopped_at_once() from None
 
-    def _execute(self) -> Result:
-        self._began = self._checkpointed = time.monotonic()
-        self._plan, self._config = self.spec.plan, self.spec.config
-        self._newest = self.spec.start
-        self._warnings: list[str] = []
-        self._unlogged: list[dict[str, Any]] = []
-        self._recoveries = 0
-        self._differs = False
-        with self._stack, noted_stop_signals() as self._stop_request:
-            self._open()
-            self.observer.started(self)
+    def _train_to_an_end(self) -> End:
+        """Train and return why that ended; the last state is on disk then, as far as it could be had."""
+        plan, path = self.spec.plan, self.directory.path
+        try:
+            reason = self._train()
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted:
+                self.stop_request.note(signal.SIGINT)
+            self._take_notices()
+            if not isinstance(error, ServerLostError):
+                with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
+                    self._checkpoint_last_state()
+            if interrupted:
+                return End(Reason.STOPPED, stopped_at_once())
+            return End(Reason.FAILED, self._explained(error) if isinstance(error, NonFiniteError) else error)
+        if reason is not Reason.STOPPED:
+            return End(reason)
+        signum, step = self.stop_request.signum or signal.SIGINT, self.checkpointing.newest.step
+        return End(reason, stopped_in_training(signum, step=step, total_steps=plan.total_steps, run_dir=path))
+
+    def _train(self) -> Reason:
+        """Train to the last step, or until a signal or a hook ends it; the last state is on disk when it returns."""
+        plan, step = self.spec.plan, self.spec.start.step
+        epoch_ended = self.log.lacks_validation(step)
+        reason: Reason | None = None
+        while reason is None:
             try:
-                self._fit()
-            except BaseException as error:
-                interrupted = isinstance(error, KeyboardInterrupt)
-                if interrupted:
-                    self._stop_request.note(signal.SIGINT)
-                self._take_notices()
-                if not isinstance(error, ServerLostError):
-                    with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
-                        self._keep_newest()
-                with contextlib.suppress(DistsgdError, OSError):
-                    self._finish("KILLED" if interrupted else "FAILED")
-                if isinstance(error, NonFiniteError):
-                    raise self._explained(error) from None
-                raise
-            if self._newest.step == self._plan.total_steps:
-                return self._finish("FINISHED")
-            self._finish("KILLED")
-            raise self._stopped()
-
-    def _open(self) -> None:
-        """Open journal, checkpoint writer and tracker."""
-        self._journal = self._stack.enter_context(
-            Journal.open(self.directory.journal, resume_step=self.spec.start.step if self.resumed else None)
-        )
-        start = self.spec.start.step
-        validated = [record for record in self._journal.records() if "val/loss" in record and record["step"] <= start]
-        self._validated = {key: validated[-1][key] for key in ("val/loss", "val/accuracy")} if validated else {}
-        self._identity = rundir.identity(self.directory, self._config, self.spec.data.digest)
-        self._writer = checkpoint.Writer(
-            self.directory.checkpoints,
-            self._identity,
-            keep=self._config.checkpoint.keep,
-            mlflow_run_id=lambda: tracking_about.read_id(self.directory.path).get("run_id"),
-        )
-        self._stack.callback(self._writer.close)
-        about = tracking_about.describe(self.spec, self.directory, self.tracker.uri)
-        self.directory.write_json(tracking_about.NAME, about)
-        self.tracker.follow(self.directory)
-
-    def _fit(self) -> None:
-        """Train to the last step, or until a signal asks to stop; the last state is on disk when it returns."""
-        step, total = self.spec.start.step, self._plan.total_steps
-        last_line = self._journal.last_step
-        owed = self._plan.is_evaluated(step) and (last_line is None or last_line < step)
-        while owed or (step < total and self._stop_request.signum is None):
-            try:
-                if owed:
-                    self._end_epoch()
-                    owed = False
+                if epoch_ended:
+                    reason = self._end_epoch()
+                    epoch_ended = False
+                elif step == plan.total_steps:
+                    reason = Reason.COMPLETE
+                elif self.stop_request.signum is not None:
+                    reason = Reason.STOPPED
                 else:
-                    step = self._run_epoch(step)
+                    until = plan.epoch_end(step)
+                    step = self._train_epoch(until)
+                    stopped = self.stop_request.signum is not None
+                    epoch_ended = step == plan.total_steps or (step == until and not stopped)
             except ServerLostError as error:
                 step = self._recover(error)
-        self._keep_newest()
+                epoch_ended = self.log.lacks_validation(step)
+        self._checkpoint_last_state()
+        return reason
 
-    def _run_epoch(self, step: int) -> int:
-        """Train from `step` to the end of its epoch, or until a signal asks to stop; return the step reached."""
-        until = self._plan.epoch_end(step)
+    def _train_epoch(self, until: int) -> int:
+        """Train to the end of the epoch, or until a signal asks to stop; return the step reached."""
         step = self.trainer.run(until, self._tick)
         self._tick()
-        if step == self._plan.total_steps or (step == until and self._stop_request.signum is None):
-            self._end_epoch()
         return step
+
+    def _end_epoch(self) -> Reason | None:
+        """Call the hooks; return the first reason to end training that one of them gives."""
+        snapshot = self.trainer.snapshot()
+        is_evaluated = self.spec.plan.is_evaluated(snapshot.step)
+        end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, tick=self._tick)
+        reasons = [hook(end) for hook in self.hooks]
+        return next((reason for reason in reasons if reason is not None), None)
 
     def _recover(self, error: ServerLostError) -> int:
         """Go on with a new server from the newest valid checkpoint; return its step.
 
         What is computed again gives the same bits, so lines that the journal has already are left as they are.
         """
-        self._writer.flush()
-        newest, problems = checkpoint.load_newest(self.directory.checkpoints, self._identity)
-        for problem in problems:
-            self._warn(problem)
-        self._newest = newest or self.spec.start
-        while self._recoveries < self._config.run.max_restarts:
-            self._recoveries += 1
-            self._warn(f"{error}; a new one goes on from step {self._newest.step}")
+        newest = self.checkpointing.reload()
+        limit = self.spec.config.run.max_restarts
+        while self.recoveries < limit:
+            self.recoveries += 1
+            self.log.warn(f"{error}; a new one goes on from step {newest.step}")
             try:
-                self.trainer.recover(self._newest)
-                return self._newest.step
+                self.trainer.recover(newest)
+                return newest.step
             except ServerLostError as again:
                 error = again
         raise ServerLostError(
-            f"{error}, and is not replaced any more (run.max_restarts is {self._config.run.max_restarts}); what was "
-            f"trained up to step {self._newest.step} is in the newest checkpoint: find out what ends the parameter "
+            f"{error}, and is not replaced any more (run.max_restarts is {limit}); what was "
+            f"trained up to step {newest.step} is in the newest checkpoint: find out what ends the parameter "
             "server, then go on with --resume"
         )
 
     def _tick(self) -> None:
         """Journal what is new, checkpoint if it is time, pass a request to stop on."""
         self._take_notices()
-        if self._stop_request.signum is not None:
+        if self.stop_request.signum is not None:
             self.trainer.stop()
-        due = time.monotonic() - self._checkpointed >= self._config.checkpoint.every_s
-        snapshot = self.trainer.snapshot() if due else None
-        self._log_records()  # after the snapshot, so that its own records are among them
-        if snapshot is not None and not self._plan.is_evaluated(snapshot.step):
-            self._checkpoint(snapshot)
-        self._writer.check()
+        snapshot = self.trainer.snapshot() if self.checkpointing.is_due() else None
+        self.log.write_records(self.trainer.take_records())  # after the snapshot, so that its own are among them
+        if snapshot is not None and not self.spec.plan.is_evaluated(snapshot.step):
+            self.checkpointing.submit(snapshot)
+        self.checkpointing.check()
         warning = self.tracker.take_warning()
         if warning is not None:
-            self.observer.note(f"warning: {warning}")
-
-    def _end_epoch(self) -> None:
-        """Validate, where the plan says so, and checkpoint."""
-        snapshot = self.trainer.snapshot()
-        step = snapshot.step
-        if self._plan.is_evaluated(step):
-            validated = self.trainer.evaluate()
-            if not all(math.isfinite(value) for value in validated.values()):
-                raise TrainingError(
-                    f"the validation loss after step {step} is not finite, although that of the mini-batches is: look "
-                    "for huge values in the held-out rows, leave such rows out or normalise them (data.normalize), "
-                    "and start a new run; the checkpoint is that of this step"
-                )
-            self._validated = validated
-            if faults.ARMED:
-                faults.reached("driver", 0, step, "validated")
-            of_this_step = snapshot.last_record.get("step") == step
-            record = snapshot.last_record if of_this_step else {"step": step, "epoch": self._plan.epoch(step)}
-            self._log(record | self._validated)
-        self._checkpoint(snapshot)
-
-    def _log_records(self) -> None:
-        """Journal what the trainer has noted; a record stays until its line is written, so that none goes missing."""
-        self._unlogged += self.trainer.take_records()
-        while self._unlogged:
-            if not self._plan.is_evaluated(self._unlogged[0]["step"]):  # else `_end_epoch` completes and journals it
-                self._log(self._unlogged[0])
-            self._unlogged.pop(0)
-
-    def _log(self, record: dict[str, Any]) -> None:
-        """Journal a record; one that is there from before an interruption must agree with what it is now."""
-        line = self._journal.append(record)
-        key = difference(line, record)
-        if key is not None and not self._differs:
-            self._differs = True
-            self._warn(
-                f"step {record['step']} was computed again after an interruption and {key} is {record[key]!r} now, "
-                f"where the journal has {line.get(key)!r}: this machine's arithmetic has other last bits than the one "
-                "before; run.blas_kernel holds both to one kernel"
-            )
-        self.observer.logged(line)
-        if faults.ARMED:
-            faults.reached("driver", 0, record["step"], "journaled")
+            self.log.note(f"warning: {warning}")
 
     def _take_notices(self) -> None:
         for notice in self.trainer.take_notices():
-            self._warn(notice)
+            self.log.warn(notice)
 
-    def _warn(self, text: str) -> None:
-        self._warnings.append(text)
-        self.observer.note(f"warning: {text}")
-
-    def _checkpoint(self, snapshot: Snapshot) -> None:
-        """Have `snapshot` written; the journal's lines up to it are on disk first."""
-        self._journal.sync()
-        self._writer.submit(snapshot)
-        if faults.ARMED:
-            faults.reached("driver", 0, snapshot.step, "checkpointed")
-        self._newest, self._checkpointed = snapshot, time.monotonic()
-
-    def _keep_newest(self) -> None:
+    def _checkpoint_last_state(self) -> None:
         """Write a checkpoint of the trainer's state if it is newer than the last one, and wait until it is on disk."""
-        if self._newest.step < self._plan.total_steps:
+        newest = self.checkpointing.newest.step
+        if newest < self.spec.plan.total_steps:
             try:
                 snapshot = self.trainer.snapshot()
-                self._log_records()
-                if snapshot.step > self._newest.step:
-                    self._checkpoint(snapshot)
+                self.log.write_records(self.trainer.take_records())
+                if snapshot.step > newest:
+                    self.checkpointing.submit(snapshot)
             except ServerLostError as error:
-                self._warn(
-                    f"{error}; what it did after step {self._newest.step} is lost, and is done again on --resume"
-                )
-        self._writer.flush()
-
-    def _finish(self, status: Status) -> Result:
-        """Write the result, and the model if training is complete, and end the tracking, which completes the result."""
-        data, result = self.spec.data, self._result(status)
-        if status == "FINISHED":
-            model = Classifier(
-                net=self.spec.net,
-                flat=self._newest.parameters,
-                classes=data.classes,
-                normalization=data.normalization,
-            )
-            with _writing(self.directory.model):
-                model.save(self.directory.model)
-        self._write_result(result)
-        if faults.ARMED:
-            faults.reached("driver", 0, result.steps, "written")
-        began = time.monotonic()
-        ending = self.tracker.finish(
-            lambda: self._stop_request.age_s() > GRACE_S and time.monotonic() - began > LEAST_S
-        )
-        if ending.warning is not None:
-            self._warn(ending.warning)
-        result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
-        self._write_result(result)
-        return result
-
-    def _write_result(self, result: Result) -> None:
-        with _writing(self.directory.result):
-            self.directory.write_json("result.json", result.to_json())
-
-    def _result(self, status: Status) -> Result:
-        timings: dict[str, float] = {}
-        with contextlib.suppress(TrainingError):  # the parameter server may be what died
-            timings = self.trainer.timings()
-        return Result(
-            status=status,
-            weights_sha256=weights_sha256(self._newest.parameters),
-            steps=self._newest.step,
-            epochs=self._plan.epoch(self._newest.step),
-            train_loss=self._newest.last_record.get("train/loss"),
-            val_loss=self._validated.get("val/loss"),
-            val_accuracy=self._validated.get("val/accuracy"),
-            wall_s=time.monotonic() - self._began,
-            samples_per_s=timings.get("samples_per_s"),
-            step_ms_p50=timings.get("step_ms_p50"),
-            step_ms_p95=timings.get("step_ms_p95"),
-            mlflow_run_id=None,
-            numerics=self.trainer.numerics,
-            run_dir=self.directory.path,
-            warnings=self._warnings,
-        )
+                self.log.warn(f"{error}; what it did after step {newest} is lost, and is done again on --resume")
+        self.checkpointing.flush()
 
     def _explained(self, error: NonFiniteError) -> NonFiniteError:
         """Return `error` with the rows that caused it, and what to do."""
-        where = offending_rows(self.spec, self._newest)
+        where = offending_rows(self.spec, self.checkpointing.newest)
         return NonFiniteError(
             f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
             "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
         )
 
-    def _stopped(self) -> Stopped:
-        signum = self._stop_request.signum or signal.SIGINT
-        path = shlex.quote(str(self.directory.path))
-        return Stopped(
-            f"stopped by {signal.Signals(signum).name} after step {self._newest.step} of {self._plan.total_steps}; "
-            f"go on with: distsgd train --resume --run-dir {path}",
-            signum=signum,
+    def _conclude(self, end: End) -> Result:
+        """Write what the run came to, and end the tracking; return the result or raise the end's error."""
+        try:
+            result = self._finish(end.reason.status)
+        except (DistsgdError, OSError):
+            if end.reason is not Reason.FAILED:  # else the first error is the one to tell of
+                raise
+        if end.error is not None:
+            raise end.error
+        return result
+
+    def _finish(self, status: Status) -> Result:
+        """Write the result, and the model if the run is finished; end the tracking, which completes the result."""
+        result = measured_result(
+            status,
+            spec=self.spec,
+            trainer=self.trainer,
+            log=self.log,
+            newest=self.checkpointing.newest,
+            run_dir=self.directory.path,
+            wall_s=time.monotonic() - self.began,
         )
+        if status == "FINISHED":
+            write_model(self.directory, self.spec, self.checkpointing.newest)
+        write_result(self.directory, result)
+        faults.reached("driver", 0, result.steps, "written")
+        began = time.monotonic()
+        ending = self.tracker.finish(lambda: self.stop_request.age_s() > GRACE_S and time.monotonic() - began > LEAST_S)
+        if ending.warning is not None:
+            self.log.warn(ending.warning)
+        result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
+        write_result(self.directory, result)
+        return result

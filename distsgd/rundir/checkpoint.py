@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a crash at any moment leaves the older ones valid, read only if every byte is right.
+"""Checkpoints: a crash at any moment leaves the older ones valid, and one is loaded only if every byte is right.
 
 A checkpoint is two files of one name, `00000120.npz` with the arrays and `00000120.json`, its manifest, which is
 written last and holds the SHA-256 of the arrays' file and of itself. Without a valid manifest there is no checkpoint.
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.engine.state import Snapshot
+from distsgd.core.npz import read_arrays
+from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import CheckpointError
+from distsgd.system.files import sync_folder, write_atomically
 
 
 def save(
@@ -32,14 +33,11 @@ def save(
 ) -> None:
     """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
 
-    The id of the MLflow run, where there is one yet, is for whoever finds a checkpoint alone; nothing reads it.
+    The id of the MLflow run, if there is one yet, is for people who find a checkpoint by itself; nothing reads it.
     Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
     """
-    arrays = {"parameters": snapshot.parameters}
-    if snapshot.velocity is not None:
-        arrays["velocity"] = snapshot.velocity
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, parameters=snapshot.parameters, **snapshot.slots)  # type: ignore[arg-type]
     content = buffer.getvalue()
     manifest = {
         "step": snapshot.step,
@@ -55,7 +53,7 @@ def save(
     try:
         if not folder.is_dir():
             folder.mkdir()
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         write_atomically(folder / f"{name}.npz", content)
         write_atomically(folder / f"{name}.json", _encode(manifest))
         _remove_old(folder, snapshot.step, keep)
@@ -69,9 +67,10 @@ def save(
 
 
 def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
-    """Return the newest valid checkpoint, if there is one, and a sentence for each newer one that was passed over.
+    """Return the newest valid checkpoint, or None, and a sentence about each newer one that was passed over.
 
-    A checkpoint whose identity is not that of this run counts as damaged.
+    One that another run wrote, or this one with other rows, counts as damaged. What else its identity holds, such as
+    the digest of a configuration that versions before this one wrote, is of no account.
     """
     problems: list[str] = []
     names = {path.stem for pattern in ("*.json", "*.npz") for path in folder.glob(pattern) if path.stem.isdecimal()}
@@ -81,30 +80,6 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
     return None, problems
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the path holds either the old content or all of the new one, on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Return when the names in `folder` are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_arrays(path: Path) -> None:
@@ -125,22 +100,33 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
     """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
     manifest = _read_manifest(manifest_path)
-    if manifest["identity"] != dict(identity):
+    step, skipped, last_record = manifest["step"], manifest["skipped"], manifest["last_record"]
+    # Its digest is right, so it is what somebody wrote, but that need not have been this program.
+    if type(step) is not int or step != int(manifest_path.stem) or type(skipped) is not int or not 0 <= skipped <= step:
+        raise ValueError(f"its manifest says step {step!r} and {skipped!r} skipped steps")
+    if not isinstance(last_record, dict):
+        raise ValueError("its manifest holds no journal record")
+    if any(manifest["identity"][key] != value for key, value in identity.items()):
         raise ValueError("it belongs to another run")
     if not arrays_path.exists():
         raise ValueError("its arrays are missing")
     content = arrays_path.read_bytes()
     if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError("its arrays are damaged")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        velocity = arrays.get("velocity")
-        return Snapshot(
-            step=manifest["step"],
-            parameters=arrays["parameters"],
-            velocity=velocity,
-            skipped=manifest["skipped"],
-            last_record=manifest["last_record"],
-        )
+    arrays = read_arrays(io.BytesIO(content))
+    parameters = arrays.pop("parameters")
+    for array in (parameters, *arrays.values()):
+        if array.dtype != np.float32 or array.ndim != 1 or array.shape != parameters.shape:
+            raise ValueError("its arrays are not vectors of float32 of one length")
+    if not np.isfinite(parameters).all():
+        raise ValueError("its parameters are not finite")
+    return Snapshot(
+        step=step,
+        parameters=parameters,
+        slots=arrays,
+        skipped=skipped,
+        last_record=last_record,
+    )
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -150,7 +136,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("its manifest is damaged") from None
     # The digest is of what the text means; `1E-5` for `1e-5` has to be found in the text itself.
     if (
@@ -165,7 +151,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _remove_old(folder: Path, step: int, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and what an interrupted writer left.
 
-    Those of later steps go too: training came back to `step` from before them because they are damaged.
+    Those of later steps are removed too: training returned to an earlier step because they are damaged.
     """
     names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
     kept = set([name for name in names if int(name) <= step][-keep:])
@@ -178,9 +164,9 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
 
 
 class Writer:
-    """Writes checkpoints in a thread of its own, so that training does not wait for the disk.
+    """Writes checkpoints in its own thread, so that training does not wait for the disk.
 
-    If a newer snapshot comes before the last one is on disk, the one in between is dropped.
+    If newer snapshots are submitted while one is being written, only the newest of them is kept.
     """
 
     def __init__(
@@ -200,14 +186,14 @@ class Writer:
         self._thread.start()
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have `snapshot` written soon. Raises the CheckpointError of an earlier one that could not be written."""
+        """Queue `snapshot` for writing. Raises the CheckpointError of an earlier one that could not be written."""
         with self._wake:
             self._pending = snapshot
             self._wake.notify_all()
         self.check()
 
     def check(self) -> None:
-        """Raise the error, a CheckpointError as a rule, that came up in writing since the last call."""
+        """Raise the error, usually a CheckpointError, that writing has caused since the last call."""
         with self._wake:
             error, self._error = self._error, None
         if error is not None:
@@ -220,7 +206,7 @@ class Writer:
         self.check()
 
     def close(self) -> None:
-        """Write what is pending and end the thread."""
+        """Write the pending snapshot and end the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()

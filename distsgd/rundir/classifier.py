@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from distsgd.core.net import Net, softmax_scores
+from distsgd.core import model_file
+from distsgd.core.net import Net
+from distsgd.core.predictor import Predictor
 from distsgd.data import Normalization
 from distsgd.errors import DataError
-from distsgd.rundir.checkpoint import write_atomically
-
-NOT_A_MODEL = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise for files that are damaged or something else."""
+from distsgd.system.files import write_atomically
 
 
 def weights_sha256(flat: np.ndarray) -> str:
@@ -36,54 +32,40 @@ class Classifier:
     classes: np.ndarray  # (C,) integers or strings
     normalization: Normalization
 
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        statistics = self.normalization
+        return Predictor(
+            net=self.net, flat=self.flat, classes=self.classes, shift=statistics.shift, scale=statistics.scale
+        )
+
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Return class probabilities (n, C) float32 for raw features X (n, D), columns in the order of `classes`."""
-        raw = np.asarray(X)
-        if raw.ndim != 2 or raw.shape[1] != self.net.features:
-            raise DataError(f"features have the shape {raw.shape}; this model takes (n, {self.net.features})")
-        normalised = self.normalization.apply(raw)
-        finite = np.isfinite(normalised)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise DataError(
-                f"feature {column} of row {row}, both counted from 0, is {raw[row, column]}; a prediction needs finite "
-                "numbers that float32 holds after normalisation"
-            )
-        return softmax_scores(self.net.split(self.flat), normalised)
+        """Return class probabilities (n, C) float32 for raw features X (n, D), columns in the order of `classes`.
+
+        DataError if X has another shape, or holds what is not a finite number.
+        """
+        try:
+            return self._predictor.predict_proba(X)
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the most probable class (n,) for raw features X (n, D)."""
-        predicted: np.ndarray = self.classes[self.predict_proba(X).argmax(axis=1)]
-        return predicted
+        """Return the most probable class (n,) for raw features X (n, D); DataError as `predict_proba`."""
+        try:
+            return self._predictor.predict(X)
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def save(self, path: Path) -> None:
-        """Write `model.npz`: W1 b1 W2 b2 float32, classes, shift and scale; readable without pickle."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            **self.net.split(self.flat)._asdict(),
-            classes=self.classes,
-            shift=self.normalization.shift,
-            scale=self.normalization.scale,
-        )
-        write_atomically(path, buffer.getvalue())
+        """Write `model.npz`; see core.model_file."""
+        write_atomically(path, model_file.encode(self._predictor))
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
         """Read what `save` wrote; DataError if the file is not such a model."""
         try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays: dict[str, Any] = dict(file)
-            D, H = arrays["W1"].shape
-            net = Net(D, H, len(arrays["classes"]))
-            if any(arrays[name].shape != shape for name, shape in net.shapes._asdict().items()):
-                raise ValueError("its arrays do not fit together")
-            flat = np.concatenate([arrays[name].astype(np.float32).ravel() for name in net.shapes._fields])
-            normalization = Normalization(arrays["shift"], arrays["scale"])
-            if any(v.shape != (D,) or v.dtype.kind != "f" for v in (normalization.shift, normalization.scale)):
-                raise ValueError("its normalisation does not fit its features")
-            return cls(net=net, flat=flat, classes=arrays["classes"], normalization=normalization)
-        except FileNotFoundError:
-            raise DataError(f"the model {str(path)!r} does not exist") from None
-        except NOT_A_MODEL as error:
-            raise DataError(f"{str(path)!r} is not a model that distsgd wrote: {error}") from None
+            found = model_file.read(path)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        normalization = Normalization(found.shift, found.scale)
+        return cls(net=found.net, flat=found.flat, classes=found.classes, normalization=normalization)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import uuid
@@ -15,11 +16,14 @@ from typing import Any
 
 from distsgd.config import Config
 from distsgd.errors import ConfigError, RunDirectoryError
-from distsgd.rundir.checkpoint import write_atomically
+from distsgd.system.files import temporary_name, write_atomically
 from distsgd.version import __version__
 
 RUNS = Path("runs")
 """Where runs go that are given no directory."""
+
+CONFIG = "config.json"
+"""File with the run's configuration and key: where it is, there is a run."""
 
 LOCK = ".lock"
 """File that the driver at work in a run directory holds a lock on."""
@@ -53,23 +57,55 @@ class RunDirectory:
         return self.path / "result.json"
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file into the directory, atomically."""
-        write_atomically(self.path / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        """Write a JSON file into the directory, atomically, for its owner alone to read."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, text.encode(), private=True)
 
 
-def default_path(config: Config) -> Path:
-    """Return `runs/<data>-<date>-<time>` for a new run, with a number behind it if that is taken."""
+def named(config: Config) -> Path | None:
+    """Return the run directory that the configuration names, or None; RunDirectoryError if its `~` is of nobody."""
+    if not config.run.dir:
+        return None
+    try:
+        return Path(config.run.dir).expanduser()
+    except RuntimeError:
+        raise RunDirectoryError(
+            f"run.dir is {config.run.dir!r}, and there is no such user; write ./~ for a folder of that name"
+        ) from None
+
+
+def make_default(config: Config) -> Path:
+    """Make `runs/<data>-<date>-<time>` for a new run, with a number behind it if that is taken, and return it.
+
+    RunDirectoryError if it cannot be made. Runs that ask for one in the same second get one each.
+    """
     parts = [part for part in Path(config.data.train).parts if not set(part) & set("*?[")]
     stem = (Path(parts[-1]).stem if parts else "") or "run"
     name = f"{''.join(c if c.isalnum() or c in '-_.' else '-' for c in stem)}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 1000))]
-    return next(path for path in candidates if not path.exists())
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in (RUNS / name for name in names) if _is_made(path))
+
+
+def _is_made(path: Path) -> bool:
+    """Make a folder; return False if there is one already, RunDirectoryError if it cannot be made."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        if path.parent.is_dir():
+            return False
+        raise _not_writable(path, error) from None
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    return True
 
 
 def check_new(path: Path) -> None:
-    """Raise RunDirectoryError unless a new run may start in `path`: it does not exist, or is an empty folder."""
+    """Raise RunDirectoryError unless a new run may start in `path`: it does not exist, or is an empty folder.
+
+    What a run leaves that was killed while its directory was made counts as nothing.
+    """
     try:
-        entries = {entry.name for entry in path.iterdir()} - {LOCK}
+        entries = {entry.name for entry in path.iterdir()} - {LOCK, temporary_name(path / CONFIG).name}
     except FileNotFoundError:
         return
     except NotADirectoryError:
@@ -81,7 +117,7 @@ def check_new(path: Path) -> None:
             f"the run directory {str(path)!r} cannot be looked into: {getattr(error, 'strerror', error)}; "
             "give another one with --run-dir"
         ) from None
-    if "config.json" in entries:
+    if CONFIG in entries:
         raise RunDirectoryError(
             f"the run directory {str(path)!r} holds another run; add --resume to go on with it, or give another one"
         )
@@ -126,17 +162,21 @@ def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
     )
 
 
-def identity(directory: RunDirectory, config: Config, data_digest: str) -> dict[str, str]:
+def identity(directory: RunDirectory, data_digest: str) -> dict[str, str]:
     """Return what a checkpoint must agree with for this run to go on from it."""
-    return {"run_key": directory.run_key, "config_digest": config.digest(), "data_digest": data_digest}
+    return {"run_key": directory.run_key, "data_digest": data_digest}
 
 
 def create(path: Path, *, resolved: Config, requested: Config, data_digest: str) -> RunDirectory:
-    """Write `config.json` of a new run into `path` and return the directory; RunDirectoryError if it cannot be."""
+    """Write `config.json` of a new run into `path`, without secrets, and return the directory.
+
+    Raises RunDirectoryError if it cannot be written.
+    """
     directory = RunDirectory(path, uuid.uuid4().hex)
-    about = identity(directory, resolved, data_digest) | {"version": __version__, "requested": requested.flat()}
+    about = identity(directory, data_digest) | {"version": __version__, "requested": requested.without_secrets().flat()}
+    content = resolved.without_secrets().with_values({"run.dir": str(path)}).model_dump(mode="json")
     try:
-        directory.write_json("config.json", resolved.model_dump(mode="json") | {"distsgd": about})
+        directory.write_json(CONFIG, content | {"distsgd": about})
     except OSError as error:
         raise _not_writable(path, error) from None
     return directory
@@ -145,7 +185,7 @@ def create(path: Path, *, resolved: Config, requested: Config, data_digest: str)
 def read(path: Path) -> tuple[RunDirectory, Config, str]:
     """Return an existing run's directory, the configuration that was asked for, and the data's digest."""
     try:
-        content = json.loads((path / "config.json").read_bytes())
+        content = json.loads((path / CONFIG).read_bytes())
         stored = content["distsgd"]
         directory = RunDirectory(path, str(stored["run_key"]))
         return directory, Config.build(stored["requested"]), str(stored["data_digest"])
@@ -154,24 +194,30 @@ def read(path: Path) -> tuple[RunDirectory, Config, str]:
             f"there is no run to resume in {str(path)!r}: it has no config.json; leave --resume out to start one"
         ) from None
     except OSError as error:
-        raise RunDirectoryError(f"{str(path / 'config.json')!r} cannot be read: {error.strerror}") from None
+        raise RunDirectoryError(f"{str(path / CONFIG)!r} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise RunDirectoryError(
-            f"{str(path / 'config.json')!r} is damaged or of another version of distsgd: {error}"
+            f"{str(path / CONFIG)!r} is damaged or of another version of distsgd: {error}"
         ) from None
 
 
 def find_resumable(config: Config) -> Path:
     """Return the newest directory below `runs/` that holds a run of this configuration."""
     matching = []
-    for path in RUNS.glob("*/config.json"):
-        with contextlib.suppress(RunDirectoryError):
+    try:
+        paths = [entry / CONFIG for entry in RUNS.iterdir()] if RUNS.exists() else []
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{str(RUNS)!r} cannot be searched for a run to resume: {error.strerror}; name its directory with --run-dir"
+        ) from None
+    for path in paths:
+        with contextlib.suppress(RunDirectoryError, OSError):
             _, stored, _ = read(path.parent)
             if stored.digest() == config.digest() and stored.data == config.data:
-                matching.append(path)
+                matching.append((path.stat().st_mtime, path.parent))
     if not matching:
         raise RunDirectoryError(
             f"no run of this configuration is in {str(RUNS)!r}; name its directory with --run-dir, "
             "or leave --resume out to start one"
         )
-    return max(matching, key=lambda path: path.stat().st_mtime).parent
+    return max(matching)[1]

@@ -1,8 +1,8 @@
-"""The run's journal, `metrics.jsonl`: a line for each logged step, written before anything else hears of it.
+"""The run's journal, `metrics.jsonl`: a line for each logged step, written before MLflow or the user see it.
 
-A line that is there stays as it is. A run that goes on from a checkpoint computes the steps after it again, and what
-it would write for them is there already, with the same losses: so whoever reads along, such as the tracking, never
-sees a step twice.
+A line that has been written is never changed. A resumed run computes the steps after its checkpoint again, and finds
+their lines already there, with the same losses: so whoever follows the file, such as the tracking, never sees a step
+twice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Record = dict[str, Any]
 class Journal:
     """Lines in the order of their steps; each is written whole, by one call."""
 
-    def __init__(self, file: BinaryIO, records: list[Record]) -> None:
-        self._file = file
+    def __init__(self, path: Path, file: BinaryIO, records: list[Record]) -> None:
+        self.path, self._file = path, file
         self._records = {record["step"]: record for record in records}
         self._last = records[-1]["step"] if records else None
 
@@ -39,8 +39,11 @@ class Journal:
         goes on from would write it again.
         """
         if resume_step is None:
-            return cls(open(path, "xb", buffering=0), [])
-        file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the journal closes it
+            return cls(path, open(path, "xb", buffering=0), [])
+        try:
+            file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the journal closes it
+        except OSError as error:
+            raise _unreadable(path, error) from None
         try:
             file.seek(0)
             kept: list[Record] = []
@@ -57,7 +60,7 @@ class Journal:
         except BaseException:
             file.close()
             raise
-        return cls(file, kept)
+        return cls(path, file, kept)
 
     @property
     def last_step(self) -> int | None:
@@ -123,15 +126,24 @@ class Reader:
         self._path, self._offset, self._lines = path, 0, 0
 
     def new(self) -> list[Record]:
-        """Return the whole lines since the last call; RunDirectoryError if one of them is damaged."""
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            content = file.read()
+        """Return the whole lines since the last call; RunDirectoryError if one is damaged, or there is no journal."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
         content = content[: content.rfind(b"\n") + 1]
         records = [record for _, record in _parsed(content, self._path, before=self._lines)]
         self._offset += len(content)
         self._lines += len(records)
         return records
+
+
+def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"the journal {str(path)!r} cannot be read: {error.strerror}; put it back from a copy, or start a new run"
+    )
 
 
 def difference(line: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
@@ -155,7 +167,7 @@ def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[by
             )
             if not numbers or not isinstance(record["step"], int) or record["step"] <= last:
                 raise ValueError
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, OverflowError, RecursionError):  # OverflowError: of `isfinite`
             raise RunDirectoryError(
                 f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be mended, "
                 "so start a new run, or put the journal back from a copy"

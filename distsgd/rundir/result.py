@@ -1,4 +1,4 @@
-"""What a run comes to, as `distsgd.train` returns it and `result.json` holds it."""
+"""The result of a run, as `distsgd.train` returns it and `result.json` holds it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Result:
     mlflow_run_id: str | None
     numerics: dict[str, str]
     run_dir: Path
+    """Absolute, so that the model is found after a change of the working directory."""
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Result:
         """Return what `result.json` in `run_dir` holds, or None if there is none that can be read."""
         try:
             content = json.loads((run_dir / "result.json").read_bytes())
-            return cls(run_dir=run_dir, **{key.replace("/", "_"): value for key, value in content.items()})
+            return cls(run_dir=run_dir.absolute(), **{key.replace("/", "_"): value for key, value in content.items()})
         except (OSError, ValueError, TypeError, AttributeError):
             return None
 

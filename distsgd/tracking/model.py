@@ -1,7 +1,8 @@
-"""A trained model as an MLflow pyfunc: `model.npz` and distsgd_pyfunc.py, so that NumPy is all that it needs."""
+"""A trained model as an MLflow pyfunc: `model.npz` and a copy of what predicts with it, which needs NumPy alone."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,36 @@ from mlflow.entities import LoggedModel
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
-PREDICTOR = "distsgd_pyfunc"
-"""The module that is copied into the model."""
+from distsgd import core
+
+PREDICTOR = "distsgd_predictor"
+"""The package that is made of copies and put into the model."""
+
+COPIED = (
+    "activations",
+    "backprop",
+    "losses",
+    "model_file",
+    "net",
+    "npz",
+    "predictor",
+    "pyfunc",
+    "scaling",
+    "workspace",
+)
+"""Modules of distsgd.core that the package consists of; they import NumPy and one another."""
 
 
 def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedModel) -> None:
-    """Write the model as MLflow's folder; `about` is the "model" part of `tracking.json`."""
-    example = _example(about)
+    """Write the model as MLflow's folder; `about` is the "model" part of `tracking.json`.
+
+    The folder lies in a temporary one, in which the package that predicts is left as well.
+    """
     mlflow.pyfunc.save_model(
         folder,
-        loader_module=PREDICTOR,
+        loader_module=f"{PREDICTOR}.pyfunc",
         data_path=str(npz),
-        code_paths=[str(Path(__file__).with_name(f"{PREDICTOR}.py"))],
+        code_paths=[str(copy_predictor(folder.parent))],
         mlflow_model=Model(
             artifact_path=logged.artifact_location,
             model_uuid=logged.model_id,
@@ -33,9 +52,19 @@ def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedMod
             run_id=logged.source_run_id,
             signature=_signature(about),
         ),
-        input_example=example,
+        input_example=_example(about),
         pip_requirements=[f"mlflow=={mlflow.__version__}", f"numpy=={np.__version__}"],
     )
+
+
+def copy_predictor(folder: Path) -> Path:
+    """Make the package that predicts without distsgd in `folder`, and return its path."""
+    package = folder / PREDICTOR
+    package.mkdir()
+    (package / "__init__.py").write_text('"""A copy of what distsgd predicts with."""\n')
+    for name in COPIED:
+        shutil.copy(Path(core.__file__).with_name(f"{name}.py"), package)
+    return package
 
 
 def _example(about: Mapping[str, Any]) -> np.ndarray | pd.DataFrame:

@@ -1,19 +1,18 @@
 """One run in an MLflow store: found or created, brought up to date, completed. Every call may fail and be made again.
 
-No point is ever recorded twice. A journal line never changes, so a point that is sent a second time is the same to the
-last digit, and a store that has it ignores it. What a store has, it is asked when the connection to it is made; after
-any failure, when nobody knows what has arrived, the connection is made anew.
+No point is recorded twice. A journal line never changes, so a point that is sent a second time is the same to the last
+digit, and a store that has it ignores it. The store is asked what it has when it is connected to; after a failure, when
+it is unknown what has arrived, it is connected to again.
 
-Only this file and tracking_model.py import mlflow. It takes seconds, so nobody imports them who does not track.
+Only this file and model.py import mlflow. That takes seconds, so they are imported only for a run that is tracked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from mlflow.entities import (
@@ -32,17 +31,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distsgd.errors import TrackingError
-from distsgd.rundir.checkpoint import write_atomically
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
-from distsgd.system.scratch import own_prefix
+from distsgd.system.scratch import locked_folder
+from distsgd.system.secrets import redacted
+from distsgd.tracking import run_id as run_ids
 from distsgd.tracking import uri as tracking_uri
-from distsgd.tracking.about import ID_FILE, RUN_KEY_TAG, read_id
-from distsgd.tracking.figure import learning_curve
+from distsgd.tracking.description import RUN_KEY_TAG, DatasetDescription, RunDescription
+from distsgd.tracking.quiet import importing
+from distsgd.tracking.run_id import RunId
 
-METRICS_AT_ONCE = 1000
-PARAMETERS_AT_ONCE = 100
-LONGEST_PARAMETER = 6000
+METRICS_PER_REQUEST = 1000
+PARAMETERS_PER_REQUEST = 100
+MAX_PARAMETER_LENGTH = 6000
 
 MODEL = "model"
 """Name of the logged model."""
@@ -58,46 +59,48 @@ class Store:
         """Return if the store answers."""
         self._client.search_experiments(max_results=1)
 
-    def open_run(self, path: Path, about: Mapping[str, Any], *, running: bool) -> StoredRun:
+    def open_run(self, path: Path, description: RunDescription, *, running: bool) -> StoredRun:
         """Return the MLflow run of a run directory, with parameters, tags and datasets; create it if there is none.
 
-        With `running`, it becomes a run that is going on.
+        With `running`, its status becomes RUNNING.
         """
-        run = self._find(path, about) or self._create(about)
-        info = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
-        shown = tracking_uri.absolute(tracking_uri.redacted(self._uri))
-        content = json.dumps({**info, "uri": shown}, indent=2) + "\n"
-        write_atomically(path / ID_FILE, content.encode())
+        run = self._find(path, description) or self._create(description)
+        shown = tracking_uri.absolute(redacted(self._uri))
+        run_ids.write(path, RunId(run.info.run_id, run.info.experiment_id, shown))
         if running and run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
         stored = StoredRun(self._client, run)
-        stored.describe(about)
+        stored.describe(description)
         return stored
 
-    def _find(self, path: Path, about: Mapping[str, Any]) -> Run | None:
-        run_id = read_id(path).get("run_id")
-        if run_id:
+    def _find(self, path: Path, description: RunDescription) -> Run | None:
+        known = run_ids.read(path)
+        if known is not None:
             try:
-                run = self._client.get_run(run_id)
+                run = self._client.get_run(known.run_id)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
             else:
                 if run.info.lifecycle_stage == "deleted":
-                    raise TrackingError(f"the run {run_id} was deleted there; `mlflow runs restore` brings it back")
+                    raise TrackingError(
+                        f"the run {known.run_id} was deleted there; `mlflow runs restore` brings it back"
+                    )
                 return run
-        experiment = self._client.get_experiment_by_name(about["experiment"])
+        experiment = self._client.get_experiment_by_name(description.experiment)
         if experiment is None:
             return None
-        runs = runs_of_key(self._client, experiment.experiment_id, about["tags"][RUN_KEY_TAG])
+        runs = runs_of_key(self._client, experiment.experiment_id, description.run_key)
         return runs[0] if runs else None
 
-    def _create(self, about: Mapping[str, Any]) -> Run:
+    def _create(self, description: RunDescription) -> Run:
         """Create the run; a request that seemed to fail may have created one too, so the first that is found counts."""
-        experiment = self._experiment(about["experiment"])
-        key = about["tags"][RUN_KEY_TAG]
+        experiment, key = self._experiment(description.experiment), description.run_key
         run = self._client.create_run(
-            experiment.experiment_id, start_time=about["began_ms"], tags={RUN_KEY_TAG: key}, run_name=about["name"]
+            experiment.experiment_id,
+            start_time=description.began_ms,
+            tags={RUN_KEY_TAG: key},
+            run_name=description.name,
         )
         runs = runs_of_key(self._client, experiment.experiment_id, key)
         return runs[0] if runs else run
@@ -106,7 +109,7 @@ class Store:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             path = tracking_uri.sqlite_path(self._uri)
-            # Artifacts lie beside an SQLite file, wherever the command was given.
+            # Artifacts go beside an SQLite file, whatever the current folder is.
             folder = None if path is None else (path.parent / "mlruns" / quote(name, safe="")).as_uri()
             try:
                 self._client.create_experiment(name, artifact_location=folder)
@@ -120,56 +123,61 @@ class Store:
 
 
 class StoredRun:
-    """A run in the store. `run_id` is its id."""
+    """A run in the store."""
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
         self._client, self._run = client, run
         self.run_id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
         self._known: dict[str, set[int]] = {
             key: {metric.step for metric in client.get_metric_history(self.run_id, key)} for key in run.data.metrics
         }
 
-    def describe(self, about: Mapping[str, Any]) -> None:
-        """Record parameters, tags and datasets that the store has not; what a resumption changed becomes a tag."""
-        wanted = {key: value[:LONGEST_PARAMETER] for key, value in about["parameters"].items()}
+    def describe(self, description: RunDescription) -> None:
+        """Record parameters, tags and datasets that the store lacks; what a resumption changed becomes a tag."""
         have = self._run.data.params
+        wanted = {
+            _recorded_name(key, have): value[:MAX_PARAMETER_LENGTH] for key, value in description.parameters.items()
+        }
         new = [Param(key, value) for key, value in wanted.items() if key not in have]
-        for start in range(0, len(new), PARAMETERS_AT_ONCE):
-            self._client.log_batch(self.run_id, params=new[start : start + PARAMETERS_AT_ONCE])
+        for start in range(0, len(new), PARAMETERS_PER_REQUEST):
+            self._client.log_batch(self.run_id, params=new[start : start + PARAMETERS_PER_REQUEST])
         changed = {f"resumed.{key}": value for key, value in wanted.items() if have.get(key, value) != value}
-        self._tag(about["tags"] | changed)
+        self._tag(description.tags | changed)
         if self._run.inputs is None or not self._run.inputs.dataset_inputs:
-            self._client.log_inputs(self.run_id, datasets=[_dataset(dataset) for dataset in about["datasets"]])
+            self._client.log_inputs(self.run_id, datasets=[_dataset(dataset) for dataset in description.datasets])
 
     def send(self, records: Sequence[Record]) -> None:
-        """Record the points of journal lines that the store has not."""
+        """Record the points of journal lines that the store lacks."""
         points = [
             Metric(key, float(value), record["timestamp_ms"], record["step"])
             for record in records
             for key, value in record.items()
             if "/" in key and record["step"] not in self._known.get(key, ())
         ]
-        for start in range(0, len(points), METRICS_AT_ONCE):
-            self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_AT_ONCE])
+        for start in range(0, len(points), METRICS_PER_REQUEST):
+            self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_PER_REQUEST])
 
-    def complete(self, path: Path, about: Mapping[str, Any], result: Result | None, records: Sequence[Record]) -> None:
+    def complete(
+        self, path: Path, description: RunDescription, result: Result | None, records: Sequence[Record]
+    ) -> None:
         """Record how the run ended: of a finished one the model and the learning curve, then the status.
 
         A run without a result is FAILED.
         """
-        self._delete_twins(about["tags"][RUN_KEY_TAG])
+        self._delete_duplicates(description.run_key)
         if result is not None and result.status == "FINISHED":
             self._tag({"weights_sha256": str(result.weights_sha256)})
-            self._log_model(path, about, result)
+            self._log_model(path, description, result)
             self._log_figure(records)
         end = records[-1]["timestamp_ms"] if records else None
         self._client.set_terminated(self.run_id, status="FAILED" if result is None else result.status, end_time=end)
 
-    def _delete_twins(self, key: str) -> None:
-        """Delete empty runs of the same key: what became of requests that seemed to fail and were made again."""
-        for twin in runs_of_key(self._client, self._run.info.experiment_id, key):
-            if twin.info.run_id != self.run_id and not twin.data.metrics:
-                self._client.delete_run(twin.info.run_id)
+    def _delete_duplicates(self, key: str) -> None:
+        """Delete empty runs of the same key, which requests have left that seemed to fail and were made again."""
+        for run in runs_of_key(self._client, self.experiment_id, key):
+            if run.info.run_id != self.run_id and not run.data.metrics:
+                self._client.delete_run(run.info.run_id)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         have = self._run.data.tags
@@ -178,24 +186,31 @@ class StoredRun:
             self._client.log_batch(self.run_id, tags=new)
 
     def _log_figure(self, records: Sequence[Record]) -> None:
-        with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}figure-") as folder:
+        with importing:
+            from distsgd.tracking.figure import draw_learning_curve
+
+        with locked_folder() as folder:
             figure = Path(folder, "learning_curve.svg")
-            figure.write_text(learning_curve(records))
+            draw_learning_curve(records, figure)
             self._client.log_artifact(self.run_id, str(figure))
 
-    def _log_model(self, path: Path, about: Mapping[str, Any], result: Result) -> None:
+    def _log_model(self, path: Path, description: RunDescription, result: Result) -> None:
         """Log the model, unless it was; one that was begun before a failure is done again."""
-        from distsgd.tracking import model as tracking_model
+        with importing:
+            from distsgd.tracking import model as tracking_model
 
         if self._run.outputs is not None and self._run.outputs.model_outputs:
             return
-        experiment = self._run.info.experiment_id
-        begun = self._client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'")
-        model = begun[0] if begun else self._client.create_logged_model(experiment, MODEL, source_run_id=self.run_id)
+        begun = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{self.run_id}'")
+        model = (
+            begun[0]
+            if begun
+            else self._client.create_logged_model(self.experiment_id, MODEL, source_run_id=self.run_id)
+        )
         if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory(prefix=f"{own_prefix()}model-") as folder:
+            with locked_folder() as folder:
                 saved = Path(folder, MODEL)
-                tracking_model.save(saved, path / "model.npz", about["model"], logged=model)
+                tracking_model.save(saved, path / "model.npz", dataclasses.asdict(description.model), logged=model)
                 self._client.log_model_artifacts(model.model_id, str(saved))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, result.steps)])
@@ -207,13 +222,19 @@ def runs_of_key(client: MlflowClient, experiment_id: str, key: str) -> list[Run]
     return list(client.search_runs([experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", order_by=order))
 
 
-def _dataset(about: Mapping[str, Any]) -> DatasetInput:
+def _recorded_name(key: str, have: Mapping[str, str]) -> str:
+    """Return the name by which a run has the parameter: runs of distsgd 0.1 have `lr` for `optim.lr`."""
+    section, _, name = key.partition(".")
+    return name if section in ("model", "optim", "train", "run") and key not in have and name in have else key
+
+
+def _dataset(description: DatasetDescription) -> DatasetInput:
     dataset = Dataset(
-        name=about["name"],
-        digest=about["digest"],
+        name=description.name,
+        digest=description.digest,
         source_type="local",
-        source=json.dumps({"uri": about["source"]}),
-        schema=json.dumps(about["schema"]),
-        profile=json.dumps({"num_rows": about["rows"]}),
+        source=json.dumps({"uri": description.source}),
+        schema=json.dumps(description.schema),
+        profile=json.dumps({"num_rows": description.rows}),
     )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", about["context"])])
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", description.context)])

@@ -1,4 +1,4 @@
-"""Telling MLflow of a run afterwards, from its directory alone."""
+"""Sending a run to MLflow afterwards, from its directory alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from distsgd.config import TrackingConfig
 from distsgd.errors import RunDirectoryError, TrackingError
 from distsgd.rundir import directory as rundir
-from distsgd.rundir.journal import Reader
+from distsgd.rundir.directory import RunDirectory
+from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
-from distsgd.tracking import about as tracking_about
+from distsgd.system.secrets import redacted
+from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
-from distsgd.tracking.tracker import describe, import_quietly
+from distsgd.tracking.quiet import quiet_mlflow
+from distsgd.tracking.tracker import reason
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,18 @@ class Synced:
     status: str
     lines: int
     """Lines of the journal, all of which the store has."""
-    look: str
+    view: str
     """The command, or the address, that shows the run."""
 
 
 def sync(path: Path, uri: str | None = None) -> Synced:
-    """Send to MLflow what it has not of the run in `path`: points, model, learning curve, status.
+    """Send to MLflow what it is missing of the run in `path`: points, model, learning curve, status.
 
-    The store is that of `uri`, or the one that the run was to be told to. A run without a result, whose driver was
+    The store is that of `uri`, or the one that the run was started with. A run without a result, whose driver was
     killed, becomes FAILED there until it is resumed. Raises RunDirectoryError if no run is there or a driver is at
-    work in it, ConfigError if the URI is none, TrackingError if the store cannot take it.
+    work in it, ConfigError if the URI names no store, TrackingError if the store cannot take it.
     """
-    if not (path / "config.json").is_file():
-        raise RunDirectoryError(
-            f"no run is in {str(path)!r}: it has no config.json; name the run directory that `distsgd train` printed"
-        )
+    _check_files(path)
     with rundir.locked(path):
         return sync_locked(path, uri)
 
@@ -46,27 +46,59 @@ def sync(path: Path, uri: str | None = None) -> Synced:
 def sync_locked(path: Path, uri: str | None = None) -> Synced:
     """Do what `sync` does, in a run directory that holds a run and that the caller has locked."""
     directory, config, _ = rundir.read(path)
-    about = tracking_about.read(path)
-    store_uri = tracking_uri.resolve(TrackingConfig(uri=uri or about["uri"] or config.tracking.uri))
-    records = Reader(directory.journal).new()
+    described = description.read(path)
+    store_uri = tracking_uri.resolve(TrackingConfig(uri=uri or described.uri or config.tracking.uri))
+    records = _records(directory)
     result = Result.read(path)
+    if result is None and directory.result.exists():
+        raise RunDirectoryError(
+            f"{str(directory.result)!r} cannot be read as the result of a run: put it back from a copy, or remove it, "
+            "which makes the run FAILED until it is resumed"
+        )
     if result is not None and result.status == "FINISHED" and not directory.model.is_file():
         raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is gone; put it back")
     try:
-        import_quietly()
-        from distsgd.tracking.store import Store
+        with quiet_mlflow():
+            from distsgd.tracking.store import Store
 
-        run = Store(store_uri).open_run(path, about, running=False)
-        run.send(records)
-        run.complete(path, about, result, records)
+            run = Store(store_uri).open_run(path, described, running=False)
+            run.send(records)
+            run.complete(path, described, result, records)
     except Exception as error:  # mlflow raises its own errors and those of whatever carries it
         raise TrackingError(
-            f"the MLflow store {tracking_uri.redacted(store_uri)!r} has not taken all of the run: "
-            f"{describe(error)}; try again, nothing is sent twice"
-        ) from error
+            f"the MLflow store {redacted(store_uri)!r} has not received the whole run: "
+            f"{reason(error, store_uri)}; try again, nothing is sent twice"
+        ) from None
     if result is not None and result.mlflow_run_id != run.run_id:
         content = json.loads(directory.result.read_bytes()) | {"mlflow_run_id": run.run_id}
         directory.write_json("result.json", content)
     status = "FAILED" if result is None else result.status
-    look = tracking_uri.how_to_look(store_uri, tracking_about.read_id(path)["experiment_id"], run.run_id)
-    return Synced(run.run_id, status, len(records), look)
+    return Synced(run.run_id, status, len(records), tracking_uri.view_command(store_uri, run.experiment_id, run.run_id))
+
+
+def _check_files(path: Path) -> None:
+    """Raise RunDirectoryError unless a run is in the directory, with files where files belong."""
+    try:
+        if not (path / "config.json").is_file():
+            raise RunDirectoryError(
+                f"no run is in {str(path)!r}: it has no config.json; name the run directory that `distsgd train` "
+                "printed"
+            )
+        for name in ("metrics.jsonl", description.FILE, run_id.FILE, "result.json", "model.npz"):
+            if (path / name).is_dir():
+                raise RunDirectoryError(
+                    f"{str(path / name)!r} is a folder, in the place of a file of the run: move it away, and put the "
+                    "file back if there was one"
+                )
+    except OSError as error:
+        raise RunDirectoryError(f"the run directory {str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def _records(directory: RunDirectory) -> list[Record]:
+    try:
+        return Reader(directory.journal).new()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the journal {str(directory.journal)!r} cannot be read: {error.strerror}; put it back from a copy, "
+            "MLflow's points come from it"
+        ) from None

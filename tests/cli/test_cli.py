@@ -272,6 +272,14 @@ def test_help_is_quick():
     assert found.stdout == "[]\n"
 
 
+def test_a_failure_names_the_page_on_failures_and_a_refusal_does_not(own_folder):
+    diverging = options({"run.workers": 0, "optim.lr": 1e30, "tracking.enabled": "false"})
+    failed = invoke("train", "--run-dir", "run", *diverging)
+    assert failed.code == 1
+    assert failed.err.splitlines()[-1].endswith(" (see docs/failures.md)")
+    assert "docs/failures.md" not in invoke("train", "--resume", "--run-dir", "none").err
+
+
 def test_help_names_what_there_is():
     assert "train" in invoke("--help").out
     shown = invoke("train", "--help").out

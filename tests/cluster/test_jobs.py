@@ -18,7 +18,7 @@ from ray_cluster import RayCluster, ray_cluster
 
 from distsgd import train
 from distsgd.config import Config, read_toml
-from distsgd.tracking.about import read_id
+from distsgd.tracking import run_id as run_ids
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MNIST = REPOSITORY.parent / "shared" / "data" / "mnist"
@@ -126,13 +126,13 @@ def test_stopped_job_checkpoints_and_the_next_one_resumes_it(cluster, tracking, 
     started = cluster.submit(REPOSITORY, "long", *command, wait=False)
     assert started.returncode == 0, started.stdout + started.stderr
     client = MlflowClient(tracking.uri)
-    wait_until(lambda: (run_id := read_id(run_dir).get("run_id")) and client.get_run(run_id).data.metrics)
+    wait_until(lambda: (run_id := run_ids.known(run_dir)) and client.get_run(run_id).data.metrics)
     cluster.post("/api/jobs/long/stop")
     wait_until(lambda: cluster.job("long")["status"] == "STOPPED")
     stopped = run_result(run_dir)
     assert stopped["status"] == "KILLED"
     assert 0 < stopped["steps"] < 500 * 23
-    run_id = read_id(run_dir)["run_id"]
+    run_id = run_ids.known(run_dir)
     assert client.get_run(run_id).info.status == "KILLED"
 
     resumed = cluster.submit(REPOSITORY, "resumed", *command, "--resume")

@@ -16,7 +16,6 @@ from runs import eventually, small_cluster
 
 import distsgd
 from distsgd.comm.aggregator import NodeAggregator
-from distsgd.comm.ray_calls import CHUNK, MAX_CHUNKS, ParameterChunks, cut, join, pack, unpack
 from distsgd.core import numerics
 from distsgd.core.reduction import PartialSum
 from distsgd.errors import WorkerLostError
@@ -41,7 +40,7 @@ def alone():
         yield spec, worker_of(spec)
 
 
-def test_a_relay_answers_as_one_worker_would(alone):
+def test_an_aggregator_answers_as_one_worker_would(alone):
     spec, worker = alone
     with training(spec, workers=2) as found:
         aggregator = NodeAggregator(found.dispatcher, 9)
@@ -50,7 +49,7 @@ def test_a_relay_answers_as_one_worker_would(alone):
             assert same(aggregator.compute(step, flat, shards), worker.compute(step, flat, shards))
 
 
-def test_a_relay_passes_on_what_does_not_change_when_a_worker_dies(alone, tmp_path):
+def test_an_aggregators_sums_do_not_change_when_a_worker_dies(alone, tmp_path):
     spec, worker = alone
     faults = tmp_path / "faults.json"
     faults.write_text(json.dumps([{"role": "worker", "index": 1, "step": 3, "moment": "computed"}]))
@@ -61,10 +60,10 @@ def test_a_relay_passes_on_what_does_not_change_when_a_worker_dies(alone, tmp_pa
         for step in range(5):
             flat = parameters(spec.net.size, step)
             assert same(aggregator.compute(step, flat, range(2, 9)), worker.compute(step, flat, range(2, 9)))
-        assert [loss.name for loss in found.dispatcher.take_lost_peers()] == ["worker 1"]
+        assert [lost.name for lost in found.dispatcher.members.take_lost_peers()] == ["worker 1"]
 
 
-def test_a_relay_without_workers_says_so_at_once(alone):
+def test_an_aggregator_without_workers_says_so_at_once(alone):
     spec, _ = alone
     with training(spec, workers=1, arrival_timeout_s=0.0) as found:
         aggregator = NodeAggregator(found.dispatcher, 9)
@@ -72,35 +71,6 @@ def test_a_relay_without_workers_says_so_at_once(alone):
         for _ in range(2):
             with pytest.raises(WorkerLostError, match="no worker is left"):
                 aggregator.compute(0, parameters(spec.net.size, 0), range(9))
-
-
-@pytest.mark.parametrize(
-    "size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, MAX_CHUNKS * CHUNK, MAX_CHUNKS * CHUNK + 1]
-)
-def test_vectors_come_out_of_their_pieces_as_they_were(size):
-    vector = parameters(size, 0)
-    chunks = cut(vector)
-    assert join(chunks).tobytes() == vector.tobytes()
-    assert len(chunks) <= MAX_CHUNKS
-    assert len(chunks) == 1 or max(piece.nbytes for piece in chunks) < 100_000
-
-
-@pytest.mark.parametrize("size", [7, 2 * CHUNK + 5])
-def test_partials_come_out_of_a_parcel_as_they_were(size):
-    partials = [PartialSum((k, k + 1), parameters(size, k), k / 3, k + 5) for k in range(3)]
-    assert same(unpack(pack(partials)), partials)
-
-
-@pytest.mark.parametrize("size", [7, CHUNK, 2 * CHUNK + 5, MAX_CHUNKS * CHUNK])
-def test_parameters_that_are_not_long_go_with_the_call(size):
-    """Through the object store, which needs a Ray, the smallest net's would take longer than a larger one's."""
-    buffers = np.stack([parameters(size, 0), parameters(size, 1)])
-    parameter_chunks = ParameterChunks(buffers)
-    for step in range(3):
-        for_step = parameter_chunks.for_step(step, step % 2)
-        assert join(for_step).tobytes() == buffers[step % 2].tobytes()
-        assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
-        assert len(for_step) == parameter_chunks.chunks
 
 
 # On two real nodes.
@@ -157,7 +127,7 @@ def by_node(before: dict[str, Any]) -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 @pytest.mark.parametrize("case", CASES)
-def test_a_worker_on_another_node_is_reached_by_a_relay_with_the_same_bits(case, serial, own_folder):
+def test_a_worker_on_another_node_is_reached_by_an_aggregator_with_the_same_bits(case, serial, own_folder):
     before = actors()
     found = distsgd.train(BASE | CASES[case] | {"run.workers": 2, "run.dir": "run"})
     assert found.weights_sha256 == serial[case]
@@ -175,15 +145,15 @@ def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
-def test_where_shared_memory_is_not_to_be_had_one_line_says_so(serial, own_folder, monkeypatch, caplog):
+def test_where_there_is_no_shared_memory_one_line_says_so(serial, own_folder, monkeypatch, caplog):
     from distsgd.cluster.worker_group import WorkerGroup
 
-    endpoint = WorkerGroup.endpoint
+    connect_all = WorkerGroup.connect_all
 
-    def seat_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
-        endpoint(self, server, location._replace(address="distsgd-nobody-listens-here"))
+    def connect_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
+        connect_all(self, server, location._replace(address="distsgd-nobody-listens-here"))
 
-    monkeypatch.setattr(WorkerGroup, "endpoint", seat_elsewhere)
+    monkeypatch.setattr(WorkerGroup, "connect_all", connect_elsewhere)
     with caplog.at_level(logging.WARNING, "distsgd"):
         found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run"})
     assert found.weights_sha256 == serial["in chunks"]

@@ -89,6 +89,17 @@ def test_what_is_no_segment_is_refused(tmp_path):
         Segment.attach(file.fileno(), 1, 1, writable=False)
 
 
+def test_what_may_shrink_while_it_is_mapped_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(64))
+    memory = os.memfd_create("unsealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, 64)
+    with open(tmp_path / "file", "r+b") as file:
+        for descriptor in (file.fileno(), memory):
+            with pytest.raises(ValueError, match="could change its size"):
+                Segment.attach(descriptor, 1, 1, writable=True)
+    os.close(memory)
+
+
 def test_a_segment_has_no_name_in_the_file_system():
     before = set(Path("/dev/shm").iterdir())
     segment = Segment.create(2, 100)

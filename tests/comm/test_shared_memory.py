@@ -1,4 +1,4 @@
-"""Workers as real processes over shared memory: the serial bits, whoever is killed and whatever knocks at the door."""
+"""Workers as real processes over shared memory: the serial bits, whoever is killed and whatever said at the door."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from plain_training import Training, cpu_seconds, serial_parameters, some_spec, 
 from runs import eventually
 
 from benchmarks.profile_step import ProfiledServer
-from distsgd.comm import shared_memory
-from distsgd.comm.shared_memory import CONNECT_ERRORS, HEAD, HELLO, MAGIC, TASK, Endpoint
+from distsgd.comm import messages
+from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
+from distsgd.comm.messages import HEAD, HELLO, MAGIC, TASK
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError
 from distsgd.engine.aggregation import THREADED
 from distsgd.engine.spec import RunSpec
@@ -57,7 +58,7 @@ def _leaves_nothing() -> Iterator[None]:
 
 
 def test_what_is_held_is_seen():
-    with training(some_spec(), workers=0) as found, knock(found.acceptor.address, None):
+    with training(some_spec(), workers=0) as found, say(found.acceptor.address, None):
         seen = held()
     assert any("memfd:distsgd" in name for name in seen)
     assert any("socket:" in name for name in seen)
@@ -79,7 +80,7 @@ def running(found: Training) -> Iterator[None]:
         assert thread.is_alive()
     finally:
         found.server.stop()
-        found.dispatcher.interrupt()
+        found.dispatcher.members.interrupt()
         thread.join(WAIT_S)
     assert not thread.is_alive()
     assert found.server.parameters.tobytes() == serial_parameters(found.spec, found.server.step)
@@ -89,8 +90,8 @@ def after(found: Training, step: int) -> None:
     assert eventually(lambda: found.server.step >= step, WAIT_S), f"training came to step {found.server.step}"
 
 
-def losses(found: Training) -> list[str]:
-    return [loss.name for loss in found.dispatcher.take_lost_peers()]
+def lost(found: Training) -> list[str]:
+    return [peer.name for peer in found.dispatcher.members.take_lost_peers()]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_workers_train_with_the_serial_bits(workers, spin, values):
     with training(some_spec(**values), workers=workers, spin=spin) as found:
         check(found, 10)
         check(found, STEPS)
-        assert not losses(found)
+        assert not lost(found)
 
 
 def test_a_large_net_is_updated_by_several_threads_with_the_serial_bits():
@@ -127,8 +128,8 @@ def test_a_worker_killed_within_a_step_costs_nothing_but_itself(tmp_path, moment
         check(found)
         assert time.monotonic() - began < found.spec.config.run.timeout_s, "nobody waited for it"
         assert (tmp_path / "0.struck").exists()
-        assert losses(found) == ["worker 1"]
-        assert found.dispatcher.size() == 1
+        assert lost(found) == ["worker 1"]
+        assert found.dispatcher.members.size() == 1
 
 
 def test_workers_killed_at_any_time_are_replaced_with_the_serial_bits():
@@ -136,11 +137,11 @@ def test_workers_killed_at_any_time_are_replaced_with_the_serial_bits():
         for number in range(3):
             after(found, found.server.step + 50)
             found.processes[number].kill()
-            assert eventually(lambda: found.dispatcher.size() == 1, WAIT_S)
+            assert eventually(lambda: found.dispatcher.members.size() == 1, WAIT_S)
             found.start_worker()
             found.await_workers(2)
         after(found, found.server.step + 50)
-        assert losses(found) == ["worker 0", "worker 1", "worker 2"]
+        assert lost(found) == ["worker 0", "worker 1", "worker 2"]
 
 
 def test_who_hangs_is_killed_and_its_work_done_by_another():
@@ -150,9 +151,9 @@ def test_who_hangs_is_killed_and_its_work_done_by_another():
         found.processes[0].wait(WAIT_S)
         assert found.processes[0].returncode == -signal.SIGKILL
         after(found, found.server.step + 20)
-        (loss,) = found.dispatcher.take_lost_peers()
-        assert loss.name == "worker 0"
-        assert "has not answered for 1 s" in loss.problem
+        (peer,) = found.dispatcher.members.take_lost_peers()
+        assert peer.name == "worker 0"
+        assert "has not answered for 1 s" in peer.problem
 
 
 def test_without_workers_a_step_waits_for_one_to_come():
@@ -162,7 +163,7 @@ def test_without_workers_a_step_waits_for_one_to_come():
         found.processes[0].wait()
         found.start_worker()
         check(found, 10)
-        assert losses(found) == ["worker 0"]
+        assert lost(found) == ["worker 0"]
 
 
 def test_without_workers_a_step_fails_in_the_end():
@@ -183,22 +184,77 @@ class BrokenWorker:
 
 
 def test_an_error_in_a_worker_comes_to_the_server_and_the_worker_goes_on():
-    with training(some_spec(), workers=1) as found:
-        endpoint = Endpoint.connect(found.acceptor.address, 7, found.spec.net.size)
-        thread = threading.Thread(target=endpoint.serve, args=[BrokenWorker()])
-        thread.start()
+    with training(some_spec(), workers=1) as found, serving(found, BrokenWorker()) as thread:
         found.await_workers(2)
-        with pytest.raises(TrainingError, match=r"worker 7 on \S+ failed in step 1: ValueError: rows of step 0 are"):
+        message = r"worker 7 on \S+ failed in step 1: ValueError: rows of step 0 are"
+        with pytest.raises(TrainingError, match=message):
             found.server.run(1)
         assert thread.is_alive()
-    thread.join(WAIT_S)
+
+
+class FailsBetweenSteps:
+    """Computes, and fails to gather rows for a later step."""
+
+    def __init__(self, spec: RunSpec, error: type[BaseException]) -> None:
+        self._worker, self._error = worker_of(spec), error
+
+    def compute(self, step, flat, shards, out):
+        return self._worker.compute(step, flat, shards, out)
+
+    def prefetch(self, step, shards):
+        if step == 3:
+            raise self._error("rows.parquet: no space")
+
+
+@contextlib.contextmanager
+def serving(found: Training, worker: GradientComputer) -> Iterator[threading.Thread]:
+    """Let worker 7 serve from a thread of this process meanwhile."""
+    endpoint = Endpoint.connect(found.acceptor.address, 7, found.spec.net.size)
+
+    def serve() -> None:
+        with contextlib.suppress(SystemExit):  # pytest would make a warning of it
+            endpoint.serve(worker)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        endpoint.disconnect()
+        thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def test_an_error_between_two_steps_comes_to_the_server_at_once():
+    spec = some_spec()
+    worker = FailsBetweenSteps(spec, OSError)
+    with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
+        found.await_workers(2)
+        began = time.monotonic()
+        with pytest.raises(TrainingError, match=r"worker 7 on \S+ failed in step \d: OSError: rows.parquet: no space"):
+            found.server.run(10)
+        assert time.monotonic() - began < WAIT_S / 3
+        assert thread.is_alive()
+
+
+def test_a_worker_that_ends_between_two_steps_is_lost_at_once():
+    """As one is whose thread ends, whatever ends it: nobody waits until run.timeout_s for it."""
+    spec = some_spec()
+    worker = FailsBetweenSteps(spec, SystemExit)
+    with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
+        found.await_workers(2)
+        began = time.monotonic()
+        check(found, 10)
+        assert time.monotonic() - began < WAIT_S / 3
+        assert lost(found) == ["worker 7"]
+        assert eventually(lambda: not thread.is_alive())
 
 
 def greeting(parameters: int, number: int = 9) -> bytes:
     return HELLO.pack(MAGIC, number, parameters)
 
 
-KNOCKS: dict[str, Callable[[int], bytes | None]] = {
+GREETINGS: dict[str, Callable[[int], bytes | None]] = {
     "hangs up": lambda P: b"",
     "says nothing": lambda P: None,
     "one byte": lambda P: b"x",
@@ -214,8 +270,8 @@ KNOCKS: dict[str, Callable[[int], bytes | None]] = {
 }
 
 
-def knock(address: str, message: bytes | None) -> socket.socket:
-    """Connect as some program of this user does, and say something, unless that is nothing."""
+def say(address: str, message: bytes | None) -> socket.socket:
+    """Connect as some program of this user may, and send something, unless that is nothing."""
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     caller.connect("\0" + address)
     if message:
@@ -224,10 +280,10 @@ def knock(address: str, message: bytes | None) -> socket.socket:
 
 
 def test_whatever_connects_disturbs_neither_training_nor_who_comes_later(monkeypatch):
-    monkeypatch.setattr(shared_memory, "HANDSHAKE_S", 10 * WAIT_S)  # for as long the silent one may be waited for
+    monkeypatch.setattr(messages, "HANDSHAKE_S", 10 * WAIT_S)  # for as long the silent one may be waited for
     with training(some_spec(), workers=1) as found, running(found), contextlib.ExitStack() as stack:
-        for name, message in KNOCKS.items():
-            caller = knock(found.acceptor.address, message(found.spec.net.size))
+        for name, message in GREETINGS.items():
+            caller = say(found.acceptor.address, message(found.spec.net.size))
             if name == "says nothing":
                 stack.enter_context(caller)
             else:
@@ -239,38 +295,62 @@ def test_whatever_connects_disturbs_neither_training_nor_who_comes_later(monkeyp
         assert found.processes[0].poll() is None
 
 
-@pytest.mark.parametrize("knocks", [n for n in KNOCKS if n not in ("hangs up", "says nothing", "greets and hangs up")])
-def test_who_does_not_greet_as_a_worker_of_this_net_is_hung_up_on(knocks):
+@pytest.mark.parametrize("said", [n for n in GREETINGS if n not in ("hangs up", "says nothing", "greets and hangs up")])
+def test_who_does_not_greet_as_a_worker_of_this_net_is_hung_up_on(said):
     with training(some_spec(), workers=0) as found:
-        with knock(found.acceptor.address, KNOCKS[knocks](found.spec.net.size)) as caller:
+        with say(found.acceptor.address, GREETINGS[said](found.spec.net.size)) as caller:
             caller.settimeout(WAIT_S)
             with contextlib.suppress(ConnectionResetError):
                 assert caller.recv(100) == b""
-        assert found.dispatcher.size() == 0
+        assert found.dispatcher.members.size() == 0
 
 
-def test_a_worker_of_another_net_finds_no_seat():
+def test_a_connection_for_which_there_is_no_thread_is_hung_up_on_and_later_ones_are_not(monkeypatch):
+    """As when hundreds of connections that say nothing have one each."""
+    start, refused = threading.Thread.start, []
+
+    def start_but_one(thread: threading.Thread) -> None:
+        if thread.name == "handshake" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_one)
+    spec = some_spec()
+    with training(spec, workers=0) as found:
+        with pytest.raises(CONNECT_ERRORS):
+            Endpoint.connect(found.acceptor.address, 0, spec.net.size)
+        assert refused
+        found.start_worker()
+        found.await_workers(1)
+        check(found, 3)
+        refused.clear()
+
+
+def test_a_worker_of_another_net_is_not_accepted():
     with training(some_spec(), workers=0) as found, pytest.raises(ConnectionClosedError):
         Endpoint.connect(found.acceptor.address, 0, found.spec.net.size + 1)
 
 
-def test_a_worker_that_is_told_of_another_net_takes_no_seat(tmp_path):
+def test_a_worker_does_not_take_the_memory_of_another_net(tmp_path):
     """The server's segments have another size than the worker's net needs."""
     small, large = some_spec(), some_spec(model__hidden=50)
 
-    class Liar(Connection):
+    class OtherNet(Connection):
         def send(self, message, descriptors=()):
             super().send(HELLO.pack(MAGIC, 0, small.net.size) if message.startswith(MAGIC) else message, descriptors)
 
-    with training(small, workers=0) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distsgd.comm.shared_memory.Connection", Liar)
+    with training(small, workers=0, arrival_timeout_s=1.0) as found, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distsgd.comm.endpoint.Connection", OtherNet)
         with pytest.raises(ValueError, match="a shared memory segment has"):
             Endpoint.connect(found.acceptor.address, 0, large.net.size)
         assert issubclass(ValueError, CONNECT_ERRORS)
-        eventually(lambda: found.dispatcher.size() == 1)
+        with pytest.raises(WorkerLostError):  # the server's peer joins, and has hung up
+            found.dispatcher.exchange(0, 0, range(5))
+        assert lost(found) == ["worker 0"]
 
 
-def test_where_nobody_listens_there_is_no_seat():
+def test_connecting_to_nobody_fails():
     with pytest.raises(CONNECT_ERRORS):
         Endpoint.connect("distsgd-nobody-is-here", 0, 10)
 
@@ -279,16 +359,16 @@ NONSENSE: dict[str, Callable[[int, int, int], bytes]] = {
     "a byte": lambda step, lo, hi: b"D",
     "a byte of an error": lambda step, lo, hi: b"F",
     "no sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi),
-    "too many sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi) + bytes(16 * 50),
-    "other shards": lambda step, lo, hi: HEAD.pack(b"D", step, lo + 1, hi + 1) + struct.pack("<dq", 1.0, 1),
-    "another step": lambda step, lo, hi: HEAD.pack(b"D", step + 1, lo, hi) + struct.pack("<dq", 1.0, 1),
+    "too many sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi) + bytes(24 * 50),
+    "other shards": lambda step, lo, hi: HEAD.pack(b"D", step, lo + 1, hi + 1) + struct.pack("<dqd", 1.0, 1, 1.0),
+    "another step": lambda step, lo, hi: HEAD.pack(b"D", step + 1, lo, hi) + struct.pack("<dqd", 1.0, 1, 1.0),
 }
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_a_worker_that_answers_with_nonsense_is_lost_and_its_work_done_by_another(nonsense):
     spec = some_spec(train__num_shards=2)
-    with training(spec, workers=1) as found, knock(found.acceptor.address, greeting(spec.net.size)) as caller:
+    with training(spec, workers=1) as found, say(found.acceptor.address, greeting(spec.net.size)) as caller:
         message, descriptors, _, _ = socket.recv_fds(caller, 8192, 2)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -303,7 +383,7 @@ def test_a_worker_that_answers_with_nonsense_is_lost_and_its_work_done_by_anothe
         thread.start()
         check(found, 5)
         thread.join(WAIT_S)
-        assert losses(found) == ["worker 9"]
+        assert lost(found) == ["worker 9"]
 
 
 def test_workers_end_when_the_server_is_killed(tmp_path):
@@ -319,7 +399,7 @@ def test_workers_end_when_the_server_is_killed(tmp_path):
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"},
         text=True,
     ) as server:
         try:
@@ -414,9 +494,9 @@ def test_workers_keep_to_cores_of_their_own_and_so_do_their_replacements():
         with running(found):
             after(found, 20)
             one.kill()
-            assert eventually(lambda: losses(found))
+            assert eventually(lambda: lost(found))
             replacement = found.start_worker()
-            assert eventually(lambda: found.dispatcher.size() == 3)
+            assert eventually(lambda: found.dispatcher.members.size() == 3)
             assert eventually(lambda: cores_of(replacement) == before[found.processes.index(one)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,13 +17,12 @@ from pathlib import Path
 import pytest
 
 from distsgd.comm.memory import Segment
+from distsgd.comm.spinning import SPIN_S, SpinPolicy, spin
 from distsgd.comm.unix_socket import (
     LONGEST,
-    SPIN_S,
     Connection,
     ConnectionClosedError,
     Listener,
-    SpinPolicy,
     WaitTimeoutError,
 )
 
@@ -126,7 +126,7 @@ def test_a_peer_that_dies_with_messages_unread_reads_as_hung_up(listener):
             connection.receive()
 
 
-def test_a_peer_that_reads_nothing_is_given_up_and_never_waited_for(listener):
+def test_a_peer_that_reads_nothing_is_lost_and_never_waited_for(listener):
     with caller(listener, CALLER + "time.sleep(60)") as (process, connection):
 
         def send_all() -> None:
@@ -176,29 +176,47 @@ def test_a_wait_ends_at_its_deadline(pair):
     assert pair[0].receive() == b"now"
 
 
-@pytest.mark.parametrize("patience", [None, SpinPolicy()])
-def test_a_patient_wait_ends_when_something_comes(pair, patience):
+@pytest.mark.parametrize("policy", [None, SpinPolicy()])
+def test_an_unbounded_wait_ends_when_something_comes(pair, policy):
     for number in range(30):
         later = threading.Timer(0.0002 * (number % 10), pair[1].send, [bytes([number])])
         later.start()
-        pair[0].wait_unbounded(patience)
+        pair[0].wait_unbounded(policy)
         assert pair[0].receive() == bytes([number])
         later.join()
     pair[1].close()
-    pair[0].wait_unbounded(patience)
+    pair[0].wait_unbounded(policy)
     with pytest.raises(ConnectionClosedError):
         pair[0].receive()
 
 
 def test_who_waits_long_stops_polling_and_who_waits_briefly_polls_again():
-    patience = SpinPolicy()
-    assert 0 < patience.spin_s() <= SPIN_S
+    policy = SpinPolicy()
+    assert 0 < policy.spin_s() <= SPIN_S
     for _ in range(50):
-        patience.learn(1.0)
-    assert patience.spin_s() == 0
+        policy.learn(1.0)
+    assert policy.spin_s() == 0
     for _ in range(50):
-        patience.learn(20e-6)
-    assert 20e-6 < patience.spin_s() <= SPIN_S
+        policy.learn(20e-6)
+    assert 20e-6 < policy.spin_s() <= SPIN_S
+
+
+def test_spinning_ends_when_enough_is_there_or_when_it_is_time(pair):
+    poll = select.poll()
+    for end in pair:
+        poll.register(end, select.POLLIN)
+    durations = []
+    for count in range(3):
+        began = time.perf_counter()
+        spin(poll, 1)
+        durations.append(time.perf_counter() - began)
+        if not count:
+            pair[0].send(b"here")
+    assert durations[0] >= SPIN_S
+    assert min(durations[1:]) < SPIN_S
+    began = time.perf_counter()
+    spin(poll, 2)
+    assert time.perf_counter() - began >= SPIN_S
 
 
 def test_receiving_what_has_not_come_does_not_wait(pair):

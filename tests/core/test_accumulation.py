@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from distsgd.core import accumulation
 from distsgd.core.accumulation import Accumulator, exact_accumulator
-from distsgd.core.net import Net, Workspace, loss_and_gradient_sums
+from distsgd.core.backprop import loss_and_gradient_sums
+from distsgd.core.net import Net
 from distsgd.core.sampling import Sampler
+from distsgd.core.workspace import Workspace
 
 SIZES = st.integers(1, 40)
 

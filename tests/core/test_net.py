@@ -10,19 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd.config import OptimConfig
-from distsgd.core import net as model
-from distsgd.core import optim
+from distsgd.core import backprop, optim
+from distsgd.core.activations import ACTIVATIONS
 from distsgd.core.backend import to_host
-from distsgd.core.net import (
-    Net,
-    Parameters,
-    Workspace,
-    forward,
-    loss_and_correct,
-    loss_and_gradient_sums,
-    losses_and_softmax,
-    softmax_scores,
-)
+from distsgd.core.backprop import forward, loss_and_correct, loss_and_gradient_sums
+from distsgd.core.losses import LOSSES, SoftmaxCrossEntropy
+from distsgd.core.net import Net, Parameters
+from distsgd.core.update_rules import Step, update_rule
+from distsgd.core.workspace import Workspace
 
 NET = Net(5, 7, 4)
 COUNT = 8
@@ -70,7 +65,7 @@ def sums_of_shards(xp, flat, X, y) -> tuple[float, np.ndarray]:
     loss, total = 0.0, np.zeros(NET.size)
     for shard in SHARDS:
         gradient = xp.empty(NET.size)
-        loss += model.loss_and_gradient_sums(
+        loss += backprop.loss_and_gradient_sums(
             NET.split(xp.asarray(flat)),
             xp.asarray(X[shard]),
             xp.asarray(y[shard]),
@@ -83,7 +78,7 @@ def sums_of_shards(xp, flat, X, y) -> tuple[float, np.ndarray]:
 
 def loss_of(xp, flat, X, y) -> float:
     """Return the mini-batch's loss L."""
-    return sums_of_shards(xp, flat, X, y)[0] / COUNT + optim.l2_loss(NET, flat, L2)
+    return sums_of_shards(xp, flat, X, y)[0] / COUNT + optim.l2_loss(NET, flat, L2, np)
 
 
 def gradient_of(xp, flat, X, y) -> np.ndarray:
@@ -91,17 +86,16 @@ def gradient_of(xp, flat, X, y) -> np.ndarray:
     _, total = sums_of_shards(xp, flat, X, y)
     new = np.empty_like(flat)
     for part, biases in optim.blocks(NET):
-        optim.update(
+        update_rule(OptimConfig(l2=L2)).update(
             total[part],
-            COUNT,
             flat[part],
-            None,
-            lr=1.0,
+            {},
+            step=Step(COUNT, lr=1.0, clip=1.0),
             biases=biases,
-            config=OptimConfig(l2=L2),
             out=new[part],
-            velocity_out=None,
+            slots_out={},
             scratch=np.empty_like(flat[part]),
+            xp=np,
         )
     return flat - new
 
@@ -125,32 +119,32 @@ def test_every_gradient_agrees_with_central_differences(xp):
 
 
 def test_central_differences_find_a_bias_gradient_that_is_divided_twice(xp, monkeypatch):
-    right = model.loss_and_gradient_sums
+    right = backprop.loss_and_gradient_sums
 
     def wrong(parameters, X, y, *, out, workspace):
         loss = right(parameters, X, y, out=out, workspace=workspace)
         out.b2[...] /= COUNT
         return loss
 
-    monkeypatch.setattr(model, "loss_and_gradient_sums", wrong)
+    monkeypatch.setattr(backprop, "loss_and_gradient_sums", wrong)
     errors = worst_errors(xp)
     assert errors.b2 > 1e-2
     assert max(errors.W1, errors.b1, errors.W2) < 1e-9
 
 
 def test_central_differences_find_a_loss_with_the_exponential_of_the_own_score(xp, monkeypatch):
-    right = model.losses_and_softmax
+    right = SoftmaxCrossEntropy.losses
 
-    def wrong(v, y, xp):
+    def wrong(self, v, y, xp):
         own = v.s[xp.arange(len(y)), y]
-        return right(v, y, xp) + own - xp.exp(own)
+        return right(self, v, y, xp) + own - xp.exp(own)
 
-    monkeypatch.setattr(model, "losses_and_softmax", wrong)
+    monkeypatch.setattr(SoftmaxCrossEntropy, "losses", wrong)
     assert min(worst_errors(xp)) > 1e-2
 
 
 def test_central_differences_find_l2_that_is_added_once_per_shard(xp, monkeypatch):
-    right = model.loss_and_gradient_sums
+    right = backprop.loss_and_gradient_sums
 
     def wrong(parameters, X, y, *, out, workspace):
         loss = right(parameters, X, y, out=out, workspace=workspace)
@@ -158,10 +152,42 @@ def test_central_differences_find_l2_that_is_added_once_per_shard(xp, monkeypatc
         out.W2[...] += COUNT * 2 * L2 * parameters.W2
         return loss
 
-    monkeypatch.setattr(model, "loss_and_gradient_sums", wrong)
+    monkeypatch.setattr(backprop, "loss_and_gradient_sums", wrong)
     errors = worst_errors(xp)
     assert min(errors.W1, errors.W2) > 1e-2
     assert max(errors.b1, errors.b2) < 1e-9
+
+
+def probabilities_of(flat, X) -> np.ndarray:
+    """Return softmax(s) (n, C) by the functions that predict."""
+    workspace = Workspace(NET, len(X), np)
+    v = forward(NET.split(flat), X, workspace)
+    workspace.loss.probabilities(v, np)
+    return v.s
+
+
+class Softplus:
+    """An activation as a stranger would add it, smooth so that differences are exact: f(a) = log(1 + exp(a))."""
+
+    def forward(self, h, kept, xp):
+        xp.exp(h, out=kept)
+        xp.log(1 + kept, out=h)
+        xp.divide(kept, 1 + kept, out=kept)
+
+    def backward(self, dh, h, kept, xp):
+        xp.multiply(dh, kept, out=dh)
+
+    def initial_deviation(self, fan_in, fan_out):
+        return (2 / (fan_in + fan_out)) ** 0.5
+
+
+def test_an_activation_is_added_by_one_entry(xp, monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "softplus", Softplus())
+    monkeypatch.setitem(globals(), "NET", Net(5, 7, 4, activation="softplus"))
+    assert max(worst_errors(xp)) < 1e-9
+    wide = Net(300, 100, 50, activation="softplus")
+    W1, _, W2, _ = wide.split(wide.initial(0))
+    assert [W.std() for W in (W1, W2)] == pytest.approx([(2 / 400) ** 0.5, (2 / 150) ** 0.5], rel=0.03)
 
 
 @pytest.mark.parametrize("count", [1, 2, 13])
@@ -224,7 +250,7 @@ def test_the_loss_is_right_at_extreme_scores(xp, score):
     net = Net(1, 1, 3)
     v = Workspace(net, 4, xp).views(4)
     v.s[...] = xp.asarray([[score, 0, 0], [score, 0, 0], [-score, 0, 0], [0, -score, score]], xp.float32)
-    losses = to_host(losses_and_softmax(v, xp.asarray([0, 1, 0, 1]), xp))
+    losses = to_host(LOSSES["softmax"].losses(v, xp.asarray([0, 1, 0, 1]), xp))
     rest = np.log1p(2 * np.exp(-score))
     far = np.log(np.exp(-score) + np.exp(-2 * score) + 1)
     expected = [rest, score + rest, score + np.log(2 + np.exp(-score)), 2 * score + far]
@@ -256,14 +282,14 @@ def test_loss_and_correct_agree_with_an_independent_formula(xp):
         NET.split(xp.asarray(flat)), xp.asarray(X), xp.asarray(y), workspace=Workspace(NET, 64, xp)
     )
     assert loss == pytest.approx(reference(NET, flat, X, y)[0].sum(), rel=1e-5)
-    probabilities = softmax_scores(NET.split(flat), X)
+    probabilities = probabilities_of(flat, X)
     assert correct == np.count_nonzero(probabilities.argmax(axis=1) == y)
     assert 0 < correct < 50
 
 
-def test_softmax_scores_are_the_probabilities_whose_logarithm_is_the_loss():
+def test_the_losses_are_the_logarithms_of_the_probabilities():
     flat, X, y = examples(20, dtype="float32")
-    probabilities = softmax_scores(NET.split(flat), X)
+    probabilities = probabilities_of(flat, X)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(-np.log(probabilities[np.arange(20), y]), reference(NET, flat, X, y)[0], rtol=1e-4)
 

@@ -9,18 +9,16 @@ import pytest
 from data_helpers import list_table, load_table, some_rows
 
 from distsgd.core.backend import to_host
-from distsgd.data import BatchTransform, Rows, gather
+from distsgd.data import ArrayRows, BatchTransform, Gatherer
 
 KINDS = ["uint8", "int8", "uint16", "int16", "float32"]
 
 
 def gathered(xp, X, y, index, transform):
     """Return X (n, D) and y (n,) as gathered on a backend into buffers that held other values."""
-    rows = Rows(xp.asarray(X), xp.asarray(y))
-    X_out = xp.full((len(index), X.shape[1]), np.nan, np.float32)
-    y_out = xp.full(len(index), -1, np.int64)
-    raw = None if X.dtype == np.float32 else xp.zeros(X_out.shape, X.dtype)
-    gather(rows, xp.asarray(index), transform.on(xp), xp=xp, X_out=X_out, y_out=y_out, raw=raw)
+    batch = Gatherer(ArrayRows(X, y), transform, len(index), "cpu" if xp is np else "cuda")
+    batch.gather(index[::-1] if len(index) > 1 else (index + 1) % len(X))
+    X_out, y_out = batch.gather(index)
     return to_host(X_out), to_host(y_out)
 
 
@@ -69,14 +67,50 @@ def test_a_batch_of_stored_integers_is_what_apply_gives_for_prediction(xp, tmp_p
 def test_gathering_allocates_nothing_of_a_batch_s_size(dtype):
     X, y = some_rows(count=1000, width=500, dtype=dtype)
     index = np.random.default_rng(1).integers(0, 1000, 400)
-    X_out, y_out, raw = np.empty((400, 500), np.float32), np.empty(400, np.int64), np.empty((400, 500), np.uint8)
     transform = BatchTransform(np.ones(500, np.float32), np.ones(500, np.float32))
-    rows = Rows(X, y)
-    gather(rows, index, transform, xp=np, X_out=X_out, y_out=y_out, raw=raw)
+    batch = Gatherer(ArrayRows(X, y), transform, 400, "cpu")
+    X_out, _ = batch.gather(index)
     tracemalloc.start()
     try:
-        gather(rows, index, transform, xp=np, X_out=X_out, y_out=y_out, raw=raw)
+        batch.gather(index)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < X_out.nbytes / 10
+
+
+def test_rows_without_labels_are_gathered_without(xp):
+    X, _ = some_rows(count=50, width=7, dtype="uint8")
+    batch = Gatherer(ArrayRows(X), BatchTransform(), 8, "cpu" if xp is np else "cuda")
+    found, y = batch.gather(np.array([3, 3, 49]))
+    assert y is None
+    assert np.array_equal(to_host(found), X[[3, 3, 49]])
+    assert not ArrayRows(X).labelled
+    assert len(ArrayRows(X)) == 50
+    assert ArrayRows(X).nbytes == X.nbytes
+
+
+class Squares:
+    """Rows that are computed when they are asked for: none of them is in memory."""
+
+    features, dtype, labelled, nbytes = 3, np.dtype("float32"), True, 0
+
+    def __len__(self):
+        return 10**9
+
+    def gather(self, index, X_out, y_out):
+        X_out[:] = (index % 1000)[:, None] ** np.arange(1, 4)
+        y_out[:] = index % 2
+
+    def on(self, xp):
+        return self
+
+    def update_digest(self, sha):
+        sha.update(b"squares")
+
+
+def test_rows_need_not_be_arrays():
+    batch = Gatherer(Squares(), BatchTransform(scale=np.array([0.5], np.float32)), 4, "cpu")
+    X, y = batch.gather(np.array([999_999_003, 2]))
+    assert X.tolist() == [[1.5, 4.5, 13.5], [1, 2, 4]]
+    assert y.tolist() == [1, 0]

@@ -109,12 +109,22 @@ def test_moments_merge_many_blocks_of_far_values():
     np.testing.assert_allclose(1 / result.scale, X.astype(np.longdouble).std(axis=0).astype(float), rtol=1e-9)
 
 
-@pytest.mark.parametrize("value", [1e200, 1e-310])
-def test_a_spread_that_cannot_be_divided_by_is_refused(tmp_path, value):
-    table = pa.table({"a": [0.0, 1.0, 2.0], "b": [0.0, value, 0.0], "label": [0, 1, 1]})
-    if value < 1:
-        data = load_table(table, tmp_path, val_fraction=0)  # its variance is 0 in float64: a constant
-        assert data.normalization.scale[1] == 1
-        return
-    with pytest.raises(DataError, match=r"feature 'b' lie too far apart.*rescale"):
+@pytest.mark.parametrize(
+    ("value", "problem"), [(1e200, "far apart"), (1e-170, "close together"), (1e-310, "close together")]
+)
+@pytest.mark.parametrize("many", [False, True])
+def test_a_spread_whose_square_float64_cannot_hold_is_refused(tmp_path, value, problem, many):
+    rows = 3 * block_rows(2) if many else 3
+    b = np.where(np.arange(rows) == rows - 2, value, 0.0)
+    table = pa.table({"a": np.arange(rows) * 1.0, "b": b, "label": np.arange(rows) % 2})
+    with pytest.raises(DataError, match=rf"feature 'b' lie too {problem}.*rescale"):
         load_table(table, tmp_path, val_fraction=0)
+
+
+@pytest.mark.parametrize("size", [1e-140, 1e-30, 1e39, 1e150])
+def test_columns_that_float32_cannot_hold_are_normalised(tmp_path, size):
+    values = np.random.default_rng(0).normal(size=300)
+    table = pa.table({"a": values * size, "c": np.full(300, size), "label": np.arange(300) % 2})
+    data = load_table(table, tmp_path, val_fraction=0)
+    np.testing.assert_allclose(data.train.X[:, 0], (values - values.mean()) / values.std(), rtol=1e-6, atol=1e-6)
+    assert not data.train.X[:, 1].any(), "a constant column becomes 0"

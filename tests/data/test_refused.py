@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import socket
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from data_helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distsgd.data import filling
 from distsgd.errors import DataError
 
 X, Y = some_rows(count=40)
@@ -83,7 +86,7 @@ def test_folder_without_data_files(tmp_path):
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert "is a pipe or a device" in refused(tmp_path / "pipe")
+    assert "is a pipe, a socket or a device" in refused(tmp_path / "pipe")
     assert "cannot be a path" in refused("rows\0.parquet")
     assert "'' does not exist" in refused("")
 
@@ -117,7 +120,7 @@ def test_npz_and_csv_without_rows(tmp_path):
 def test_text_under_another_name(tmp_path, suffix):
     (tmp_path / f"rows.{suffix}").write_text("a,b,label\n1,2,0\n")
     message = refused(tmp_path / f"rows.{suffix}")
-    assert "whatever its name says: it begins with 'a,b,label" in message
+    assert "although its name says so: it begins with 'a,b,label" in message
 
 
 @pytest.mark.parametrize(
@@ -226,19 +229,41 @@ def test_a_changed_byte_is_read_or_refused_but_never_a_crash(tmp_path, name, pla
 
 
 def test_parquet_that_says_it_has_other_rows(tmp_path, monkeypatch):
-    from distsgd.data.readers import ParquetFile
+    from distsgd.data import formats
+    from distsgd.data.parquetfile import ParquetFile
 
     write_parquet(list_table(X, Y), tmp_path / "rows.parquet")
     opened = ParquetFile.open(str(tmp_path / "rows.parquet"))
+    (parquet,) = (form for form in formats.FORMATS if form.name == "Parquet")
     for wrong in (39, 41):
-        monkeypatch.setattr(ParquetFile, "open", lambda path, n=wrong: ParquetFile(path, opened.schema, n))
+        lying = dataclasses.replace(parquet, open=lambda path, n=wrong: ParquetFile(path, opened.schema, n))
+        monkeypatch.setattr(formats, "FORMATS", (lying,))
         assert f"says that it has {wrong} rows" in refused(tmp_path / "rows.parquet")
 
 
 def test_more_than_memory(tmp_path, monkeypatch):
     write_parquet(list_table(X, Y), tmp_path / "rows.parquet")
-    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 512)
-    assert "of memory, and this machine has" in refused(tmp_path / "rows.parquet")
+    monkeypatch.setattr(filling, "memory_limit", lambda: 512)
+    assert "of memory, and this process may use" in refused(tmp_path / "rows.parquet")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "socket", "broken link"])
+def test_what_is_no_file_inside_a_folder_is_named_and_not_waited_for(tmp_path, kind):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_parquet(list_table(X, Y), folder / "a.parquet")
+    odd = folder / "b.parquet"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+        if kind == "pipe":
+            os.mkfifo(odd)
+        elif kind == "socket":
+            sock.bind(str(odd))
+        else:
+            odd.symlink_to(folder / "nowhere")
+        message = refused(folder)
+    assert str(odd) in message
+    assert ("does not exist" if kind == "broken link" else "is a pipe, a socket or a device") in message
 
 
 # Columns
@@ -419,6 +444,21 @@ def test_labels(tmp_path, labels, said):
     assert said in refused_table(table, tmp_path)
 
 
+def test_null_among_the_values_of_a_dictionary(tmp_path):
+    labels = pa.DictionaryArray.from_arrays([0, 1] * 20, pa.array(["ant", None]))
+    table = list_table(X, Y).drop_columns(["label"]).append_column("label", labels)
+    write_arrow(table, tmp_path / "rows.arrow")
+    assert "rows.arrow, row 1: null in the label column 'label'" in refused(tmp_path / "rows.arrow")
+
+
+def test_a_label_as_long_as_a_text(tmp_path):
+    labels = pa.array(["ant", "b" * 4_000_000] * 20)
+    table = list_table(X, Y).drop_columns(["label"]).append_column("label", labels)
+    message = refused_table(table, tmp_path)
+    assert "row 1: a label of 4,000,000 characters" in message
+    assert "at most 1,000" in message
+
+
 def test_label_outside_the_given_classes(tmp_path):
     table = pa.table({"a": np.arange(5.0), "label": [0, 2, 1, 7, 3]})
     message = refused_table(table, tmp_path, classes=3)
@@ -521,6 +561,7 @@ def test_ragged_csv(tmp_path, row):
     message = refused(tmp_path / "rows.csv")
     assert "rows.csv cannot be read as CSV" in message
     assert "Row #3: Expected 3 columns" in message
+    assert message.endswith("; correct that row")
 
 
 def test_csv_cells_that_are_no_numbers(tmp_path):
@@ -585,7 +626,10 @@ def npy(header: str, body: bytes = b"") -> bytes:
         (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 8589934592)}"), "expected at least one feature"),
         (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 3)}", bytes(100)), "ends before its last row"),
         (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 3)}", bytes(961)), "longer than its header says"),
-        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 2147483647)}"), "of memory, and this machine has"),
+        (
+            npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 2147483647)}"),
+            "of memory, and this process may use",
+        ),
         (npy("__import__('os').abort()"), "cannot be read as .npz"),
         (b"not an array", "cannot be read as .npz"),
         (b"", "cannot be read as .npz"),

@@ -13,6 +13,7 @@ from distsgd.config import OptimConfig
 from distsgd.core import optim, reduction
 from distsgd.core.net import Net
 from distsgd.core.reduction import Node
+from distsgd.core.update_rules import Step
 from distsgd.engine.aggregation import THREADED, Aggregation
 
 LARGE = Net(1100, 1000, 3)
@@ -37,11 +38,16 @@ def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, th
     weights, velocity = vectors(2, net, seed=1)
     num_shards = max(hi for _, hi in gradients)
     out, velocity_out = np.full((2, net.size), np.nan, np.float32)
-    aggregation = Aggregation(net, num_shards, threads=threads)
-    arguments = (gradients, count, weights, velocity if config.momentum else None)
-    keywords = {"lr": 0.1, "config": config, "out": out}
+    slots, slots_out = {"velocity": velocity}, {"velocity": velocity_out}
+    if not config.momentum:
+        slots, slots_out = {}, {}
+    aggregation = Aggregation(config, list(optim.blocks(net)), num_shards, xp=np, threads=threads)
     for _ in range(2):  # the second time in buffers that are not fresh
-        finite = aggregation.update(*arguments, **keywords, velocity_out=velocity_out if config.momentum else None)
+        clip = 1.0
+        if config.clip_norm is not None:
+            clip = optim.clip_factor(config, aggregation.squares(gradients, count, weights))
+        step = Step(count, 0.1, clip)
+        finite = aggregation.update(gradients, weights, slots, step=step, out=out, slots_out=slots_out)
     return finite, out, velocity_out
 
 
@@ -86,7 +92,11 @@ def test_whoever_holds_which_subtrees_the_sum_is_the_serial_one(num_shards, data
     cuts = sorted(data.draw(st.sets(st.integers(1, num_shards), max_size=6)) | {0, num_shards})
     runs = [range(lo, hi) for lo, hi in itertools.pairwise(cuts)]
     held = {
-        root: reduction.tree_sum(root, lambda node, _: leaves.get(node), lambda a, b, _: a + b)
+        root: reduction.combine(
+            [leaves[(k, k + 1)] for k in range(*root)],
+            reduction.additions(tuple((k, k + 1) for k in range(*root)), root),
+            lambda a, b, _: a + b,
+        )
         for run in runs
         for root in reduction.maximal_subtrees(run, num_shards)
     }

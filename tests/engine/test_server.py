@@ -97,7 +97,7 @@ def test_gradients_that_do_not_cover_every_shard_once_are_refused(num_shards, da
 def test_shards_that_come_twice_are_refused():
     server, workers = made(some_spec(train__num_shards=4))
     partials = workers.exchange(0, 0, range(4))
-    partials.append(PartialSum((0, 2), partials[0].gradient, 0.0, 1))
+    partials.append(PartialSum((0, 2), partials[0].gradient, 0.0, 1, 1.0))
     with pytest.raises(ValueError, match="step 1: gradients came for"):
         server.apply(partials)
 
@@ -127,7 +127,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_if_so_configured(value):
     for step in range(12):
         server.run(step + 1)
         snapshot = server.snapshot()
-        states.append(snapshot.parameters.tobytes() + snapshot.velocity.tobytes())
+        states.append(snapshot.parameters.tobytes() + snapshot.slots["velocity"].tobytes())
     assert [a == b for a, b in itertools.pairwise(states)] == [step + 1 in workers.spoil for step in range(11)]
     assert server.snapshot().skipped == 3
     assert [record.get("train/skipped_steps", 0) for record in server.take_records()] == [0, 0, 1, *[2] * 6, 3, 3, 3]
@@ -193,15 +193,15 @@ def test_a_snapshot_is_a_copy_and_a_run_goes_on_from_it():
     server, _ = made(spec)
     server.run(5)
     snapshot = server.snapshot()
-    kept = snapshot.parameters.tobytes(), snapshot.velocity.tobytes()
+    kept = snapshot.parameters.tobytes(), snapshot.slots["velocity"].tobytes()
     server.run(9)
-    assert (snapshot.parameters.tobytes(), snapshot.velocity.tobytes()) == kept
+    assert (snapshot.parameters.tobytes(), snapshot.slots["velocity"].tobytes()) == kept
     workers = Workers(spec)
     other = ParameterServer(config=spec.config, net=spec.net, plan=spec.plan, start=snapshot, link=workers)
     assert other.run(9) == 9
     assert workers.asked[0][0] == 5
     assert other.parameters.tobytes() == server.parameters.tobytes()
-    assert np.array_equal(other.snapshot().velocity, server.snapshot().velocity)
+    assert np.array_equal(other.snapshot().slots["velocity"], server.snapshot().slots["velocity"])
 
 
 def test_parameters_are_told_as_a_copy():
@@ -215,13 +215,7 @@ def test_subtrees_are_as_good_as_leaves():
     spec = some_spec(train__num_shards=6)
     server, workers = made(spec)
     for step in range(4):
-        held = {partial.node: partial for partial in workers.exchange(step, step % 2, range(6))}
-
-        def add(a: PartialSum, b: PartialSum, _: int) -> PartialSum:
-            return PartialSum((a.node[0], b.node[1]), a.gradient + b.gradient, a.loss + b.loss, a.examples + b.examples)
-
-        maximal_subtrees = [root for run in (range(5), range(5, 6)) for root in reduction.maximal_subtrees(run, 6)]
-        server.apply(
-            [reduction.tree_sum(root, lambda node, _, held=held: held.get(node), add) for root in maximal_subtrees]
-        )
+        leaves = workers.exchange(step, step % 2, range(6))
+        roots = [root for run in (range(5), range(5, 6)) for root in reduction.maximal_subtrees(run, 6)]
+        server.apply([reduction.sum_over(root, leaves) for root in roots])
     assert server.parameters.tobytes() == serial_parameters(spec, 4)

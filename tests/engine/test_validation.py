@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distsgd.core.net import Net, softmax_scores
+from distsgd.core.net import Net
+from distsgd.core.predictor import Predictor
 from distsgd.core.reduction import assign
-from distsgd.data import BatchTransform, Rows
+from distsgd.data import ArrayRows, BatchTransform
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine import validation
 from distsgd.engine.validation import Validation, block_count, metrics
@@ -16,10 +17,10 @@ NET = Net(6, 5, 3)
 TRANSFORM = BatchTransform(np.float32([0, 1, 2, 3, 4, 5]), np.float32([0.5]))
 
 
-def rows(count: int, dtype: str = "float32") -> Rows:
+def rows(count: int, dtype: str = "float32") -> ArrayRows:
     rng = np.random.default_rng(count)
     X = rng.integers(0, 9, (count, NET.features)).astype(dtype)
-    return Rows(X, rng.integers(NET.classes, size=count))
+    return ArrayRows(X, rng.integers(NET.classes, size=count))
 
 
 def device(xp) -> str:
@@ -33,11 +34,12 @@ def test_loss_and_accuracy_agree_with_all_rows_at_once(xp, count, dtype):
     found = Validation(NET, held_out, TRANSFORM, device(xp)).evaluate(flat, range(block_count(count)))
     assert len(found) == -(-count // validation.BLOCK)
     X = (held_out.X.astype(np.float32) - TRANSFORM.shift) * TRANSFORM.scale
-    probabilities = softmax_scores(NET.split(flat), X)
+    predictor = Predictor(net=NET, flat=flat, classes=np.arange(3), shift=np.zeros(6), scale=np.ones(6))
+    probabilities = predictor.predict_proba(X)
     losses = -np.log(probabilities[np.arange(count), held_out.y].astype(np.float64))
     assert metrics(found, count) == {
         "val/loss": pytest.approx(losses.mean(), rel=1e-4),
-        "val/accuracy": np.mean(probabilities.argmax(axis=1) == held_out.y),
+        "val/accuracy": np.mean(predictor.predict(X) == held_out.y),
     }
 
 

@@ -168,7 +168,7 @@ def test_what_is_printed_where_there_is_no_terminal(default, run_dir):
     assert table["model"] == f"runs/{run_dir.name}/model.npz"
     assert table["val accuracy"] == f"{result(run_dir)['val/accuracy']:.4f}"
     assert table["MLflow run"] == result(run_dir)["mlflow_run_id"]
-    assert table["look at it"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert table["view"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 
 # What is printed
@@ -279,7 +279,7 @@ def test_from_python(own_folder, joined):
     for key in RESULT:
         assert getattr(found, key.replace("/", "_")) == stored[key], key
     assert isinstance(found, distsgd.Result)
-    assert found.run_dir == Path("run")
+    assert found.run_dir == own_folder / "run"
     assert found.val_accuracy > 0.95
     assert (found.model.predict(X) == names).mean() > 0.95
     proba = found.model.predict_proba(X[:7])

@@ -54,6 +54,21 @@ def test_after_ctrl_c_on_a_terminal(cli):
 
 @AWHILE
 @pytest.mark.slow
+def test_after_a_terminal_was_closed(cli):
+    """Which sends SIGHUP to all processes of the group; Ray's own must not end before the checkpoint is written."""
+    process = start_endless_run(cli, start_new_session=True)
+    os.killpg(process.pid, signal.SIGHUP)
+    stopped = finished(process)
+    assert stopped.code == 129, stopped.err
+    assert "Traceback" not in stopped.err
+    assert "stopped by SIGHUP after step" in stopped.err.splitlines()[-1]
+    found = result(cli.folder / "run")
+    assert found["status"] == "KILLED"
+    assert (cli.folder / "run" / "checkpoints" / f"{found['steps']:08d}.json").exists()
+
+
+@AWHILE
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
 def test_after_a_signal_while_ray_starts(cli, signum, code, name):
     process = cli.start("train", "--workers", "2", "--run-dir", "run", *ENDLESS)

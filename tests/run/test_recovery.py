@@ -79,8 +79,8 @@ def assert_same(path: Path, expected: Path) -> None:
 
 def newest_checkpoint(path: Path) -> int:
     """Return the step of the newest checkpoint of a run, which has to be valid."""
-    directory, config, digest = rundir.read(path)
-    found, problems = checkpoint.load_newest(directory.checkpoints, rundir.identity(directory, config, digest))
+    directory, _, digest = rundir.read(path)
+    found, problems = checkpoint.load_newest(directory.checkpoints, rundir.identity(directory, digest))
     assert found is not None
     assert not problems
     return found.step
@@ -162,6 +162,43 @@ def test_a_second_ctrl_c_stops_at_once(cli):
     assert stopped.code == 130, stopped.err
     assert stopped.err.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
     assert result(cli.folder / "run")["status"] == "KILLED"
+    newest_checkpoint(cli.folder / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "step"), [(1, 23), pytest.param(4, 92, id="the last one")])
+def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(cli, every, step):
+    """A worker that hangs in a validation is waited for a minute, but not if a signal comes."""
+    values = BASE | {"train.eval_every": every}
+    arm(cli, Fault("worker", 0, 1, "validating", "SIGSTOP"))
+    process = cli.start("train", "--run-dir=run", "--workers=2", *options(values))
+    assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
+    process.send_signal(signal.SIGTERM)
+    stopped = finished(process, 30)
+    assert stopped.code == 143, stopped.err
+    assert f"stopped by SIGTERM after step {step} of 92" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert result(cli.folder / "run")["status"] == "KILLED"
+    assert newest_checkpoint(cli.folder / "run") == step
+    resumed = cli.run("train", "--run-dir=run", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert f"after step {step} of 92" in resumed.err
+    assert_same(cli.folder / "run", undisturbed(cli.folder, values))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_replacement_that_never_gets_ready_is_given_up(cli):
+    arm(cli, Fault("worker", 1, 40, "computed"), Fault("worker", 1, 1, "initializing", "SIGSTOP"))
+    limits = {"run.max_restarts": 1, "run.min_workers": 2, "run.timeout_s": 5}
+    script = (
+        "from distsgd.cluster import worker_group\nfrom distsgd.cli import main\nworker_group.START_S = 15.0\nmain()"
+    )
+    arguments = ["train", "--run-dir=run", "--workers=2", *options(ENDLESS, limits)]
+    failed = cli.run_python("-c", script, *arguments)
+    assert failed.code == 1, failed.err
+    assert re.search(r"warning: worker 1 on \S+ was lost: was not ready 15 s after its process started", failed.err)
+    assert "distsgd: 1 of 2 workers is left, which is fewer than run.min_workers, 2, and " in failed.err
     newest_checkpoint(cli.folder / "run")
 
 

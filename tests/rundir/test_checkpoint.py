@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -17,12 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distsgd.engine.state import Snapshot
+import distsgd
+from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import CheckpointError
+from distsgd.run.session import Observer
 from distsgd.rundir import checkpoint
-from distsgd.rundir.checkpoint import Writer, load_newest, save, write_atomically
+from distsgd.rundir.checkpoint import Writer, load_newest, save
+from distsgd.rundir.classifier import Classifier
+from distsgd.system import files
 
-IDENTITY = {"run_key": "r", "config_digest": "c", "data_digest": "d"}
+IDENTITY = {"run_key": "r", "data_digest": "d"}
 
 
 def snapshot(step: int, *, velocity: bool = False, size: int = 50) -> Snapshot:
@@ -30,7 +35,7 @@ def snapshot(step: int, *, velocity: bool = False, size: int = 50) -> Snapshot:
     return Snapshot(
         step=step,
         parameters=rng.normal(size=size).astype(np.float32),
-        velocity=rng.normal(size=size).astype(np.float32) if velocity else None,
+        slots={"velocity": rng.normal(size=size).astype(np.float32)} if velocity else {},
         skipped=step % 3,
         last_record={
             "step": step,
@@ -59,10 +64,9 @@ def assert_equal(found: Snapshot | None, expected: Snapshot) -> None:
     assert (found.step, found.skipped, found.last_record) == (expected.step, expected.skipped, expected.last_record)
     assert found.parameters.dtype == np.float32
     assert found.parameters.tobytes() == expected.parameters.tobytes()
-    if expected.velocity is None:
-        assert found.velocity is None
-    else:
-        assert found.velocity.tobytes() == expected.velocity.tobytes()
+    assert {name: slot.tobytes() for name, slot in found.slots.items()} == {
+        name: slot.tobytes() for name, slot in expected.slots.items()
+    }
 
 
 @pytest.mark.parametrize("velocity", [False, True])
@@ -181,6 +185,14 @@ def test_a_checkpoint_of_another_run_is_passed_over(tmp_path, key):
     assert "another run" in problems[0]
 
 
+def test_what_older_versions_wrote_of_the_configuration_is_of_no_account(tmp_path):
+    """It was a digest of all keys, which any new key would change."""
+    save(tmp_path, snapshot(20), IDENTITY | {"config_digest": "of other keys"}, keep=3)
+    found, problems = load_newest(tmp_path, IDENTITY)
+    assert_equal(found, snapshot(20))
+    assert problems == []
+
+
 def test_the_arrays_of_another_checkpoint_are_passed_over(tmp_path):
     put(tmp_path, 10, 20, 30)
     shutil.copy(tmp_path / "00000020.npz", tmp_path / "00000030.npz")
@@ -194,10 +206,11 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from distsgd.rundir import checkpoint
-from distsgd.engine.state import Snapshot
+from distsgd.system import files
+from distsgd.engine.snapshot import Snapshot
 
 left = 0
-identity = {"run_key": "r", "config_digest": "c", "data_digest": "d"}
+identity = {"run_key": "r", "data_digest": "d"}
 
 def dying(real):
     def call(*arguments, **options):
@@ -232,7 +245,7 @@ def crash(folder, moment):
     for name in ("fsync", "replace"):
         setattr(os, name, dying(getattr(os, name)))
     Path.unlink = dying(Path.unlink)
-    checkpoint.open = dying(DyingFile)
+    files.open = dying(DyingFile)
     weights = np.random.default_rng(50).normal(size=50).astype(np.float32)
     checkpoint.save(folder, Snapshot(step=50, parameters=weights), identity, keep=3)
     os._exit(0)
@@ -311,25 +324,6 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, room):
         assert load_newest(folder, IDENTITY)[0].step == 20
 
 
-def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fails(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    for call in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.os, call, fails)
-            with pytest.raises(OSError, match="Input/output error"):
-                write_atomically(path, b"new")
-        assert path.read_bytes() == b"old"
-        assert names(tmp_path) == ["file"]
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert names(tmp_path) == ["file"]
-
-
 def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
     calls = []
 
@@ -343,7 +337,7 @@ def test_the_content_is_on_disk_before_its_name_and_the_name_before_the_return(t
         return call
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(checkpoint.os, name, noting(name))
+        monkeypatch.setattr(files.os, name, noting(name))
     put(tmp_path / "c", 10)
     folder = str(tmp_path / "c")
     arrays, manifest = f"{folder}/.00000010.npz.tmp", f"{folder}/.00000010.json.tmp"
@@ -423,3 +417,111 @@ def test_a_manifest_is_json_that_names_step_and_run(tmp_path):
     assert manifest["step"] == 10
     assert manifest["identity"] == IDENTITY
     assert manifest["bytes"] == (tmp_path / "00000010.npz").stat().st_size
+
+
+def rewritten(folder: Path, number: int, /, *, arrays: bytes | None = None, **changed) -> None:
+    """Change a checkpoint, and make all its digests right again, as somebody would who means harm."""
+    path = folder / f"{number:08d}.json"
+    manifest = json.loads(path.read_text()) | changed
+    if arrays is not None:
+        path.with_suffix(".npz").write_bytes(arrays)
+        manifest |= {"bytes": len(arrays), "sha256": hashlib.sha256(arrays).hexdigest()}
+    manifest["manifest_sha256"] = checkpoint._manifest_digest(manifest)
+    path.write_bytes(checkpoint._encode(manifest))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"step": "20"},
+        {"step": -20},
+        {"step": 21},
+        {"step": True},
+        {"step": 20.0},
+        {"step": None},
+        {"skipped": None},
+        {"skipped": -1},
+        {"skipped": 21},
+        {"last_record": []},
+        {"last_record": None},
+        {"identity": None},
+        {"identity": "r"},
+        {"bytes": None},
+        {"sha256": 7},
+    ],
+    ids=str,
+)
+def test_a_manifest_whose_digest_is_right_and_whose_content_is_not_is_passed_over(tmp_path, changed):
+    put(tmp_path, 10, 20)
+    rewritten(tmp_path, 20, **changed)
+    found, (problem,) = load_newest(tmp_path, IDENTITY)
+    assert_equal(found, snapshot(10))
+    assert "00000020" in problem
+
+
+def archive(**arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+ZEROS = np.zeros(50, np.float32)
+
+WRONG_ARRAYS = {
+    "none": archive(),
+    "no archive": b"text",
+    "no parameters": archive(velocity=ZEROS),
+    "not a number": archive(parameters=ZEROS * np.nan),
+    "float64": archive(parameters=ZEROS.astype("f8")),
+    "text": archive(parameters=np.array(["a"] * 50)),
+    "two dimensions": archive(parameters=ZEROS.reshape(5, 10)),
+    "a shorter velocity": archive(parameters=ZEROS, velocity=ZEROS[:49]),
+    "objects": archive(parameters=np.array([None] * 50, object)),
+    "a header that lies": archive(parameters=ZEROS).replace(b"'shape': (50,), ", b"'shape': (9**9)"),
+    "a larger shape": archive(parameters=ZEROS).replace(b"(50,), }   ", b"(50000,), }"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ARRAYS)
+def test_arrays_that_no_run_writes_are_passed_over(tmp_path, kind):
+    put(tmp_path, 10, 20)
+    rewritten(tmp_path, 20, arrays=WRONG_ARRAYS[kind])
+    found, (problem,) = load_newest(tmp_path, IDENTITY)
+    assert_equal(found, snapshot(10))
+    assert "00000020" in problem
+
+
+def test_brackets_without_end_are_a_damaged_manifest(tmp_path):
+    put(tmp_path, 10, 20)
+    (tmp_path / "00000020.json").write_bytes(b"[" * 200_000)
+    assert load_newest(tmp_path, IDENTITY)[0].step == 10
+
+
+OLD_RUN = Path(__file__).parent.parent / "data_files" / "run_of_0_1_0"
+
+
+def test_a_checkpoint_of_version_0_1_0_is_loaded():
+    """It was written when the velocity was not yet a slot by that name."""
+    identity = json.loads((OLD_RUN / "checkpoints" / "00000012.json").read_text())["identity"]
+    found, problems = load_newest(OLD_RUN / "checkpoints", identity)
+    assert problems == []
+    assert found.step == 12
+    assert found.parameters.shape == (3 * 2 + 2 + 2 * 2 + 2,)
+    assert set(found.slots) == {"velocity"}
+    assert found.slots["velocity"].any()
+
+
+def test_a_run_of_version_0_1_0_is_resumed_and_comes_to_where_that_version_came(own_folder):
+    shutil.copytree(OLD_RUN, own_folder / "run")
+    shutil.copy(OLD_RUN.with_name("run_of_0_1_0_rows.npz"), own_folder / "rows.npz")
+    notes: list[str] = []
+
+    class Noting(Observer):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    result = distsgd.train({"run.dir": "run"}, resume=True, observer=Noting())
+    assert notes == ["resuming 'run' after step 12 of 40"]
+    assert (result.status, result.steps) == ("FINISHED", 40)
+    expected = Classifier.load(OLD_RUN.with_name("model_of_0_1_0.npz"))
+    np.testing.assert_allclose(result.model.flat, expected.flat, rtol=1e-4, atol=1e-5)

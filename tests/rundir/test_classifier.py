@@ -6,18 +6,21 @@ import hashlib
 import pickle
 import random
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from distsgd.core.net import Net
+from distsgd.core.pyfunc import _load_pyfunc
 from distsgd.data import Normalization
 from distsgd.errors import DataError
 from distsgd.rundir.classifier import Classifier, weights_sha256
-from distsgd.tracking.distsgd_pyfunc import PortableClassifier
 
 NET = Net(4, 6, 3)
+DATA_FILES = Path(__file__).parent.parent / "data_files"
 INTEGERS = np.array([3, 5, 9])
 STRINGS = np.array(["Katze", "Hund", "Möwe"])
 NORMALIZATION = Normalization(np.array([1.0, 2, 3, 4]), np.array([0.5, 1, 2, 0.25]))
@@ -71,7 +74,7 @@ def test_the_file_holds_the_arrays_of_the_contract_and_no_pickle(tmp_path):
     model = make(STRINGS)
     model.save(tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
-        assert set(file) == {"W1", "b1", "W2", "b2", "classes", "shift", "scale"}
+        assert set(file) == {"W1", "b1", "W2", "b2", "classes", "shift", "scale", "format_version"}
         assert [file[name].shape for name in ("W1", "b1", "W2", "b2")] == [(4, 6), (6,), (6, 3), (3,)]
         assert all(file[name].dtype == np.float32 for name in ("W1", "b1", "W2", "b2"))
         assert np.array_equal(file["W1"], NET.split(model.flat).W1)
@@ -118,7 +121,7 @@ def test_features_of_any_numeric_type_and_lists_are_taken(dtype):
 @pytest.mark.parametrize("classes", [INTEGERS, STRINGS])
 def test_the_portable_model_predicts_the_same(tmp_path, classes):
     make(classes).save(tmp_path / "model.npz")
-    portable = PortableClassifier(str(tmp_path / "model.npz"))
+    portable = _load_pyfunc(str(tmp_path / "model.npz"))
     assert portable.predict(rows(500)).tolist() == make(classes).predict(rows(500)).tolist()
 
 
@@ -189,3 +192,121 @@ def test_damage_anywhere_is_found_or_does_no_harm(tmp_path, kind):
             assert loaded.predict_proba(rows()).tobytes() == model.predict_proba(rows()).tobytes()
             assert loaded.classes.tolist() == model.classes.tolist()
     assert found > (100 if kind == "cut" else 50)
+
+
+def npy(header: str, content: bytes = b"") -> bytes:
+    """Return an `.npy` file with a header of one's own."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + content
+
+
+def with_member(path: Path, name: str, content: bytes) -> Path:
+    """Return the path of a saved model, one of whose arrays has been replaced by other bytes."""
+    make().save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in (members | {f"{name}.npy": content}).items():
+            archive.writestr(member, data)
+    return path
+
+
+HOSTILE = {
+    "a shape of 4 TB": lambda p: with_member(
+        p, "W1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }")
+    ),
+    "a negative shape": lambda p: with_member(
+        p, "b1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, -1), }", bytes(24))
+    ),
+    "brackets without end": lambda p: with_member(p, "b1", npy("(" * 9000)),
+    "bytes left over": lambda p: with_member(
+        p, "b1", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }", bytes(28))
+    ),
+    "a long header that is no dictionary": lambda p: with_member(p, "b1", npy("[" + "1, " * 2000 + "]")),
+    "a header that ends early": lambda p: with_member(p, "b1", npy("{'descr'")),
+    "no array at all": lambda p: with_member(p, "b1", b"text"),
+    "an .npy of version 9": lambda p: with_member(p, "b1", b"\x93NUMPY\x09\x00" + bytes(99)),
+    "weights that are not a number": lambda p: saved(p, W1=np.full((4, 6), np.nan, np.float32)),
+    "infinite weights": lambda p: saved(p, b2=np.full(3, np.inf, np.float32)),
+    "complex weights": lambda p: saved(p, W2=np.ones((6, 3), np.complex64)),
+    "weights of text": lambda p: saved(p, b2=np.array(["1.5", "2", "3"])),
+    "weights of truth values": lambda p: saved(p, b2=np.ones(3, bool)),
+    "classes of floats": lambda p: saved(p, classes=np.array([1.0, 2.0, 3.0])),
+    "no features": lambda p: saved(p, W1=np.zeros((0, 6), np.float32), shift=np.zeros(0), scale=np.zeros(0)),
+    "a shift that is not a number": lambda p: saved(p, shift=np.full(4, np.nan)),
+    "a format version of text": lambda p: saved(p, format_version=np.array("new")),
+    "format version 0": lambda p: saved(p, format_version=np.array(0)),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_model_that_lies_or_holds_what_no_model_holds_is_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "model.npz"
+    HOSTILE[kind](path)
+    for load in (Classifier.load, lambda p: _load_pyfunc(str(p))):
+        with pytest.raises((DataError, ValueError), match="is not a model that distsgd wrote: ") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_compressed_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("W1.npy", "w") as member:
+        for _ in range(200):
+            member.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"'W1\.npy' is said to have 209715200 bytes, in a file of"):
+            Classifier.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_model_without_a_format_version_is_read_and_a_newer_one_is_refused(tmp_path):
+    path = saved(tmp_path / "model.npz", format_version=None)
+    assert Classifier.load(path).predict(rows()).tolist() == make().predict(rows()).tolist()
+    saved(path, format_version=np.array(99))
+    with pytest.raises(DataError, match=r"has format version 99, and this distsgd reads versions up to 1; install"):
+        Classifier.load(path)
+
+
+def test_a_model_of_version_0_1_0_predicts():
+    """Kept from that version: three features, two hidden units, labels 0 and 1, trained on rows that are kept too."""
+    model = Classifier.load(DATA_FILES / "model_of_0_1_0.npz")
+    with np.load(DATA_FILES / "run_of_0_1_0_rows.npz") as kept:
+        assert np.mean(model.predict(kept["X"]) == kept["y"]) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        ([["a", "b", "c", "d"]], "real numbers"),
+        (np.ones((1, 4), complex), "real numbers"),
+        (np.array([[1, 2, 3, "x"]], object), "features must be numbers"),
+        ([[1, 2], [3]], "inhomogeneous"),
+        (np.array([["2024-01-01"] * 4], "datetime64[D]"), "real numbers"),
+    ],
+)
+def test_features_that_are_not_numbers_are_refused(X, words):
+    with pytest.raises(DataError, match=words):
+        make().predict(X)
+
+
+def test_features_whose_scores_overflow_are_refused():
+    """Even if only one of the scores does."""
+    model = make()
+    NET.split(model.flat).W2[:, 0] = 1e38
+    X = np.concatenate([np.zeros((513, 4)), [[1e3, -1e3, 1e3, 1e3]]])
+    NET.split(model.flat).b1[:] = 0
+    X[:513] = NORMALIZATION.shift
+    assert model.predict(X[:513]).shape == (513,)
+    with pytest.raises(DataError, match=r"the scores of row 513, counted from 0, overflow float32"):
+        model.predict_proba(X)
+
+
+def test_a_rows_prediction_does_not_depend_on_how_many_rows_there_are():
+    X, model = rows(1300), make()
+    whole = model.predict_proba(X)
+    assert np.array_equal(np.concatenate([model.predict_proba(X[:512]), model.predict_proba(X[512:])]), whole)
+    assert model.predict(X).tolist() == [c for part in (X[:512], X[512:]) for c in model.predict(part).tolist()]

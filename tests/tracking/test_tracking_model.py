@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import pytest
 from data_helpers import list_table, some_rows, wide_table
 from tracking_helpers import only_run, train
 
+from distsgd.core.pyfunc import _load_pyfunc
 from distsgd.data import Normalization
-from distsgd.tracking.distsgd_pyfunc import _load_pyfunc
 
 PREDICT = """
 import json, os, sys
@@ -114,6 +115,52 @@ def test_the_input_example_is_made_of_training_rows(tmp_path, empty_store):
     example = np.array(json.loads((tmp_path / "run" / "tracking.json").read_bytes())["model"]["example"])
     for row in example:
         assert np.isclose(X, row, rtol=1e-5, atol=1e-5).all(axis=1).any()
+
+
+def copied_files(tmp_path: Path) -> list[Path]:
+    from distsgd.tracking.model import copy_predictor
+
+    return sorted(copy_predictor(tmp_path).glob("*.py"))
+
+
+def test_what_is_copied_into_a_model_imports_numpy_and_itself_alone(tmp_path):
+    files = copied_files(tmp_path)
+    names = {file.stem for file in files}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1
+                assert node.module in names, f"{file.stem} imports {node.module}, which is not copied"
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                assert {name.split(".")[0] for name in found} <= {"numpy", *sys.stdlib_module_names}, file.stem
+
+
+ALONE = """
+import json, sys
+import numpy as np
+from distsgd_predictor.pyfunc import _load_pyfunc
+print(json.dumps(_load_pyfunc(sys.argv[1]).predict(np.load(sys.argv[2])).tolist()))
+assert not {"distsgd", "ray", "mlflow", "pydantic", "pyarrow"} & set(sys.modules)
+"""
+
+
+def test_the_copied_package_predicts_by_itself(tmp_path):
+    from distsgd.core.net import Net
+    from distsgd.rundir.classifier import Classifier
+
+    copied_files(tmp_path)
+    net, rng = Net(4, 5, 3), np.random.default_rng(1)
+    normalization = Normalization(rng.normal(size=4), rng.random(4) + 0.1)
+    model = Classifier(net=net, flat=net.initial(3), classes=np.array(["x", "y", "zz"]), normalization=normalization)
+    model.save(tmp_path / "model.npz")
+    X = rng.normal(size=(1200, 4)) * 5
+    np.save(tmp_path / "X.npy", X)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "model.npz", "X.npy"],
+        capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == model.predict(X).tolist()
 
 
 def test_the_portable_classifier_computes_the_classifiers_bits(tmp_path):

@@ -1,0 +1,45 @@
+"""The command `distsgd`, which the others belong to: an error becomes one message and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import Any
+
+import click
+
+from distsgd.cli.streams import lenient_streams
+from distsgd.errors import DistsgdError
+from distsgd.system.secrets import redacted_text
+from distsgd.system.signals import stopped_outside_training
+from distsgd.version import __version__
+
+FAILED = 1
+"""Exit code of a failure, about which docs/failures.md says more than a message can."""
+
+
+class DistsgdGroup(click.Group):
+    """Turns the errors that distsgd raises on purpose into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with lenient_streams():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(redacted_text(error.format_message()), error.ctx) from None
+        except (DistsgdError, KeyboardInterrupt) as error:
+            ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
+            more = " (see docs/failures.md)" if ending.exit_code == FAILED else ""
+            with contextlib.suppress(OSError):  # the terminal may be what was closed
+                click.echo(f"distsgd: {ending}{more}", err=True)
+            ctx.exit(ending.exit_code)
+
+
+@click.group(cls=DistsgdGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="distsgd")
+def main() -> None:
+    """Distributed mini-batch SGD for two-layer classifiers, with one answer to the last bit."""

@@ -1,0 +1,60 @@
+"""Standard streams whose readers may go away: what cannot be shown must not end a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+class LenientStream:
+    """A text stream that turns into one to nowhere, down to its file descriptor, once writing to it has failed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, if it can be."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):  # ValueError is that of a closed file
+            self._discard()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if it can be."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._discard()
+
+    def _discard(self) -> None:
+        """Direct the descriptor to nowhere, for what is still buffered and for libraries that write there."""
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def lenient_streams() -> Iterator[None]:
+    """Make standard output and standard error lenient, and open them if the process was started without."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file that is opened would be taken for standard error
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as stack:
+        stdout, stderr = (stream or stack.enter_context(open(os.devnull, "w")) for stream in before)
+        lenient = LenientStream(stdout), LenientStream(stderr)
+        sys.stdout, sys.stderr = lenient
+        try:
+            yield
+        finally:
+            for stream in lenient:
+                stream.flush()
+            sys.stdout, sys.stderr = before

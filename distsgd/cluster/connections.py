@@ -1,0 +1,221 @@
+"""Connecting workers to the parameter server: by shared memory, through their node's aggregator, or by Ray calls."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distsgd.cluster.actors import AggregatorActor, Location
+from distsgd.cluster.rpc import (
+    SERVER,
+    Tick,
+    alive_nodes,
+    await_replies,
+    await_reply,
+    await_server,
+    end,
+    no_tick,
+)
+from distsgd.cluster.worker_state import Connected, ManagedWorker, Ready
+from distsgd.cluster.workers import Workers
+from distsgd.comm.membership import LostPeer
+from distsgd.config import Config
+from distsgd.core.net import Net
+from distsgd.errors import DistsgdError, ResourceError, ServerLostError, WorkerLostError
+
+CONNECTED_S = 2.0
+"""Seconds within which the server knows of workers that have connected, as far as they live."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ManagedAggregator:
+    """The aggregator of a node."""
+
+    actor: Any
+    name: str
+    location: Location
+    announced: int = 0
+    """Workers behind it, as the server was told; 0 if the server does not know of it."""
+
+
+class Connections:
+    """The server of a run, the aggregators between it and workers on other nodes, and which worker is behind which.
+
+    What has failed is noted in the states of workers, and `connect_ready` goes by these alone: nothing that fails while
+    workers are being connected starts connecting others.
+    """
+
+    def __init__(
+        self, config: Config, net: Net, workers: Workers, *, runtime_env: dict[str, Any], start_timeout_s: float
+    ) -> None:
+        self._config, self._net, self._workers = config, net, workers
+        self._runtime_env, self._start_timeout_s = runtime_env, start_timeout_s
+        self._timeout_s = config.run.timeout_s
+        self._aggregators: dict[str, ManagedAggregator] = {}  # by node
+        self._server: Any = None
+        self._server_location = Location("", "", 0, "")
+
+    def connect_all(self, server: Any, location: Location) -> None:
+        """Connect every worker that can compute to a new server."""
+        self.close()
+        self._server, self._server_location = server, location
+        for worker, state in self._workers.connected():
+            worker.become(Ready(state.actor, state.location), "a new server")
+        self.connect_ready(no_tick)
+        self._await_size(lambda: self._ask(server.size.remote()), len(self._workers.connected()))
+
+    def connect_ready(self, tick: Tick) -> None:
+        """Connect whoever is ready and not connected, until nobody is; then tell the server what has changed.
+
+        Each pass takes the ready workers of one node, and leaves each of them connected or lost.
+        """
+        while ready := self._workers.ready():
+            node = ready[0][1].location.node
+            self._connect_node(node, [(worker, state) for worker, state in ready if state.location.node == node], tick)
+        self._announce()
+
+    def _connect_node(self, node: str, ready: list[tuple[ManagedWorker, Ready]], tick: Tick) -> None:
+        if self._config.run.link == "ray":
+            for worker, state in ready:
+                self._connect_by_calls(worker, state)
+            return
+        if node == self._server_location.node:
+            self._connect_to(self._server_location.address, None, ready, tick)
+            return
+        try:
+            aggregator = self._aggregators.get(node) or self._start_aggregator(node, len(ready))
+            self._connect_to(aggregator.location.address, aggregator.name, ready, tick)
+            self._await_size(
+                lambda: await_reply(aggregator.actor.size.remote(), aggregator.name, self._timeout_s),
+                len(self._behind(aggregator)),
+            )
+        except (WorkerLostError, ResourceError) as error:
+            self._lose_aggregator(node, str(error))
+            for worker, _ in ready:
+                if isinstance(worker.state, Ready):
+                    self._workers.lose(worker, str(error))
+
+    def _connect_to(
+        self, address: str, aggregator: str | None, ready: list[tuple[ManagedWorker, Ready]], tick: Tick
+    ) -> None:
+        """Connect workers of one node to the socket of the server or of their aggregator, or else by Ray calls."""
+        calls = [(state.actor.connect.remote(address), worker.name) for worker, state in ready]
+        for (worker, state), problem in zip(ready, await_replies(calls, self._timeout_s, tick), strict=True):
+            if isinstance(problem, DistsgdError):
+                self._workers.lose(worker, str(problem))
+            elif problem is not None:
+                log.warning("%s is reached by plain Ray calls: no shared memory (%s)", worker.name, problem)
+                self._connect_by_calls(worker, state)
+            else:
+                worker.become(Connected(state.actor, state.location, aggregator), f"to {aggregator or SERVER}")
+
+    def _connect_by_calls(self, worker: ManagedWorker, state: Ready) -> None:
+        location = state.location
+        self._ask(self._server.join.remote(state.actor, worker.name, location.host, location.pid, 1))
+        worker.become(Connected(state.actor, location, None), f"to {SERVER} by Ray calls")
+
+    def _start_aggregator(self, node: str, workers: int) -> ManagedAggregator:
+        strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        actor: Any = (
+            ray.remote(AggregatorActor)
+            .options(num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy)
+            .remote(config=self._config, net=self._net, workers=workers)
+        )
+        name = f"the aggregator of node {node[:8]}"
+        try:
+            location: Location = await_reply(actor.location.remote(), name, self._start_timeout_s)
+        except DistsgdError:
+            end(actor, None)
+            raise
+        aggregator = self._aggregators[node] = ManagedAggregator(actor, name, location)
+        return aggregator
+
+    def _behind(self, aggregator: ManagedAggregator) -> list[tuple[ManagedWorker, Connected]]:
+        return [(worker, state) for worker, state in self._workers.connected() if state.aggregator == aggregator.name]
+
+    def _announce(self) -> None:
+        """Tell the server of new aggregators, and of those that have more or fewer workers than it knows.
+
+        Not of one that has none left: it fails when it is asked next, and the server then loses it.
+        """
+        for aggregator in self._aggregators.values():
+            weight, location = len(self._behind(aggregator)), aggregator.location
+            if weight in (0, aggregator.announced):
+                continue
+            if aggregator.announced:
+                self._ask(self._server.reweigh.remote(aggregator.name, weight))
+            else:
+                actor, name = aggregator.actor, aggregator.name
+                self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))
+            aggregator.announced = weight
+
+    def _ask(self, reply: Any) -> Any:
+        return await_server(reply, self._timeout_s)
+
+    def _await_size(self, known: Callable[[], int], size: int) -> None:
+        """Return when a server or aggregator knows of all workers that have connected to it, or some of them died."""
+        deadline = time.monotonic() + CONNECTED_S
+        while known() < size and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def take_lost_peers(self, tick: Tick) -> None:
+        """Ask the server and the aggregators whom they have lost, and note it. Raises ServerLostError."""
+        aggregators = list(self._aggregators.items())
+        calls = [(self._server.take_lost_peers.remote(), SERVER)]
+        calls += [(aggregator.actor.take_lost_peers.remote(), aggregator.name) for _, aggregator in aggregators]
+        from_server, *from_aggregators = await_replies(calls, self._timeout_s, tick)
+        if isinstance(from_server, DistsgdError):
+            raise ServerLostError(str(from_server))
+        losses: list[LostPeer] = [*from_server]
+        for (node, _), found in zip(aggregators, from_aggregators, strict=True):
+            if isinstance(found, DistsgdError):
+                self._lose_aggregator(node, str(found))
+            else:
+                losses += found
+        for loss in losses:
+            self._note_loss(loss)
+
+    def _note_loss(self, loss: LostPeer) -> None:
+        """Note the loss of a worker or an aggregator, unless another process goes by its name by now."""
+        doing = f" in step {loss.step}"
+        for node, aggregator in list(self._aggregators.items()):
+            if (aggregator.name, aggregator.location.pid) == (loss.name, loss.pid):
+                self._lose_aggregator(node, loss.problem, doing)
+        for worker, state in self._workers.located():
+            if worker.name == loss.name and loss.pid in (0, state.location.pid):
+                self._workers.lose(worker, loss.problem, doing)
+
+    def _lose_aggregator(self, node: str, problem: str, doing: str = "") -> None:
+        """Give an aggregator up, if the node has one; its workers are to be connected again if their node lives."""
+        aggregator = self._aggregators.pop(node, None)
+        if aggregator is None:
+            return
+        self._workers.note_lost(aggregator.name, aggregator.location, problem, doing)
+        end(aggregator.actor, aggregator.location)
+        alive = node in alive_nodes()
+        for worker, state in self._behind(aggregator):
+            if alive:
+                worker.become(Ready(state.actor, state.location), f"{aggregator.name} was lost")
+            else:
+                self._workers.lose(worker, f"its node is gone ({problem})")
+
+    def drop_dead_nodes(self) -> None:
+        """Give up the workers of nodes that are gone; `connect_all` forgets the aggregators there."""
+        alive = alive_nodes()
+        for worker, state in self._workers.located():
+            if state.location.node not in alive:
+                self._workers.lose(worker, "its node is gone")
+
+    def close(self) -> None:
+        """End the aggregators."""
+        for aggregator in self._aggregators.values():
+            end(aggregator.actor, aggregator.location)
+        self._aggregators = {}

@@ -1,0 +1,102 @@
+"""A local Ray for one process, with its files in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import secrets
+from collections.abc import Iterator
+
+from distsgd.cluster.joining import first_lines, leave
+from distsgd.cluster.resources import cores
+from distsgd.config import Config
+from distsgd.errors import ResourceError
+from distsgd.system.scratch import scratch_folder
+from distsgd.system.signals import signals_kept_from_ray
+from distsgd.system.streams import standard_streams
+
+STORE_RESERVE = 512 * 2**20
+"""Bytes of a local object store beside the rows: parameters and gradients on their way, and Ray's minimum."""
+
+
+DESCRIPTORS = 256
+"""Open files that each of Ray's processes must be allowed."""
+
+
+@contextlib.contextmanager
+def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> Iterator[None]:
+    """Start a local Ray with room for `data_bytes` of rows, whose processes get `environment`; end it afterwards.
+
+    Raises ResourceError if it does not start.
+    """
+    # Ray turns token authentication on for a local cluster. With a token of this process's own it need not write one
+    # to the home directory, which would change what a later `ray start` does.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_descriptors()
+    # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
+    niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
+    with scratch_folder() as folder, contextlib.ExitStack() as stack:
+        stack.callback(leave)
+        with _environment_set(environment | niceness):
+            _initialize(str(folder), config, data_bytes)
+        yield
+
+
+def _initialize(folder: str, config: Config, data_bytes: int) -> None:
+    import ray
+
+    workers = config.run.workers if isinstance(config.run.workers, int) else 0
+    try:
+        with signals_kept_from_ray(), standard_streams():
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), workers * config.run.blas_threads),
+                object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ResourceError(
+            f"a local Ray with room for {data_bytes:,} bytes of rows could not be started: {first_lines(error)}; "
+            f"{_remedy(error)}, or train without Ray (--workers 0)"
+        ) from None
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about an error at the start of Ray."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"close files, or allow this process more than {limit} (ulimit -n)"
+    return "make room in memory and in /dev/shm"
+
+
+def _check_descriptors() -> None:
+    """Raise ResourceError if Ray's processes could not open enough files: they hang rather than say so."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # up to which Ray raises the limit that is in force
+    if limit != resource.RLIM_INFINITY and limit < DESCRIPTORS:
+        raise ResourceError(
+            f"processes may have {limit} open files here, and those of a local Ray need {DESCRIPTORS}; raise that "
+            "limit (ulimit -n), or train without Ray (--workers 0)"
+        )
+
+
+@contextlib.contextmanager
+def _environment_set(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, which processes started meanwhile inherit."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

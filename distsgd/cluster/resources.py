@@ -1,0 +1,114 @@
+"""What a Ray cluster or this machine can carry: the number of workers, CPUs, GPUs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from distsgd.config import Config
+from distsgd.core.backend import Device, array_module, cuda_problem
+from distsgd.errors import ResourceError
+
+PER_CORE = 4
+"""Workers that a local run may put on one core; more would only take turns, each with 200 MB of its own."""
+
+PROBE_S = 60.0
+"""Seconds within which a process on a node with a GPU must have said whether that works."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The resources of the Ray that this process is connected to."""
+
+    cpus: float
+    gpus: float
+    local: bool
+    """Whether this run has started it, so that its processes have the run's environment variables already."""
+    runtime_env: dict[str, Any]
+    """Ray's `runtime_env` of the run's actors."""
+
+    @classmethod
+    def connected(cls, environment: dict[str, str], *, local: bool) -> Cluster:
+        """Return the resources of the cluster that this process is connected to."""
+        import ray
+
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        runtime_env = {} if local else {"env_vars": environment}
+        return cls(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), local=local, runtime_env=runtime_env)
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def total_cpus() -> float:
+    """Return the CPUs of all nodes that are part of the cluster now."""
+    import ray
+
+    total: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    return total
+
+
+def default_workers(config: Config, cpus: float) -> int:
+    """Return `run.workers`, or what `auto` comes to where there are `cpus`."""
+    if isinstance(config.run.workers, int):
+        return config.run.workers
+    return max(1, min(int(cpus) // config.run.blas_threads, config.train.num_shards))
+
+
+def check_local(config: Config) -> None:
+    """Raise ResourceError if this machine lacks the GPU that is asked for, or cannot sensibly carry all workers."""
+    if config.run.device == "cuda":
+        array_module("cuda")
+    workers, limit = config.run.workers, PER_CORE * cores()
+    if isinstance(workers, int) and workers * config.run.blas_threads > limit:
+        raise ResourceError(
+            f"{workers} workers with {config.run.blas_threads} BLAS threads each are asked for, and this machine has "
+            f"{cores()} cores, which carry {limit} threads at most; lower run.workers, or join a cluster with --address"
+        )
+
+
+def check_cpus(config: Config, workers: int, cluster: Cluster) -> None:
+    """Raise ResourceError if the cluster could never hold all workers."""
+    need = workers * config.run.blas_threads
+    if need > cluster.cpus:
+        raise ResourceError(
+            f"{workers} workers with {config.run.blas_threads} CPU each need {need} CPUs, and Ray has "
+            f"{cluster.cpus:g} in all; lower run.workers, or add nodes"
+        )
+
+
+def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
+    """Return what workers compute on; ResourceError if `cuda` was asked for and cannot be had."""
+    asked = config.run.device
+    if asked == "cpu":
+        return "cpu"
+    need = workers * config.run.gpus_per_worker
+    if cluster.gpus < need:
+        problem: str | None = f"{workers} workers need {need:g} GPUs in all, and Ray has {cluster.gpus:g}"
+    elif cluster.local:
+        problem = cuda_problem()
+    else:
+        problem = _remote_cuda_problem(config.run.gpus_per_worker)
+    if problem is None:
+        return "cuda"
+    if asked == "auto":
+        return "cpu"
+    raise ResourceError(f"run.device is 'cuda', but {problem}; use run.device=cpu, or make CUDA work there")
+
+
+def _remote_cuda_problem(gpus: float) -> str | None:
+    """Return what a process on a node with a GPU finds wrong with it."""
+    import ray
+    from ray.exceptions import RayError
+
+    probe = ray.remote(num_gpus=gpus)(cuda_problem)
+    reply = probe.remote()
+    try:
+        result: str | None = ray.get(reply, timeout=PROBE_S)
+    except RayError as error:  # such as that all GPUs are in use by others for as long as that
+        ray.cancel(reply, force=True)
+        return f"a trial on one found no place, or failed ({type(error).__name__} within {PROBE_S:g} s)"
+    return result

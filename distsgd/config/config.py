@@ -1,0 +1,151 @@
+"""A whole configuration: what its sections must agree on, and what is the same about two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import ValidationError, model_validator
+
+from distsgd.config.messages import nearest_key, sentences, shown
+from distsgd.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    Section,
+    TrackingConfig,
+    TrainConfig,
+)
+from distsgd.errors import ConfigError
+from distsgd.system.secrets import redacted
+
+RESULT_SECTIONS = ("model", "optim", "train", "data")
+"""The sections that the trained weights depend on."""
+
+
+class Config(Section):
+    """A whole run. Build it with `Config.build` to get messages that name the nearest known key."""
+
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    run: RunConfig = RunConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        batch, shards, workers = self.train.batch_size, self.train.num_shards, self.run.workers
+        if workers == 0 and self.run.device == "cuda":
+            raise ValueError(
+                "run.workers is 0, the serial loop on the CPU, and run.device is 'cuda', which needs a worker"
+            )
+        if batch < shards:
+            raise ValueError(
+                f"train.batch_size is {batch}, smaller than train.num_shards, {shards}; every shard of a "
+                "mini-batch needs an example: raise batch_size or lower num_shards"
+            )
+        if isinstance(workers, int) and 0 < workers < self.run.min_workers:
+            raise ValueError(
+                f"run.workers is {workers}, fewer than run.min_workers, {self.run.min_workers}: raise the one or lower "
+                "the other"
+            )
+        if isinstance(workers, int) and workers > shards:
+            raise ValueError(
+                f"run.workers is {workers}, more than train.num_shards, {shards}; a worker without a shard has "
+                "nothing to do: lower workers or raise num_shards (which changes the result's last bits)"
+            )
+        return self
+
+    @classmethod
+    def build(cls, *layers: Mapping[str, Any]) -> Config:
+        """Validate the union of `layers`, later ones winning; each is nested or has dotted keys.
+
+        Raises ConfigError for unknown keys (with the nearest known one), wrong types and wrong values.
+        """
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged.update(_flattened(layer))
+        known = known_keys()
+        for key, value in merged.items():
+            if key in cls.model_fields:
+                raise ConfigError(f"{key} is {shown(value)}: it is a section, and takes a table of keys")
+            if key not in known:
+                raise ConfigError(f"unknown configuration key {shown(key)}{nearest_key(key, known)}")
+        nested: dict[str, dict[str, Any]] = {}
+        for key, value in merged.items():
+            section, name = key.split(".", 1)
+            nested.setdefault(section, {})[name] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise ConfigError(sentences(error)) from None
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """Return a copy with the dotted keys of `values` replaced, validated."""
+        return Config.build(self.flat(), values)
+
+    def without_secrets(self) -> Config:
+        """Return a copy that may be written down: of `tracking.uri`, no password is left."""
+        uri = self.tracking.uri
+        return self if uri is None else self.with_values({"tracking.uri": redacted(uri)})
+
+    def flat(self) -> dict[str, Any]:
+        """Return every key, dotted, with its resolved value."""
+        return flatten(self.model_dump(mode="json"))
+
+    def explicit(self) -> dict[str, Any]:
+        """Return the dotted keys that were given rather than left at their defaults."""
+        return flatten(self.model_dump(mode="json", exclude_unset=True))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that tracking logs, by the names that one types: `optim.lr`, `data.train`, ...
+
+        The run directory, which differs between any two runs, is none of them.
+        """
+        return {
+            key: value
+            for key, value in self.flat().items()
+            if not key.startswith(("tracking.", "checkpoint.")) and key != "run.dir"
+        }
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that the trained weights depend on, but for the data itself.
+
+        Where the rows lie (`data.train`, `data.val`) is left out: the same rows may lie elsewhere on another
+        machine, and the data's own digest says whether they are the same.
+        """
+        values = {k: v for k, v in self.flat().items() if k.split(".")[0] in RESULT_SECTIONS}
+        del values["data.train"], values["data.val"]
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `values` with nested mappings folded into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _flattened(layer: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return flatten(layer)
+    except RecursionError:
+        raise ConfigError(
+            "the configuration is nested too deeply: a section takes keys, and no section within"
+        ) from None
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key that a configuration may hold."""
+    return list(flatten(Config().model_dump()))

@@ -1,0 +1,55 @@
+"""What is said about keys and values that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from distsgd.errors import nearest
+from distsgd.system.secrets import redacted_text
+
+SHOWN = 100
+"""Characters of a refused value that a message repeats."""
+
+SECRET = "tracking.uri"
+"""The key whose value may hold a password, in whatever form it is given."""
+
+
+def nearest_key(key: str, known: list[str]) -> str:
+    """Return the hint for the known key nearest to `key`, which may lack its section or have a wrong one."""
+    by_name = {name.split(".", 1)[1]: name for name in known}
+    name = key.rsplit(".", 1)[-1]
+    if name in by_name:
+        return nearest(by_name[name], known)
+    return nearest(key, known) or nearest(name, by_name)
+
+
+def sentences(error: ValidationError) -> str:
+    """Return what pydantic found as `key is ...: input should ...`, once for each key."""
+    found: dict[str, str] = {}
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        message = problem["msg"].removeprefix("Value error, ")
+        expected = message[0].lower() + message[1:]
+        if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
+            expected += f'; put it in quotes, "{problem["input"]}"'
+            if len(problem["loc"]) == 2:
+                expected += f""" (in a shell: --set '{key}="{problem["input"]}"')"""
+        if len(problem["loc"]) < 2:  # of several keys together
+            found[message] = message
+        elif key not in found:
+            value = problem["input"]
+            found[key] = f"{key} is {f'a {type(value).__name__}' if key == SECRET else shown(value)}: {expected}"
+        elif expected not in found[key]:  # of another member of a union
+            found[key] += f", or {expected}"
+    return "; ".join(found.values())
+
+
+def shown(value: Any) -> str:
+    """Return a refused value as Python writes it, without secrets, shortened if it is long."""
+    try:
+        text = redacted_text(repr(value))
+    except (ValueError, RecursionError):  # integers of more than 4,300 digits, tables in tables without end
+        return f"of type {type(value).__name__} and too large to print"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"

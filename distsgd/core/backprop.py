@@ -1,0 +1,74 @@
+"""The passes through the net: forward to the scores, and backward from the loss to the gradients.
+
+All is summed over the examples; the division by their number and the L2 term belong to the whole mini-batch and are
+applied once, by whoever holds the sum (update_rules.py). This file is copied into every model that is logged to
+MLflow, so it needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .net import Array, Parameters
+from .workspace import Views, Workspace
+
+AddProduct = Callable[[Array, Array, Array], None]
+"""Adds AᵀB to C, for (A, B, C)."""
+
+
+def forward(parameters: Parameters, X: Array, workspace: Workspace) -> Views:
+    """Return hidden activations h (n, H) and scores s (n, C) of X (n, D) in views of the workspace."""
+    xp, v = workspace.xp, workspace.views(len(X))
+    xp.matmul(X, parameters.W1, out=v.h)
+    xp.add(v.h, parameters.b1, out=v.h)
+    workspace.activation.forward(v.h, v.kept, xp)
+    xp.matmul(v.h, parameters.W2, out=v.s)
+    xp.add(v.s, parameters.b2, out=v.s)
+    return v
+
+
+def loss_and_gradient_sums(
+    parameters: Parameters,
+    X: Array,
+    y: Array,
+    *,
+    out: Parameters,
+    workspace: Workspace,
+    add_product: AddProduct | None = None,
+) -> float:
+    """Return the sum of the examples' losses and fill `out` with the sum of their gradients, without L2.
+
+    X is (n, D) float32, y (n,) integers in [0, C). With no examples the sums are zero. With `add_product` the
+    gradients are added to what is in `out`.
+    """
+    xp = workspace.xp
+    if not len(X):
+        if add_product is None:
+            for gradient in out:
+                gradient.fill(0)
+        return 0.0
+    v = forward(parameters, X, workspace)
+    loss = float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64))
+    workspace.loss.gradient(v, y, xp)
+    xp.matmul(v.s, parameters.W2.T, out=v.dh)
+    workspace.activation.backward(v.dh, v.h, v.kept, xp)
+    # A product with ones sums columns faster than a reduction does.
+    if add_product is None:
+        xp.matmul(X.T, v.dh, out=out.W1)
+        xp.matmul(v.ones, v.dh, out=out.b1)
+        xp.matmul(v.h.T, v.s, out=out.W2)
+        xp.matmul(v.ones, v.s, out=out.b2)
+    else:
+        add_product(X, v.dh, out.W1)
+        xp.add(out.b1, xp.matmul(v.ones, v.dh), out=out.b1)
+        add_product(v.h, v.s, out.W2)
+        xp.add(out.b2, xp.matmul(v.ones, v.s), out=out.b2)
+    return loss
+
+
+def loss_and_correct(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[float, int]:
+    """Return the sum of the examples' losses, without L2, and the number of examples whose class is predicted."""
+    xp = workspace.xp
+    v = forward(parameters, X, workspace)
+    correct = int(xp.count_nonzero(xp.argmax(v.s, axis=1) == y))
+    return float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64)), correct

@@ -1,0 +1,84 @@
+"""The file of a trained model, `model.npz`: W1 b1 W2 b2 float32, classes, shift and scale, and its format's version.
+
+It is read with the same checks wherever it is read. This file is copied into every model that is logged to MLflow, so
+it needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from .net import Net
+from .npz import read_arrays
+from .predictor import Predictor
+
+FORMAT_VERSION = 1
+"""What this program writes, and the newest that it reads; a file without a version is of version 1."""
+
+
+def encode(predictor: Predictor) -> bytes:
+    """Return the content of `model.npz`, which `numpy.load` reads without pickle."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        **predictor.net.split(predictor.flat)._asdict(),
+        classes=predictor.classes,
+        shift=predictor.shift,
+        scale=predictor.scale,
+        format_version=np.array(FORMAT_VERSION),
+    )
+    return buffer.getvalue()
+
+
+def read(path: str | Path) -> Predictor:
+    """Return the model in a file that `encode` made; ValueError, with one sentence, if it is not one."""
+    try:
+        with open(path, "rb") as file:
+            arrays = read_arrays(file)
+        version = _version(arrays)
+        if version <= FORMAT_VERSION:
+            return _decode(arrays)
+    except FileNotFoundError:
+        raise ValueError(f"the model {str(path)!r} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is not a model that distsgd wrote: {error}") from None
+    raise ValueError(
+        f"the model {str(path)!r} has format version {version}, and this distsgd reads versions up to "
+        f"{FORMAT_VERSION}; install a newer distsgd"
+    )
+
+
+def _version(arrays: dict[str, np.ndarray]) -> int:
+    version = arrays.get("format_version", np.array(1))
+    if version.shape != () or version.dtype.kind not in "iu" or version < 1:
+        raise ValueError("its format_version is not a positive integer")
+    return int(version)
+
+
+def _decode(arrays: dict[str, np.ndarray]) -> Predictor:
+    missing = {*Net(1, 1, 1).shapes._fields, "classes", "shift", "scale"} - set(arrays)
+    if missing:
+        raise ValueError(f"it has no array {min(missing)!r}")
+    W1, classes = arrays["W1"], arrays["classes"]
+    if W1.ndim != 2 or classes.ndim != 1 or classes.dtype.kind not in "iuU" or 0 in (*W1.shape, *classes.shape):
+        raise ValueError(f"it has W1 {W1.shape} and classes {classes.shape} of {classes.dtype}")
+    D, H = W1.shape
+    net = Net(D, H, len(classes))
+    for name, shape in net.shapes._asdict().items():
+        _check(name, arrays[name], shape, itemsize=4)
+    for name in ("shift", "scale"):
+        _check(name, arrays[name], (net.features,), itemsize=8)
+    flat = np.concatenate([arrays[name].astype(np.float32).ravel() for name in net.shapes._fields])
+    return Predictor(net=net, flat=flat, classes=classes, shift=arrays["shift"], scale=arrays["scale"])
+
+
+def _check(name: str, array: np.ndarray, shape: tuple[int, ...], *, itemsize: int) -> None:
+    if array.shape != shape:
+        raise ValueError(f"its arrays do not fit together: {name} is {array.shape}, expected {shape}")
+    if array.dtype.kind != "f" or array.dtype.itemsize != itemsize:
+        raise ValueError(f"its {name} is of {array.dtype}, expected float{8 * itemsize}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"its {name} holds numbers that are not finite")

@@ -1,0 +1,88 @@
+"""Prediction: the one place that turns raw features into classes and probabilities, on the CPU.
+
+The trained classifier, the model that is logged to MLflow and commands that predict all come here; validation uses the
+same forward pass. This file is copied into every model that is logged to MLflow, so it needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .backprop import forward
+from .net import Net
+from .scaling import scaled
+from .workspace import Views, Workspace
+
+BLOCK = 512
+"""Rows that go through the net together; fixed, so that a row's scores do not depend on how many rows there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A trained net with its normalisation and its classes."""
+
+    net: Net
+    flat: np.ndarray  # (P,) float32
+    classes: np.ndarray  # (C,) integers or strings
+    shift: np.ndarray  # (D,) float64
+    scale: np.ndarray  # (D,) float64
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the class (n,) with the largest score for raw features X (n, D); ValueError if X does not fit."""
+        raw = self._features(X)
+        numbers = np.empty(len(raw), np.int64)
+        for rows, v, _ in self._scores(raw):
+            np.argmax(v.s, axis=1, out=numbers[rows])
+        predicted: np.ndarray = self.classes[numbers]
+        return predicted
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return class probabilities (n, C) float32 for raw features X (n, D); ValueError if X does not fit."""
+        raw = self._features(X)
+        found = np.empty((len(raw), self.net.classes), np.float32)
+        for rows, v, workspace in self._scores(raw):
+            workspace.loss.probabilities(v, np)
+            found[rows] = v.s
+        return found
+
+    def _features(self, X: Any) -> np.ndarray:
+        """Return features as an array (n, D) of real numbers: of an array, nested lists, or a data frame."""
+        raw = np.asarray(X)
+        if raw.ndim != 2 or raw.shape[1] != self.net.features:
+            raise ValueError(f"features have the shape {raw.shape}; this model takes (n, {self.net.features})")
+        if raw.dtype == object:  # a data frame with columns of truth values beside columns of numbers
+            try:
+                raw = raw.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"features must be numbers: {error}") from None
+        if raw.dtype.kind not in "biuf":
+            raise ValueError(f"features are of type {raw.dtype}; this model takes real numbers")
+        return raw
+
+    def _scores(self, raw: np.ndarray) -> Iterator[tuple[slice, Views, Workspace]]:
+        """Yield consecutive rows and their scores, in a workspace of this call, block by block."""
+        workspace, parameters = Workspace(self.net, min(len(raw), BLOCK), np), self.net.split(self.flat)
+        normalised = np.empty((min(len(raw), BLOCK), self.net.features), np.float32)
+        for start in range(0, len(raw), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(raw)))
+            X = scaled(raw[rows], self.shift, self.scale, normalised[: rows.stop - start])
+            finite = np.isfinite(X)
+            if not finite.all():
+                row, column = np.argwhere(~finite)[0]
+                raise ValueError(
+                    f"feature {column} of row {start + row}, both counted from 0, is {raw[start + row, column]}; "
+                    "a prediction needs finite numbers that float32 holds after normalisation"
+                )
+            with np.errstate(all="ignore"):
+                v = forward(parameters, X, workspace)
+            finite = np.isfinite(v.s).all(axis=1)
+            if not finite.all():
+                row = start + int(np.argmin(finite))
+                raise ValueError(
+                    f"the scores of row {row}, counted from 0, overflow float32: its features are too large"
+                )
+            yield rows, v, workspace

@@ -1,0 +1,72 @@
+"""Learning-rate schedules: pure functions of the configuration and of how far a run has come.
+
+To add one, write a function with the decorator `register`, and name it in the choices of `optim.schedule`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from distsgd.config import OptimConfig
+
+
+class Progress(NamedTuple):
+    """How far a run has come; all but `epochs` in steps."""
+
+    step: int
+    """The step that is to be taken, counted from 0 at the run's beginning."""
+    epochs: float
+    """The passes over the data that were made before it."""
+    total_steps: int
+    """The steps of the whole run."""
+
+
+Schedule = Callable[[OptimConfig, Progress], float]
+
+SCHEDULES: dict[str, Schedule] = {}
+"""The schedules, by the names that `optim.schedule` knows them by."""
+
+
+def register(name: str) -> Callable[[Schedule], Schedule]:
+    """Enter the decorated function in `SCHEDULES`."""
+
+    def entered(schedule: Schedule) -> Schedule:
+        SCHEDULES[name] = schedule
+        return schedule
+
+    return entered
+
+
+def learning_rate(config: OptimConfig, step: int, *, steps_per_epoch: int, total_steps: int) -> float:
+    """Return the learning rate α of step `step`, counted from 0, of a run of `total_steps`.
+
+    During warm-up it is α·(step + 1)/(warmup_steps + 1); after that it is as the schedule says.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / (config.warmup_steps + 1)
+    return SCHEDULES[config.schedule](config, Progress(step, step / steps_per_epoch, total_steps))
+
+
+@register("constant")
+def constant(config: OptimConfig, progress: Progress) -> float:  # noqa: ARG001 - it is the same at any time
+    """Return α."""
+    return config.lr
+
+
+@register("step")
+def step_decay(config: OptimConfig, progress: Progress) -> float:
+    """Return α·decay_factor^k after k·decay_every epochs."""
+    return float(config.lr * config.decay_factor ** math.floor(progress.epochs / config.decay_every))
+
+
+@register("cosine")
+def cosine(config: OptimConfig, progress: Progress) -> float:
+    """Return a rate between α, after the warm-up, and final_lr, at the last step.
+
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, without the restarts.
+    """
+    last = max(progress.total_steps - 1 - config.warmup_steps, 1)
+    fraction = min((progress.step - config.warmup_steps) / last, 1.0)
+    return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * fraction)) / 2

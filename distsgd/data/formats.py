@@ -1,0 +1,98 @@
+"""The formats of data files: one entry each, and how a file's format is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from distsgd.data import csvfile
+from distsgd.data.arrowfile import ArrowFile
+from distsgd.data.csvfile import CsvFile
+from distsgd.data.datafile import DataFile
+from distsgd.data.npzfile import NpzFile
+from distsgd.data.parquetfile import ParquetFile
+from distsgd.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """A format that rows can be read from."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    """Endings of file names, in lower case; a folder's files with one of them are read."""
+
+    open: Callable[[str], DataFile]
+    """Open a file by its path; DataError if it cannot be read."""
+
+    magic: tuple[bytes, ...] = ()
+    """How files of the format begin; none for text, which is known by its suffix."""
+
+    harmonize: Callable[[Sequence[Any], str, pa.Schema | None], Sequence[DataFile]] | None = None
+    """For a format without types: give opened files common ones. Takes the files, the label, the training schema."""
+
+
+FORMATS = (
+    FileFormat(name="Parquet", suffixes=(".parquet", ".pq"), magic=(b"PAR1",), open=ParquetFile.open),
+    FileFormat(
+        name="Arrow IPC",
+        suffixes=(".arrow", ".arrows", ".feather", ".ipc"),
+        magic=(b"ARROW1", b"\xff\xff\xff\xff"),  # the second is a stream's first message
+        open=ArrowFile.open,
+    ),
+    FileFormat(
+        name=".npz",
+        suffixes=(".npz",),
+        magic=(b"PK\x03\x04", b"PK\x05\x06"),  # the second is a zip archive without members
+        open=NpzFile.open,
+    ),
+    FileFormat(name="CSV", suffixes=(".csv",), open=CsvFile.open, harmonize=csvfile.with_common_types),
+)
+"""All formats. A new one is a class as `datafile.DataFile` describes it, and an entry here."""
+
+BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
+
+REFUSED_MAGIC = {
+    b"PARE": "is an encrypted Parquet file; decrypt it first",
+    b"FEA1": "is a Feather file of version 1; write it again as version 2 or as Parquet",
+    b"\x1f\x8b": "is compressed with gzip; decompress it first, or write it as Parquet",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it first, or write it as Parquet",
+    b"\x93NUMPY": "is a single NumPy array; save the arrays X and y together with numpy.savez",
+}
+
+
+def recognise(path: str) -> FileFormat:
+    """Return the format of a file by its first bytes, or by its suffix for text; DataError if it is none of FORMATS."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes)")
+    for form in FORMATS:
+        if head.startswith(form.magic or (b"\0" * 512,)):
+            return form
+    for magic, problem in REFUSED_MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"{path} {problem}")
+    expected = BY_SUFFIX.get(Path(path).suffix.lower())
+    if expected is not None and not expected.magic and b"\0" not in head:
+        return expected
+    start = head[:12].decode("ascii", "replace")
+    if expected is not None:
+        raise DataError(
+            f"{path} is not {expected.name}, although its name says so: it begins with {start!r}; write it in that "
+            "format, or rename it"
+        )
+    raise DataError(f"{path} begins with {start!r}; expected {_listing()}")
+
+
+def _listing() -> str:
+    """Return `a Parquet, Arrow IPC, .npz or (named .csv) CSV file`."""
+    names = [form.name if form.magic else f"(named {form.suffixes[0]}) {form.name}" for form in FORMATS]
+    return f"a {', '.join(names[:-1])} or {names[-1]} file"

@@ -1,0 +1,72 @@
+"""The plan of a run: which rows each step takes, its learning rate, and where epochs and the run end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from distsgd.config import Config
+from distsgd.core.sampling import Sampler
+from distsgd.core.schedules import learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rows each step takes, and where epochs and the run end. Steps are counted from 0."""
+
+    sampler: Sampler
+    total_steps: int
+    config: Config
+
+    @classmethod
+    def of(cls, config: Config, rows: int) -> Plan:
+        """Return the plan of a run over `rows` training rows."""
+        train = config.train
+        sampler = Sampler(
+            rows=rows,
+            batch_size=train.batch_size,
+            num_shards=train.num_shards,
+            seed=train.seed,
+            replacement=train.sampling == "replacement",
+        )
+        total = train.epochs * sampler.steps_per_epoch
+        if train.max_steps is not None:
+            total = min(total, train.max_steps)
+        return cls(sampler=sampler, total_steps=total, config=config)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of the step after `step` steps."""
+        steps_per_epoch = self.sampler.steps_per_epoch
+        return learning_rate(self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+
+    def epoch(self, step: int) -> float:
+        """Return the passes over the data that `step` steps make."""
+        return step / self.sampler.steps_per_epoch
+
+    def epoch_end(self, step: int) -> int:
+        """Return the end of the epoch that goes on after `step` steps, or the run's end if that comes first."""
+        steps = self.sampler.steps_per_epoch
+        return min((step // steps + 1) * steps, self.total_steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Return whether the parameters after `step` steps are validated."""
+        steps = self.sampler.steps_per_epoch * self.config.train.eval_every
+        return step == self.total_steps or step % steps == 0 < step
+
+    def logged_steps(self, until: int) -> set[int]:
+        """Return the steps up to `until` that have a line in the journal; the run's last one apart."""
+        every = (self.config.train.log_every, self.sampler.steps_per_epoch)
+        return {step for interval in every for step in range(interval, until + 1, interval)}
+
+    def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
+        """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch.
+
+        A loss that is not finite is left out.
+        """
+        record = {"step": step, "epoch": self.epoch(step), "train/lr": self.learning_rate(step - 1)}
+        if math.isfinite(loss):
+            record["train/loss"] = loss
+        if skipped:
+            record["train/skipped_steps"] = skipped
+        return record

@@ -1,0 +1,23 @@
+"""The state of training between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that training needs to go on from the end of a step."""
+
+    step: int
+    parameters: np.ndarray  # (P,) float32
+    slots: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The update rule's state vectors (P,) float32, by name."""
+    skipped: int = 0
+    """Steps whose update was not applied because it was not finite."""
+    last_record: dict[str, Any] = field(default_factory=dict)
+    """The newest journal record of training; validation completes it if the step is an epoch's last."""

@@ -1,0 +1,66 @@
+"""When a run's state is written to a checkpoint, and which state it goes on from when its server is lost."""
+
+from __future__ import annotations
+
+import time
+
+from distsgd.config import CheckpointConfig
+from distsgd.engine.snapshot import Snapshot
+from distsgd.run.log import RunLog
+from distsgd.rundir import checkpoint
+from distsgd.rundir import directory as rundir
+from distsgd.rundir.directory import RunDirectory
+from distsgd.system import faults
+from distsgd.tracking import run_id
+
+
+class Checkpointing:
+    """Writes checkpoints in the background, each after the journal's lines up to it."""
+
+    def __init__(
+        self, directory: RunDirectory, config: CheckpointConfig, *, data_digest: str, start: Snapshot, log: RunLog
+    ) -> None:
+        self._folder, self._every_s = directory.checkpoints, config.every_s
+        self._start, self._log = start, log
+        self._identity = rundir.identity(directory, data_digest)
+        self._writer = checkpoint.Writer(
+            self._folder,
+            self._identity,
+            keep=config.keep,
+            mlflow_run_id=lambda: run_id.known(directory.path),
+        )
+        self.newest = start
+        """The newest state that a checkpoint was, or is being, written of."""
+        self._submitted = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether it is time for a checkpoint within the epoch."""
+        return time.monotonic() - self._submitted >= self._every_s
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have a checkpoint written. Raises the CheckpointError of an earlier one that could not be."""
+        self._log.sync()
+        self._writer.submit(snapshot)
+        faults.reached("driver", 0, snapshot.step, "checkpointed")
+        self.newest, self._submitted = snapshot, time.monotonic()
+
+    def reload(self) -> Snapshot:
+        """Return the state of the newest valid checkpoint, or the run's start if there is none."""
+        self._writer.flush()
+        newest, problems = checkpoint.load_newest(self._folder, self._identity)
+        for problem in problems:
+            self._log.warn(problem)
+        self.newest = newest or self._start
+        return self.newest
+
+    def check(self) -> None:
+        """Raise the CheckpointError of a checkpoint that could not be written."""
+        self._writer.check()
+
+    def flush(self) -> None:
+        """Return when all checkpoints are on disk; CheckpointError if one could not be written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.close()

@@ -1,0 +1,83 @@
+"""What happens at the end of an epoch: a list of hooks, called in turn with what they need to know.
+
+A hook that adds a measurement puts it into `EpochEnd.metrics` and stands before the one that journals them. A hook
+that wants training to end returns the reason; the hooks after it are called nevertheless, and the first reason counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from distsgd.engine.plan import Plan
+from distsgd.engine.snapshot import Snapshot
+from distsgd.errors import TrainingError
+from distsgd.run.checkpointing import Checkpointing
+from distsgd.run.ending import Reason
+from distsgd.run.log import RunLog
+from distsgd.run.trainer import Trainer
+from distsgd.system import faults
+
+
+@dataclass(kw_only=True)
+class EpochEnd:
+    """The end of an epoch, or of the run within one."""
+
+    snapshot: Snapshot
+    """The state that training has come to."""
+    is_evaluated: bool
+    """Whether the state is validated; then its record is journalled by a hook, with the metrics."""
+    tick: Callable[[], None]
+    """What a hook that takes long calls several times a second."""
+    interrupted: bool = False
+    """Whether a signal has ended a measurement before its time; nothing is journalled then, and --resume repeats it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What hooks have measured of the state, by the names of the journal."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.snapshot.step
+
+
+EpochHook = Callable[[EpochEnd], Reason | None]
+
+
+def standard_hooks(trainer: Trainer, plan: Plan, log: RunLog, checkpointing: Checkpointing) -> list[EpochHook]:
+    """Return the hooks of every run: validate, journal, checkpoint."""
+    return [partial(validate, trainer), partial(journal, plan, log), partial(write_checkpoint, checkpointing)]
+
+
+def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
+    """Measure loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
+    if not end.is_evaluated:
+        return None
+    measured = trainer.evaluate(end.tick)
+    if measured is None:
+        end.interrupted = True
+        return Reason.STOPPED
+    if not all(math.isfinite(value) for value in measured.values()):
+        raise TrainingError(
+            f"the validation loss after step {end.step} is not finite, although that of the mini-batches is: look "
+            "for huge values in the held-out rows, leave such rows out or normalise them (data.normalize), "
+            "and start a new run; the checkpoint is that of this step"
+        )
+    end.metrics.update(measured)
+    faults.reached("driver", 0, end.step, "validated")
+    return None
+
+
+def journal(plan: Plan, log: RunLog, end: EpochEnd) -> None:
+    """Journal the step's record together with the metrics."""
+    if end.interrupted or not end.is_evaluated:
+        return
+    trained = end.snapshot.last_record
+    record = trained if trained.get("step") == end.step else {"step": end.step, "epoch": plan.epoch(end.step)}
+    log.write(record | end.metrics)
+
+
+def write_checkpoint(checkpointing: Checkpointing, end: EpochEnd) -> None:
+    """Have a checkpoint of the state written."""
+    checkpointing.submit(end.snapshot)

@@ -1,0 +1,113 @@
+"""Where a run comes from: it is new, or goes on in the directory that it has."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from distsgd.config import Config
+from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.spec import RunSpec
+from distsgd.errors import ConfigError, RunDirectoryError
+from distsgd.run.observer import Observer
+from distsgd.rundir import checkpoint
+from distsgd.rundir import directory as rundir
+from distsgd.rundir.directory import RunDirectory
+from distsgd.rundir.result import Result
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that begins, in a directory that is made when nothing can be refused any more."""
+
+    config: Config
+    path: Path | None
+    """None: below `runs/`, by a name that no other run has."""
+
+    resumed = False
+
+    @classmethod
+    def of(cls, config: Config) -> NewRun:
+        """Return the run; RunDirectoryError if its directory is known and is not empty."""
+        path = rundir.named(config)
+        if path is not None:
+            rundir.check_new(path)
+        return cls(config, path)
+
+    def start(self, data_digest: str, observer: Observer) -> Snapshot | None:  # noqa: ARG002
+        """Return None: the run begins before its first step."""
+        return None
+
+    def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:
+        """Make the run directory and hold it until `stack` ends."""
+        path = rundir.make_default(self.config) if self.path is None else self.path
+        stack.enter_context(rundir.locked(path))
+        rundir.check_new(path)
+        return rundir.create(path, resolved=spec.config, requested=self.config, data_digest=spec.data.digest)
+
+
+@dataclass(frozen=True)
+class ResumedRun:
+    """A run that goes on from its newest valid checkpoint."""
+
+    config: Config
+    """The one that the run began with, but for what was given now."""
+    directory: RunDirectory
+    data_digest: str
+    finished: Result | None
+    """The result, if nothing is left to do."""
+
+    resumed = True
+
+    @classmethod
+    def of(cls, given: Config, stack: contextlib.ExitStack) -> ResumedRun:
+        """Return the run in `run.dir`, or the newest of this configuration, and hold its directory.
+
+        Raises ConfigError if what was given would change the result, RunDirectoryError if there is no such run.
+        """
+        path = rundir.named(given) or rundir.find_resumable(given)
+        directory, stored, data_digest = rundir.read(path)
+        config = _resumed_config(stored, given, path)
+        stack.enter_context(rundir.locked(path))
+        result = Result.read(path)
+        return cls(config, directory, data_digest, result if result and result.status == "FINISHED" else None)
+
+    def start(self, data_digest: str, observer: Observer) -> Snapshot | None:
+        """Return the state of the newest valid checkpoint; None if the run was ended before its first one.
+
+        Raises RunDirectoryError if the rows are others, or if there are checkpoints and none is valid.
+        """
+        path = self.directory.path
+        if data_digest != self.data_digest:
+            raise RunDirectoryError(
+                f"the rows of {self.config.data.train!r} are not those that the run in {str(path)!r} began with; "
+                "name the same data, or start a new run"
+            )
+        identity = rundir.identity(self.directory, data_digest)
+        newest, problems = checkpoint.load_newest(self.directory.checkpoints, identity)
+        for problem in problems:
+            observer.note(f"warning: {problem}")
+        if newest is None and problems:
+            raise RunDirectoryError(
+                f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot go on "
+                "from one; put them back from a copy, or remove that folder to begin again at step 0"
+            )
+        if newest is None:
+            observer.note(f"the run in {str(path)!r} has no checkpoint yet, and begins again at step 0")
+        return newest
+
+    def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:  # noqa: ARG002
+        """Return the run directory, which is held already."""
+        return self.directory
+
+
+def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
+    """Return the stored configuration with what was given explicitly now; ConfigError if that changes the result."""
+    explicit = given.explicit()
+    config = stored.with_values(explicit)
+    if config.digest() != stored.digest():
+        was, now = stored.flat(), config.flat()
+        changed = ", ".join(f"{key} was {was[key]!r} and is {now[key]!r}" for key in explicit if was[key] != now[key])
+        raise ConfigError(f"the run in {str(path)!r} cannot be resumed with another configuration: {changed}")
+    return config

@@ -1,0 +1,67 @@
+"""What a run leaves at its end: the result and the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.spec import RunSpec
+from distsgd.errors import TrainingError
+from distsgd.run.log import RunLog
+from distsgd.run.trainer import Trainer
+from distsgd.rundir.classifier import Classifier, weights_sha256
+from distsgd.rundir.directory import RunDirectory
+from distsgd.rundir.result import Result, Status
+
+
+def measured_result(
+    status: Status, *, spec: RunSpec, trainer: Trainer, log: RunLog, newest: Snapshot, run_dir: Path, wall_s: float
+) -> Result:
+    """Return the result of a run whose last state is `newest`; its MLflow run is not known yet."""
+    timings: dict[str, float] = {}
+    with contextlib.suppress(TrainingError):  # the parameter server may be what died
+        timings = trainer.timings()
+    return Result(
+        status=status,
+        weights_sha256=weights_sha256(newest.parameters),
+        steps=newest.step,
+        epochs=spec.plan.epoch(newest.step),
+        train_loss=newest.last_record.get("train/loss"),
+        val_loss=log.validated.get("val/loss"),
+        val_accuracy=log.validated.get("val/accuracy"),
+        wall_s=wall_s,
+        samples_per_s=timings.get("samples_per_s"),
+        step_ms_p50=timings.get("step_ms_p50"),
+        step_ms_p95=timings.get("step_ms_p95"),
+        mlflow_run_id=None,
+        numerics=trainer.numerics,
+        run_dir=run_dir.absolute(),
+        warnings=log.warnings,
+    )
+
+
+def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> None:
+    """Write `model.npz`; TrainingError if the disk does not take it."""
+    data = spec.data
+    model = Classifier(net=spec.net, flat=newest.parameters, classes=data.classes, normalization=data.normalization)
+    with _writing(directory.model):
+        model.save(directory.model)
+
+
+def write_result(directory: RunDirectory, result: Result) -> None:
+    """Write `result.json`; TrainingError if the disk does not take it."""
+    with _writing(directory.result):
+        directory.write_json(directory.result.name, result.to_json())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what a full or broken disk raises into a TrainingError."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{str(path)!r} could not be written: {error.strerror}; make room and use --resume"
+        ) from None

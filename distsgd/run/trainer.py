@@ -1,0 +1,96 @@
+"""The trainer of a run: on Ray or in this process, with a configuration in which nothing is left to decide."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from distsgd.cluster.connection import started
+from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
+from distsgd.config import Config
+from distsgd.core import numerics
+from distsgd.core.backend import Device
+from distsgd.data import DataSet
+from distsgd.engine.local import LocalTrainer
+from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.spec import RunSpec
+from distsgd.errors import ResourceError
+from distsgd.system import faults
+
+
+class Trainer(Protocol):
+    """What a session needs of a trainer: local.LocalTrainer or trainer.RayTrainer."""
+
+    numerics: dict[str, str]
+
+    def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102
+    def stop(self) -> None: ...  # noqa: D102
+    def take_records(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def take_notices(self) -> list[str]: ...  # noqa: D102
+    def snapshot(self) -> Snapshot: ...  # noqa: D102
+    def recover(self, start: Snapshot) -> None: ...  # noqa: D102
+    def timings(self) -> dict[str, float]: ...  # noqa: D102
+    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What `auto` comes to on a cluster."""
+
+    workers: int
+    device: Device
+    config: Config
+    """The configuration with these in it."""
+
+
+def environment(config: Config) -> dict[str, str]:
+    """Return the variables that the processes of a run need, on whatever node they are."""
+    return numerics.environment(config.run.blas_threads, config.run.blas_kernel) | faults.environment()
+
+
+def resolve(config: Config, found: Cluster) -> Resolved:
+    """Decide what is `auto`; ResourceError if the cluster cannot carry it."""
+    workers = default_workers(config, found.cpus)
+    if workers < config.run.min_workers:
+        raise ResourceError(
+            f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
+            f"{config.run.min_workers}; lower that, or add nodes"
+        )
+    device = choose_device(config, workers, found)
+    decided = config.with_values({"run.workers": workers, "run.device": device})
+    return Resolved(workers=workers, device=device, config=decided)
+
+
+def start_trainer(
+    config: Config, data: DataSet, start: Snapshot | None, cluster: Cluster | None, stack: contextlib.ExitStack
+) -> tuple[RunSpec, Trainer]:
+    """Start a trainer, which is closed with `stack`, at a state or at the first step; return it with its run's spec.
+
+    Without a cluster that was joined, a local Ray is started, unless the run is the serial loop's.
+    """
+    if config.run.workers == 0:
+        spec = RunSpec.beginning(config.with_values({"run.device": "cpu"}), data, start)
+        local = LocalTrainer(spec)
+        stack.callback(local.close)
+        return spec, local
+    from distsgd.cluster.rows import SharedRows
+    from distsgd.cluster.trainer import RayTrainer
+
+    found = cluster or stack.enter_context(started(config, environment(config), data_bytes=data.nbytes))
+    resolved = resolve(config, found)
+    rows = SharedRows.put(data)
+    spec = RunSpec.beginning(resolved.config, rows.data, start)
+    grows = config.run.workers == "auto" and not found.local
+    trainer = RayTrainer(
+        spec,
+        rows,
+        workers=resolved.workers,
+        device=resolved.device,
+        runtime_env=found.runtime_env,
+        wanted=(lambda: default_workers(config, total_cpus())) if grows else None,
+    )
+    stack.callback(trainer.close)
+    return spec, trainer

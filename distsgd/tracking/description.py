@@ -1,0 +1,240 @@
+"""What MLflow is told of a run besides its journal and its result.
+
+It is kept in the run directory as `tracking.json`, so that it can be sent later, and by another process, as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from distsgd.data import DataSet, Normalization
+from distsgd.engine.spec import RunSpec
+from distsgd.errors import RunDirectoryError
+from distsgd.rundir.directory import RunDirectory
+from distsgd.system.secrets import redacted
+from distsgd.tracking.uri import absolute
+from distsgd.version import __version__
+
+FILE = "tracking.json"
+"""The file in the run directory."""
+
+RUN_KEY_TAG = "distsgd.run_key"
+"""Tag by which a run is found in the store if its id was not written down before a crash."""
+
+EXAMPLE_ROWS = 3
+"""Training rows in the logged model's input example."""
+
+FLOAT32_DIGITS = 7
+"""Significant digits that are left of a float64 number which was normalised and stored as float32."""
+
+MAX_SCHEMA_LENGTH = 1_048_575
+"""Characters that MLflow allows for a dataset's schema."""
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """Training rows or held-out rows, as an MLflow dataset."""
+
+    context: str
+    """What they are used for: `training` or `validation`."""
+    name: str
+    source: str
+    digest: str
+    """Of training rows and held-out rows together."""
+    rows: int
+    schema: dict[str, Any]
+    """The columns, in MLflow's notation."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What the trained model takes and gives."""
+
+    columns: list[str] | None
+    """Names of the feature columns; None if the features are one array."""
+    booleans: list[str]
+    """Those of the columns that hold truth values."""
+    dtype: str
+    """NumPy type of the array, or of the first column."""
+    example: list[list[bool | int | float]]
+    """A few training rows as they were in the files."""
+    classes: str
+    """MLflow's type of the predictions: `long` or `string`."""
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """The content of `tracking.json`."""
+
+    uri: str | None
+    """The store's, without secrets; None if the run was not tracked."""
+    experiment: str
+    name: str
+    began_ms: int
+    """When the run began, in milliseconds since 1970."""
+    parameters: dict[str, str]
+    """By dotted key; those of a version before had no section, `lr` for `optim.lr`."""
+    tags: dict[str, str]
+    datasets: list[DatasetDescription]
+    model: ModelDescription
+
+    def __post_init__(self) -> None:
+        if RUN_KEY_TAG not in self.tags:
+            raise ValueError(f"tags have no {RUN_KEY_TAG!r}")
+
+    @property
+    def run_key(self) -> str:
+        """The run's key, which is unique and the same after every resumption."""
+        return self.tags[RUN_KEY_TAG]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `tracking.json`."""
+        return dataclasses.asdict(self)
+
+
+def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDescription:
+    """Return the description of a run that is tracked in the store at `uri`."""
+    config, data = spec.config, spec.data
+    return RunDescription(
+        uri=None if uri is None else absolute(redacted(uri)),
+        experiment=config.tracking.experiment,
+        name=directory.path.resolve().name,
+        began_ms=time.time_ns() // 1_000_000,
+        parameters={key: _text(value) for key, value in config.parameters().items()},
+        tags={RUN_KEY_TAG: directory.run_key, "distsgd.version": __version__, "data_digest": data.digest} | _origin(),
+        datasets=_datasets(spec),
+        model=_model(data),
+    )
+
+
+def read(path: Path) -> RunDescription:
+    """Return what `tracking.json` in a run directory holds; RunDirectoryError if there is none that can be read."""
+    try:
+        return TypeAdapter(RunDescription).validate_json((path / FILE).read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        raise RunDirectoryError(
+            f"the run in {str(path)!r} has no {FILE} that can be read ({_reason(error)}), so it cannot be sent to "
+            "MLflow: put it back from a copy, or resume a run that has not finished with --resume, which writes it anew"
+        ) from None
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    """Return what is wrong with the file, in a few words; of several things the first."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}" if where else message
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _origin() -> dict[str, str]:
+    """Return tags for the commit of the current folder's repository and the Ray job, if there are any."""
+    tags = {}
+    try:
+        command = ["git", "rev-parse", "--verify", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        if done.returncode == 0:
+            tags["mlflow.source.git.commit"] = done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # without git there is no commit to name
+    job = os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_ID")
+    return tags | ({"ray_job_id": job} if job else {})
+
+
+def _datasets(spec: RunSpec) -> list[DatasetDescription]:
+    data, config = spec.data, spec.config.data
+    found = [("training", data.source, len(data.train))]
+    if data.val is not None:
+        found.append(("validation", config.val or data.source, len(data.val)))
+    return [
+        DatasetDescription(
+            context=context,
+            name=f"{Path(source.rstrip('/*')).name or source} ({context})",
+            source=str(Path(source).resolve()) if Path(source).exists() else source,
+            digest=data.digest[:32],
+            rows=rows,
+            schema=_schema(data),
+        )
+        for context, source, rows in found
+    ]
+
+
+def _schema(data: DataSet) -> dict[str, Any]:
+    """Return the rows' columns in MLflow's notation for data sets."""
+    schema = data.schema
+    label = {"name": schema.label, "type": "string" if schema.label_kind == "string" else "long", "required": True}
+    if schema.width is None:
+        columns = [
+            {"name": name, "type": _column_type(kind), "required": True}
+            for name, kind in zip(schema.columns, schema.types, strict=True)
+        ]
+        return {"mlflow_colspec": _that_fit(columns, label)}
+    spec = {"type": "tensor", "tensor-spec": {"dtype": schema.types[0], "shape": [-1, schema.width]}}
+    target = {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
+    return {"mlflow_tensorspec": {"features": json.dumps([spec]), "targets": json.dumps([target])}}
+
+
+def _that_fit(columns: list[dict[str, Any]], label: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the columns and the label; in the place of columns that MLflow has no room for, how many these are."""
+    room = MAX_SCHEMA_LENGTH - len(json.dumps({"mlflow_colspec": [label, _left_out(len(columns))]}))
+    for kept, column in enumerate(columns):
+        room -= len(json.dumps(column)) + len(", ")
+        if room < 0:
+            return [*columns[:kept], _left_out(len(columns) - kept), label]
+    return [*columns, label]
+
+
+def _left_out(count: int) -> dict[str, Any]:
+    return {"name": f"({count:,} more columns, left out)", "type": "double", "required": False}
+
+
+def _column_type(kind: str) -> str:
+    return {"b": "boolean", "i": "long", "u": "long", "f": "double"}[np.dtype(kind).kind]
+
+
+def _model(data: DataSet) -> ModelDescription:
+    kinds, count = data.schema.feature_types, min(EXAMPLE_ROWS, len(data.train))
+    X = np.empty((count, data.train.features), data.train.dtype)
+    data.train.gather(np.arange(count), X, np.empty(count, np.int64))
+    columns = [_as_in_file(data.normalization, X, feature, kind) for feature, kind in enumerate(kinds)]
+    return ModelDescription(
+        columns=None if data.schema.width is not None else list(data.feature_names),
+        booleans=[name for name, kind in zip(data.feature_names, kinds, strict=True) if kind.kind == "b"],
+        dtype=data.schema.types[0],
+        example=[list(row) for row in zip(*columns, strict=True)],
+        classes="string" if data.classes.dtype.kind == "U" else "long",
+    )
+
+
+def _as_in_file(
+    normalization: Normalization, X: np.ndarray, feature: int, kind: np.dtype[Any]
+) -> list[bool | int | float]:
+    """Return a feature of stored rows X (n, D), to float32's precision, as numbers that its type in files holds."""
+    x = X[:, feature]
+    if x.dtype.kind == "f":  # it was normalised when it was read
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float64) / normalization.scale[feature] + normalization.shift[feature]
+    if kind.kind == "f":
+        x = x.clip(np.finfo(kind).min, np.finfo(kind).max)
+        if kind.itemsize == 8:
+            x = np.array([float(f"{value:.{FLOAT32_DIGITS}g}") for value in x])
+    else:
+        x = x.round()
+    found: list[bool | int | float] = x.astype(kind).tolist()
+    return found

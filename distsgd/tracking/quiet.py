@@ -1,0 +1,59 @@
+"""mlflow used such that it neither prints nor reports nor waits long, and such that its user's settings stay."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+REQUEST_S = 10
+"""Seconds that one request to a server may take, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise."""
+
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a failure is tried again here, without blocking for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_S),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+}
+"""Environment variables for as long as mlflow is used here, unless the user has set them: mlflow takes no others."""
+
+LOGGERS = ("mlflow", "alembic", "matplotlib")
+
+importing = threading.Lock()
+"""Held while a large library is imported in the background: a process must not end in the middle of that."""
+
+_lock = threading.Lock()
+_users = 0
+_ours: list[str] = []
+_levels: dict[str, int] = {}
+
+
+@contextlib.contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Set what is in SETTINGS and silence mlflow's loggers, until the last of those who use this has left."""
+    global _users, _ours, _levels
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _ours = [name for name in SETTINGS if name not in os.environ]
+            os.environ.update({name: SETTINGS[name] for name in _ours})
+            known = "mlflow" in sys.modules
+            _levels = {name: logging.getLogger(name).level if known else logging.WARNING for name in LOGGERS}
+            for name in LOGGERS:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                for name in _ours:
+                    if os.environ.get(name) == SETTINGS[name]:
+                        del os.environ[name]
+                for name, level in _levels.items():
+                    logging.getLogger(name).setLevel(level)

@@ -1,0 +1,46 @@
+"""`mlflow.json` in the run directory: which MLflow run is this run's, once there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from distsgd.system.files import write_atomically
+
+FILE = "mlflow.json"
+
+
+@dataclass(frozen=True)
+class RunId:
+    """Where a run is in MLflow."""
+
+    run_id: str
+    experiment_id: str
+    uri: str
+    """The store's, without secrets."""
+
+
+def write(path: Path, found: RunId) -> None:
+    """Write the file into the run directory."""
+    write_atomically(path / FILE, (json.dumps(dataclasses.asdict(found), indent=2) + "\n").encode(), private=True)
+
+
+def read(path: Path) -> RunId | None:
+    """Return what the file in a run directory says; None if there is none yet, or none that can be read.
+
+    Without the file, the run is found in the store by its key.
+    """
+    try:
+        return TypeAdapter(RunId).validate_json((path / FILE).read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        return None
+
+
+def known(path: Path) -> str | None:
+    """Return the id alone."""
+    found = read(path)
+    return None if found is None else found.run_id

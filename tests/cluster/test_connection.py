@@ -1,0 +1,213 @@
+"""The connection of a process to Ray: shared by its runs, refused where it cannot work, ended with nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from runs import Cli, Outcome, leaving_nothing
+
+RUN = """
+import os, sys, threading, time
+import distsgd
+
+class Watching:
+    def __init__(self, logged=lambda record: None, started=lambda *_: None):
+        self.logged, self.started = logged, started
+    def note(self, text):
+        print("note:", text)
+
+def train(name, observer=None, **values):
+    given = {"run.workers": 1, "tracking.enabled": False, "train.log_every": 1, "run.dir": name, "train.epochs": 1}
+    result = distsgd.train(given | values, observer=observer)
+    assert result.status == "FINISHED"
+    return result
+"""
+
+
+@pytest.fixture
+def cli(tmp_path) -> Iterator[Cli]:
+    with leaving_nothing(tmp_path) as found:
+        yield found
+
+
+def run(cli: Cli, script: str) -> Outcome:
+    """Run a script, which has to succeed without a word of complaint."""
+    found = cli.run_python("-c", RUN + script)
+    assert found.code == 0, found.err
+    assert "Traceback" not in found.err
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_runs_in_threads_of_one_process(cli):
+    """The one that has started Ray is over first, and leaves it to the other."""
+    script = """
+first_begun, second_begun, first_over = threading.Event(), threading.Event(), threading.Event()
+
+def in_first(record):
+    first_begun.set()
+    assert second_begun.wait(90)
+
+def in_second(record):
+    second_begun.set()
+    assert first_over.wait(90)
+
+def second():
+    assert first_begun.wait(90)
+    train("second", Watching(in_second))
+    print("second")
+
+thread = threading.Thread(target=second)
+thread.start()
+train("first", Watching(in_first))
+print("first", flush=True)
+first_over.set()
+thread.join()
+import ray
+assert not ray.is_initialized()
+"""
+    assert run(cli, script).out.split() == ["first", "second"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_fork_during_training_does_not_hang_its_end(cli):
+    script = """
+children = []
+
+def logged(record):
+    if not children:
+        children.append(os.fork())
+        if children[0] == 0:
+            os.closerange(0, 3)
+            time.sleep(600)
+            os._exit(0)
+
+train("run", Watching(logged))
+os.kill(children[0], 9)
+os.waitpid(children[0], 0)
+print("over")
+"""
+    assert run(cli, script).out == "over\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_process_forked_after_training_is_refused_ray_but_not_the_serial_loop(cli):
+    script = """
+import multiprocessing
+
+def work():
+    try:
+        train("child")
+    except distsgd.DistsgdError as error:
+        print(type(error).__name__, error)
+    print(train("serial", **{"run.workers": 0}).weights_sha256, flush=True)
+
+sha = train("run").weights_sha256
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join(60)
+assert child.exitcode == 0, child.exitcode
+print(sha)
+"""
+    refused, in_child, here = run(cli, script).out.splitlines()
+    assert refused.startswith("ResourceError this process was forked from one that had used Ray, ")
+    assert "multiprocessing.get_context('spawn')" in refused
+    assert "run.workers=0" in refused
+    assert in_child == here
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_descriptors_come_back_after_training(cli):
+    """But for about one socket of gRPC's per run, which nothing in Python refers to."""
+    script = """
+def descriptors():
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            pass
+    return [name for name in found if not name.startswith("socket:")], len(found)
+
+counts = []
+for number in range(3):
+    train(f"run-{number}")
+    others, total = descriptors()
+    counts.append((len(others), total))
+assert counts[0][0] == counts[1][0] == counts[2][0], (counts, descriptors())
+assert counts[2][1] - counts[1][1] <= 2, counts
+"""
+    run(cli, script)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_after_training_tasks_of_the_caller_have_their_output_back(cli):
+    script = """
+import ray, shutil
+
+train("run")
+folder = os.environ["TMPDIR"] + "/own"
+ray.init(address="local", num_cpus=1, include_dashboard=False, _temp_dir=folder)
+ray.get(ray.remote(lambda: print("a task's output")).remote())
+time.sleep(3)
+ray.shutdown()
+shutil.rmtree(folder)
+"""
+    assert "a task's output" in run(cli, script).out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_driver_holds_no_copy_of_the_rows_beside_the_shared_one(cli):
+    script = """
+import numpy as np
+
+def private_bytes():
+    with open("/proc/self/status") as status:
+        return 1024 * int(next(line for line in status if line.startswith("RssAnon")).split()[1])
+
+rng = np.random.default_rng(0)
+np.savez("rows.npz", X=rng.random((100_000, 512), dtype=np.float32), y=np.arange(100_000) % 2)
+train("small")
+before, seen = private_bytes(), []
+train("large", Watching(lambda record: seen.append(private_bytes())),
+      **{"data.train": "rows.npz", "model.hidden": 4, "train.max_steps": 20})
+print(seen[-1] - before)
+"""
+    assert int(run(cli, script).out) < 100e6  # of 205 million
+
+
+@pytest.mark.slow
+def test_too_few_descriptors_are_called_by_their_name(cli):
+    script = """
+import resource
+from distsgd.cluster.local_ray import DESCRIPTORS
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+train("run")
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS - 1, DESCRIPTORS - 1))
+try:
+    train("refused")
+except distsgd.DistsgdError as error:
+    print(type(error).__name__, error)
+"""
+    assert run(cli, script).out == (
+        "ResourceError processes may have 255 open files here, and those of a local Ray need 256; raise that limit "
+        "(ulimit -n), or train without Ray (--workers 0)\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])
+def test_a_closed_standard_stream_is_no_obstacle(cli, closed):
+    """Closed from the beginning, so that `sys.stderr` is None."""
+    (cli.folder / "script.py").write_text(RUN + "print(train('run').status)")
+    script = f"import os, sys\nos.execv('/bin/sh', ['sh', '-c', sys.executable + ' script.py {closed}'])"
+    found = cli.run_python("-c", script)
+    assert (found.code, found.out) == (0, "FINISHED\n")

@@ -1,0 +1,102 @@
+"""Vectors on their way through Ray calls, and answers that do not get here."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+import numpy as np
+import pytest
+from raylets import second_raylet
+from runs import command, eventually, small_cluster
+
+from distsgd.comm.ray_calls import CHUNK, MAX_CHUNKS, ParameterChunks, RayPeer, cut, join, pack, unpack
+from distsgd.comm.transport import PeerTimeoutError
+from distsgd.core.reduction import PartialSum
+
+
+def parameters(size: int, step: int) -> np.ndarray:
+    return np.random.default_rng(step).standard_normal(size, np.float32)
+
+
+@pytest.mark.parametrize(
+    "size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, MAX_CHUNKS * CHUNK, MAX_CHUNKS * CHUNK + 1]
+)
+def test_vectors_come_out_of_their_chunks_as_they_were(size):
+    vector = parameters(size, 0)
+    chunks = cut(vector)
+    assert join(chunks).tobytes() == vector.tobytes()
+    assert len(chunks) <= MAX_CHUNKS
+    assert len(chunks) == 1 or max(chunk.nbytes for chunk in chunks) < 100_000
+
+
+@pytest.mark.parametrize("size", [7, 2 * CHUNK + 5])
+def test_partial_sums_are_unpacked_as_they_were_packed(size):
+    partials = [PartialSum((k, k + 1), parameters(size, k), k / 3, k + 5, k / 7) for k in range(3)]
+    unpacked = unpack(pack(partials))
+    assert [p._replace(gradient=None) for p in unpacked] == [p._replace(gradient=None) for p in partials]
+    assert [p.gradient.tobytes() for p in unpacked] == [p.gradient.tobytes() for p in partials]
+
+
+@pytest.mark.parametrize("size", [7, CHUNK, 2 * CHUNK + 5, MAX_CHUNKS * CHUNK])
+def test_parameters_that_are_not_long_go_with_the_call(size):
+    """Through Ray's object store, the smallest net's would take longer than a larger one's."""
+    buffers = np.stack([parameters(size, 0), parameters(size, 1)])
+    parameter_chunks = ParameterChunks(buffers)
+    for step in range(3):
+        for_step = parameter_chunks.for_step(step, step % 2)
+        assert join(for_step).tobytes() == buffers[step % 2].tobytes()
+        assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
+        assert len(for_step) == parameter_chunks.per_vector
+
+
+TIMEOUT_S = 1.0
+
+
+class LargeAnswers:
+    """An actor whose answers are too long to come with the reply: they stay in its node's object store."""
+
+    def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list:
+        return pack([PartialSum((0, 1), np.ones(CHUNK * MAX_CHUNKS + 1, np.float32), 0.5, 3, 3.0)])
+
+
+@pytest.mark.slow
+def test_a_large_answer_on_a_node_that_does_not_send_it_is_waited_for_with_a_deadline():
+    import ray
+
+    with small_cluster(cpus=1) as head, second_raylet(head.address, cpus=1) as second:
+        ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            assert eventually(lambda: ray.cluster_resources().get("CPU") == 2), "the second node did not join"
+            here = ray.get_runtime_context().get_node_id()
+            (there,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != here]
+            strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(there, soft=False)
+            actor = ray.remote(LargeAnswers).options(num_cpus=0, scheduling_strategy=strategy).remote()
+            chunks = ParameterChunks(np.zeros((2, CHUNK * MAX_CHUNKS + 1), np.float32))
+            peer = RayPeer(
+                actor, "worker 0", "there", 0, weight=1, parameter_chunks=chunks, num_shards=1, timeout_s=TIMEOUT_S
+            )
+            arrived = select.poll()
+            arrived.register(peer.fileno(), select.POLLIN)
+
+            peer.start(0, range(1), 0)
+            assert arrived.poll(60_000)
+            (partial,) = peer.receive().partials
+            assert partial.gradient.sum() == CHUNK * MAX_CHUNKS + 1
+
+            peer.start(1, range(1), 1)
+            assert arrived.poll(60_000)
+            raylets = [pid for pid in second.cli.processes() if "/raylet/raylet" in command(pid)]
+            for pid in raylets:
+                os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            with pytest.raises(PeerTimeoutError, match="did not get here for 1 s"):
+                peer.receive()
+            assert time.monotonic() - began < 5 * TIMEOUT_S
+            peer.close()
+            for pid in raylets:
+                os.kill(pid, signal.SIGCONT)
+        finally:
+            ray.shutdown()

@@ -1,0 +1,79 @@
+"""What the caller had set for mlflow is what he has afterwards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+from mlflow_server import free_port
+from tracking_helpers import SHORT, train
+
+from distsgd.errors import ConfigError, TrackingError
+from distsgd.tracking.quiet import SETTINGS, quiet_mlflow
+from distsgd.tracking.sync import sync
+
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
+AFTERWARDS = f"""
+import logging, os
+before = dict(os.environ)
+import distsgd
+distsgd.train({SHORT} | {{"run.dir": "run", "train.max_steps": 3}})
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
+assert logging.getLogger("mlflow").isEnabledFor(logging.WARNING)
+"""
+
+
+def test_after_training_the_callers_mlflow_has_its_retries_and_its_warnings(own_folder, empty_store):
+    done = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def mlflow_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+@pytest.fixture
+def before(monkeypatch):
+    """The environment without what is set for mlflow, but for a variable that the caller has set himself."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    return mlflow_environment()
+
+
+def test_settings_last_as_long_as_somebody_needs_them(before):
+    level = logging.getLogger("mlflow").level
+    with quiet_mlflow():
+        assert os.environ[RETRIES] == "0"
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
+        inner = quiet_mlflow()
+        inner.__enter__()
+    assert os.environ[RETRIES] == "0"
+    assert logging.getLogger("mlflow").level == logging.CRITICAL
+    inner.__exit__(None, None, None)
+    assert mlflow_environment() == before
+    assert logging.getLogger("mlflow").level == level
+
+
+def test_what_the_caller_changes_meanwhile_stays(before):
+    with quiet_mlflow():
+        os.environ[RETRIES] = "5"
+    assert os.environ.pop(RETRIES) == "5"
+    assert mlflow_environment() == before
+
+
+def test_a_refused_run_and_a_sync_that_fails_leave_the_environment_as_it_was(own_folder, empty_store, before):
+    dead = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError):
+        train(own_folder / "refused", dead, tracking__required=True)
+    assert mlflow_environment() == before
+    train(own_folder / "run", empty_store, train__max_steps=3)
+    with pytest.raises(TrackingError):
+        sync(own_folder / "run", dead)
+    assert mlflow_environment() == before
