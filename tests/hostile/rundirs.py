@@ -88,9 +88,7 @@ def template(sandbox: Sandbox) -> Path:
     folder = sandbox.root / "undisturbed"
     while not folder.exists():  # a checkpoint that is not written before the next one is passed over: then once more
         sandbox.clean()
-        run = small_run(
-            train__epochs=EPOCHS, train__batch_size=2, checkpoint__keep=EPOCHS
-        )
+        run = small_run(train__epochs=EPOCHS, train__batch_size=2, checkpoint__keep=EPOCHS)
         run = [argument for argument in run if "max_steps" not in argument]
         ending = sandbox.invoke(*run)
         assert ending.code == 0, ending.streams
