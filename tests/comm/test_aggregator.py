@@ -148,12 +148,12 @@ def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
 def test_where_there_is_no_shared_memory_one_line_says_so(serial, own_folder, monkeypatch, caplog):
     from distsgd.cluster.worker_group import WorkerGroup
 
-    endpoint = WorkerGroup.endpoint
+    connect_all = WorkerGroup.connect_all
 
     def connect_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
-        endpoint(self, server, location._replace(address="distsgd-nobody-listens-here"))
+        connect_all(self, server, location._replace(address="distsgd-nobody-listens-here"))
 
-    monkeypatch.setattr(WorkerGroup, "endpoint", connect_elsewhere)
+    monkeypatch.setattr(WorkerGroup, "connect_all", connect_elsewhere)
     with caplog.at_level(logging.WARNING, "distsgd"):
         found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run"})
     assert found.weights_sha256 == serial["in chunks"]
