@@ -59,5 +59,5 @@ def test_a_soak_of_half_a_minute(tmp_path):
     assert done.code in (0, 1), done.err
     assert "steps" in done.out, done.err
     assert "growth per hour" in done.out
-    assert (tmp_path / "kept" / "samples.csv").read_text().count("\n") > 20
-    assert (tmp_path / "kept" / "metrics.jsonl").is_file()
+    assert (kept / "samples.csv").read_text().count("\n") > 20
+    assert (kept / "metrics.jsonl").is_file()
