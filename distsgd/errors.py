@@ -23,6 +23,9 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+MAX_DATA_MESSAGE = 1_000
+"""Characters of a DataError's message; of a longer one the beginning (the file) and the end (the remedy) are kept."""
+
 
 class DistsgdError(Exception):
     """Base of all errors that are part of distsgd's behaviour. `exit_code` is the command line's."""
@@ -41,7 +44,13 @@ class ConfigError(RefusedError):
 
 
 class DataError(RefusedError):
-    """The data cannot be trained on."""
+    """The data cannot be trained on. The message is one line, whatever names the files, columns and types have."""
+
+    def __init__(self, message: str) -> None:
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        if len(line) > MAX_DATA_MESSAGE:
+            line = f"{line[: MAX_DATA_MESSAGE - 300]} … {line[-300:]}"
+        super().__init__(line)
 
 
 class ResourceError(RefusedError):

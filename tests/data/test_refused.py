@@ -328,6 +328,19 @@ def test_column_that_is_not_numbers(tmp_path, values):
     assert "data.features" in message
 
 
+@pytest.mark.parametrize("kind", [pa.struct({"a\nb": pa.int8()}), pa.struct({f"a{i}": pa.int8() for i in range(9999)})])
+@pytest.mark.parametrize("name", ["city", "x" * 100_000])
+def test_the_message_is_a_line_whatever_names_there_are(tmp_path, kind, name):
+    write_arrow(pa.table({name: pa.array([{}] * 4, kind), "label": [0, 1] * 2}), tmp_path / "ro\nws.arrow")
+    with pytest.raises(DataError) as error:
+        load_from(tmp_path / "ro\nws.arrow")
+    message = str(error.value)
+    assert message.splitlines() == [message]
+    assert len(message) < 1_010
+    assert "ro\\nws.arrow: column '" in message
+    assert message.endswith("name the feature columns in data.features")
+
+
 def test_lists_beside_numbers(tmp_path):
     table = list_table(X, Y).append_column("age", pa.array(Y))
     assert "column 'X' holds lists, and there are 1 more" in refused_table(table, tmp_path)
