@@ -51,10 +51,9 @@ def test_a_process_that_ended_before_is_left_out():
 @pytest.mark.slow
 @pytest.mark.timeout(110)
 def test_a_soak_of_half_a_minute(tmp_path):
-    repository = Path(__file__).resolve().parents[2]
-    done = Cli(tmp_path, {"PYTHONPATH": str(repository)}).run_python(
-        "-m", "tests.soak", "--minutes", "0.4", "--keep", str(tmp_path / "kept")
-    )
+    repository, kept = Path(__file__).resolve().parents[2], tmp_path / "kept"
+    cli = Cli(tmp_path, {"PYTHONPATH": str(repository)})
+    done = cli.run_python("-m", "tests.soak", "--minutes", "0.4", "--keep", str(kept))
     # Half a minute is all start-up, in which processes do grow; but it has to be a run, and a judgement.
     assert done.code in (0, 1), done.err
     assert "steps" in done.out, done.err
