@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.cost_model import Point
 from benchmarks.scaling_runs import run, shapes
-from distsgd.cluster.actors import GradientComputer
+from distsgd.cluster.actors import GradientActor
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.core import reduction
@@ -42,7 +42,7 @@ STORE_BYTES = 2**30
 START_S = 60.0
 
 
-class EchoAggregator(GradientComputer):
+class EchoAggregator(GradientActor):
     """An aggregator whose workers take no time."""
 
     def __init__(self, num_shards: int) -> None:

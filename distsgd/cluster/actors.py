@@ -145,7 +145,7 @@ class ServerActor(_DispatchingActor):
         return self._server.timings()
 
 
-class GradientComputer(ABC):
+class GradientActor(ABC):
     """An actor that computes gradients by Ray calls."""
 
     @abstractmethod
@@ -157,7 +157,7 @@ class GradientComputer(ABC):
         return pack(self.compute(step, join(chunks), shards))
 
 
-class AggregatorActor(_DispatchingActor, GradientComputer):
+class AggregatorActor(_DispatchingActor, GradientActor):
     """An aggregator as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
@@ -173,7 +173,7 @@ class AggregatorActor(_DispatchingActor, GradientComputer):
         return self._aggregator.compute(step, flat, shards)
 
 
-class WorkerActor(GradientComputer):
+class WorkerActor(GradientActor):
     """A worker as a Ray actor; `initialize` rather than the constructor does the work, so that its errors come back."""
 
     def __init__(self, number: int, restart: int) -> None:

@@ -79,7 +79,7 @@ class ParameterChunks:
 
 
 class RayPeer:
-    """An actor with the method `compute_chunks` of cluster.actors.GradientComputer."""
+    """An actor with the method `compute_chunks` of cluster.actors.GradientActor."""
 
     def __init__(
         self,

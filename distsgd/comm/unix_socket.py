@@ -94,15 +94,15 @@ class Connection:
     def receive_descriptors(self, count: int) -> tuple[bytes, list[int]]:
         """Return a message and the descriptors that came with it; ConnectionClosedError if it is not so many."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._socket, LONGEST, count, socket.MSG_CMSG_CLOEXEC)
+            message, descriptors, flags, _ = socket.recv_fds(self._socket, LONGEST, count, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError as error:
             raise ConnectionClosedError(str(error)) from None
-        if not message or len(descriptors) != count:
+        more = bool(flags & socket.MSG_CTRUNC)  # the kernel has closed those that there was no room for
+        if not message or len(descriptors) != count or more:
             for descriptor in descriptors:
                 os.close(descriptor)
-            raise ConnectionClosedError(
-                "end of stream" if not message else f"{len(descriptors)} descriptors, not {count}"
-            )
+            found = f"more than {count}" if more else str(len(descriptors))
+            raise ConnectionClosedError(f"{found} descriptors, not {count}" if message else "end of stream")
         return message, descriptors
 
     def shut_down(self) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .net import Array, Parameters
-from .workspace import Views, Workspace
+from .views import Views
+from .workspace import Workspace
 
 AddProduct = Callable[[Array, Array, Array], None]
 """Adds AᵀB to C, for (A, B, C)."""

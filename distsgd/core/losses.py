@@ -7,13 +7,10 @@ choices. This file is copied into every model that is logged to MLflow, so it ne
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .workspace import Views
-
-Array = Any
-"""A NumPy or a CuPy array."""
+from .net import Array
+from .views import Views
 
 
 class Loss(Protocol):

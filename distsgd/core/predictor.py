@@ -15,7 +15,8 @@ import numpy as np
 from .backprop import forward
 from .net import Net
 from .scaling import scaled
-from .workspace import Views, Workspace
+from .views import Views
+from .workspace import Workspace
 
 BLOCK = 512
 """Rows that go through the net together; fixed, so that a row's scores do not depend on how many rows there are."""

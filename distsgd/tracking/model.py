@@ -30,6 +30,7 @@ COPIED = (
     "predictor",
     "pyfunc",
     "scaling",
+    "views",
     "workspace",
 )
 """Modules of distsgd.core that the package consists of; they import NumPy and one another."""

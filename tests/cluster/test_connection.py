@@ -123,7 +123,7 @@ print(sha)
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_descriptors_come_back_after_training(cli):
-    """But for about one socket of gRPC's per run, which nothing in Python refers to."""
+    """All but about one socket per run, whose owner has not been found; nothing in Python refers to it."""
     script = """
 def descriptors():
     found = []

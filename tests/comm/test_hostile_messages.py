@@ -255,6 +255,7 @@ SETTINGS = st.builds(
 @example(sent=[GOOD.encode().replace(b"4", b"0")], kinds=["parameters", "slots"])
 @example(sent=[GOOD.encode()], kinds=["parameters", "unsealed"])
 @example(sent=[GOOD.encode()], kinds=["parameters", "slots"])
+@example(sent=[GOOD.encode(), b"\x01"], kinds=["parameters", "slots", "null"])
 def test_no_impostor_of_a_server_gets_an_error_out_of_a_worker_that_is_not_expected(sent, kinds):
     before = descriptors_open()
     with impostor(sent, kinds) as listener:

@@ -55,11 +55,17 @@ def test_parameters_that_are_not_long_go_with_the_call(size):
 TIMEOUT_S = 1.0
 
 
-class LargeAnswers:
-    """An actor whose answers are too long to come with the reply: they stay in its node's object store."""
+def class_with_large_answers() -> type:
+    """Return an actor's class whose answers are too long to go with the reply: they stay in its node's object store.
 
-    def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list:
-        return pack([PartialSum((0, 1), np.ones(CHUNK * MAX_CHUNKS + 1, np.float32), 0.5, 3, 3.0)])
+    Made in a function, so that Ray sends the class itself: an actor's process cannot import this file.
+    """
+
+    class LargeAnswers:
+        def compute_chunks(self, step, shards, *chunks):
+            return pack([PartialSum((0, 1), np.ones(CHUNK * MAX_CHUNKS + 1, np.float32), 0.5, 3, 3.0)])
+
+    return LargeAnswers
 
 
 @pytest.mark.slow
@@ -73,7 +79,7 @@ def test_a_large_answer_on_a_node_that_does_not_send_it_is_waited_for_with_a_dea
             here = ray.get_runtime_context().get_node_id()
             (there,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != here]
             strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(there, soft=False)
-            actor = ray.remote(LargeAnswers).options(num_cpus=0, scheduling_strategy=strategy).remote()
+            actor = ray.remote(class_with_large_answers()).options(num_cpus=0, scheduling_strategy=strategy).remote()
             chunks = ParameterChunks(np.zeros((2, CHUNK * MAX_CHUNKS + 1), np.float32))
             peer = RayPeer(
                 actor, "worker 0", "there", 0, weight=1, parameter_chunks=chunks, num_shards=1, timeout_s=TIMEOUT_S

@@ -174,11 +174,12 @@ def _child(chosen: Generator, drawn: list[Any], numbers: list[int], writer: int,
 
 
 def warm_up(sandbox: Sandbox) -> None:
-    """Run the command once, so that what a process opens once is not counted as left behind by a case."""
-    sandbox.invoke(*small_run())
-    sandbox.invoke(
-        *small_run("other", tracking__enabled="true", tracking__uri="http://127.0.0.1:9", tracking__timeout_s=5)
-    )
+    """Run the command a few times, so that what a process opens once is not counted as left behind by a case."""
+    (sandbox.work / "rows.csv").write_text("a,label\n" + "1,0\n2,1\n" * 20)
+    away = {"tracking__enabled": "true", "tracking__uri": "http://127.0.0.1:9", "tracking__timeout_s": 5}
+    for arguments in (small_run(), small_run("csv", data__train="rows.csv"), small_run("away", **away)):
+        ending = sandbox.invoke(*arguments, threads_may_stay=True)
+        assert ending.code == 0, ending.streams
 
 
 def tried(chosen: Generator, case: Any, sandbox: Sandbox) -> list[Problem]:

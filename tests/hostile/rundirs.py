@@ -86,13 +86,9 @@ def cases() -> SearchStrategy[Case]:
 def template(sandbox: Sandbox) -> Path:
     """Return the folder of an undisturbed run with a checkpoint after each of its epochs, made once for a sandbox."""
     folder = sandbox.root / "undisturbed"
-    steps = 0
-    while not folder.exists():
-        steps += 40  # an epoch must take longer than writing a checkpoint: what is not written in time is passed over
+    while not folder.exists():  # a checkpoint that is not written before the next one is passed over: then once more
         sandbox.clean()
-        run = small_run(
-            train__max_steps=EPOCHS * steps, train__epochs=EPOCHS, train__batch_size=2, checkpoint__keep=EPOCHS
-        )
+        run = small_run(train__epochs=EPOCHS, train__batch_size=2, checkpoint__keep=EPOCHS)
         run = [argument for argument in run if "max_steps" not in argument]
         ending = sandbox.invoke(*run)
         assert ending.code == 0, ending.streams
