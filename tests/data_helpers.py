@@ -1,4 +1,4 @@
-"""Small sets of rows, written in every format that can be read."""
+"""Small sets of rows, written in every format that can be read, and the messages of rows that are refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+import pytest
 
 from distsgd.config import DataConfig
 from distsgd.data import DataSet, load
+from distsgd.errors import DataError
 
 
 def list_table(X: np.ndarray, y: Any, column: str = "X", label: str = "label") -> pa.Table:
@@ -85,3 +87,20 @@ def some_rows(count: int = 60, width: int = 3, dtype: str = "float64", seed: int
     else:
         X = rng.normal(3, 2, (count, width)).astype(kind)
     return X, rng.permutation(np.arange(count) % 4)
+
+
+def refused(path: Path | str, **values: Any) -> str:
+    """Return the message of the refusal, which has to be short and to name the file."""
+    with pytest.raises(DataError) as error:
+        load_from(path, **values)
+    message = str(error.value)
+    assert message.splitlines() == [message]
+    assert len(message) < 500, message
+    return message
+
+
+def refused_table(table: pa.Table, folder: Path, **values: Any) -> str:
+    write_parquet(table, folder / "table.parquet")
+    message = refused(folder / "table.parquet", **values)
+    assert "table.parquet" in message
+    return message

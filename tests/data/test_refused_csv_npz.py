@@ -1,0 +1,111 @@
+"""What only CSV and .npz files can have wrong."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from data_helpers import (
+    load_from,
+    refused,
+    some_rows,
+)
+
+X, Y = some_rows(count=40)
+
+
+@pytest.mark.parametrize("row", ["3", "3,4,5,6"])
+def test_ragged_csv(tmp_path, row):
+    (tmp_path / "rows.csv").write_text(f"a,b,label\n1,2,0\n{row}\n5,6,1\n")
+    message = refused(tmp_path / "rows.csv")
+    assert "rows.csv cannot be read as CSV" in message
+    assert "Row #3: Expected 3 columns" in message
+    assert message.endswith("; correct that row")
+
+
+def test_csv_cells_that_are_no_numbers(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,label\n1,0\n,1\n")
+    assert "row 1: null in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
+    (tmp_path / "rows.csv").write_text("a,label\n1,x\n2,\n")
+    assert "row 1: empty label" in refused(tmp_path / "rows.csv", val_fraction=0)
+    (tmp_path / "rows.csv").write_text("a,label\n1,x\ninf,y\n")
+    assert "row 1: inf in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"X": X}, "no column 'y' for data.label; the columns are 'X'"),
+        ({"y": Y}, "holds the arrays 'y'; expected X (N, D) and y (N,)"),
+        ({}, "holds the arrays none;"),
+        ({"X": X[:, 0], "y": Y}, "X has shape (40,)"),
+        ({"X": X[:, :, None], "y": Y}, "X has shape (40, 3, 1)"),
+        ({"X": X, "y": Y[:, None]}, "y has shape (40, 1)"),
+        ({"X": X, "y": np.array(3)}, "y has shape ()"),
+        ({"X": X, "y": Y[:-1]}, "X has 40 rows and y has 39"),
+        ({"X": X[:, :0], "y": Y}, "expected at least one feature"),
+        ({"X": X.astype(object), "y": Y}, "array X is of type object"),
+        ({"X": X, "y": Y.astype(object)}, "array y is of type object"),
+        ({"X": X.astype(complex), "y": Y}, "array X is of type complex128"),
+        ({"X": X.astype(np.longdouble), "y": Y}, "expected numbers"),
+        ({"X": X.astype(str), "y": Y}, "column 'X' is fixed_size_list"),
+        ({"X": X, "y": Y.astype("S2")}, "array y is of type |S2"),
+        ({"X": X, "y": Y.astype("M8[s]")}, "array y is of type datetime64"),
+        ({"X": X, "y": Y.astype(float)}, "label column 'y' is double"),
+    ],
+)
+def test_npz_arrays(tmp_path, arrays, said):
+    np.savez(tmp_path / "rows.npz", **arrays)
+    message = refused(tmp_path / "rows.npz")
+    assert said in message
+    assert "rows.npz" in message
+
+
+def test_npz_with_another_label(tmp_path):
+    np.savez(tmp_path / "rows.npz", X=X, y=Y)
+    assert "labels are the array y" in refused(tmp_path / "rows.npz", label="target")
+
+
+def test_npz_whose_members_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "rows.npz", "w") as archive:
+        archive.writestr("X", b"")
+        archive.writestr("y", b"")
+    assert "holds the arrays 'X', 'y'; expected" in refused(tmp_path / "rows.npz")
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
+
+
+@pytest.mark.parametrize(
+    ("X_member", "said"),
+    [
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-40, 3)}"), "X has -40 rows"),
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 8589934592)}"), "expected at least one feature"),
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 3)}", bytes(100)), "ends before its last row"),
+        (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 3)}", bytes(961)), "longer than its header says"),
+        (
+            npy("{'descr': '<f8', 'fortran_order': False, 'shape': (40, 2147483647)}"),
+            "of memory, and this process may use",
+        ),
+        (npy("__import__('os').abort()"), "cannot be read as .npz"),
+        (b"not an array", "cannot be read as .npz"),
+        (b"", "cannot be read as .npz"),
+    ],
+)
+def test_npz_whose_headers_are_wrong(tmp_path, X_member, said):
+    with zipfile.ZipFile(tmp_path / "rows.npz", "w") as archive:
+        archive.writestr("X.npy", X_member)
+        archive.writestr("y.npy", npy("{'descr': '<i8', 'fortran_order': False, 'shape': (40,)}", bytes(320)))
+    message = refused(tmp_path / "rows.npz")
+    assert said in message
+
+
+def test_npz_string_labels(tmp_path):
+    np.savez(tmp_path / "rows.npz", X=X, y=np.array(["b", "a"] * 20))
+    data = load_from(tmp_path / "rows.npz", val_fraction=0)
+    assert data.classes.tolist() == ["a", "b"]
+    assert data.train.y[:2].tolist() == [1, 0]
