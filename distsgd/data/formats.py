@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from distsgd.data import csvfile, npzfile
+from distsgd.data import npzfile
 from distsgd.data.arrowfile import ArrowFile
 from distsgd.data.csvfile import CsvFile
 from distsgd.data.datafile import DataFile
 from distsgd.data.digits import Digits
+from distsgd.data.inference import with_common_types
 from distsgd.data.npzfile import NpzFile
 from distsgd.data.parquetfile import ParquetFile
 from distsgd.errors import DataError
@@ -55,7 +56,7 @@ FORMATS = (
         open=NpzFile.open,
         label=npzfile.LABEL,
     ),
-    FileFormat(name="CSV", suffixes=(".csv",), open=CsvFile.open, harmonize=csvfile.with_common_types),
+    FileFormat(name="CSV", suffixes=(".csv",), open=CsvFile.open, harmonize=with_common_types),
 )
 """All formats. A new one is a class as `datafile.DataFile` describes it, and an entry here."""
 
