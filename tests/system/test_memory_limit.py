@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,33 @@ def test_the_limit_of_the_address_space():
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)),
     )
     assert int(done.stdout) == 2**31
+
+
+@pytest.fixture
+def real_group() -> Iterator[Path]:
+    """A control group of the kernel's, with a limit of 400 MB; skips where none can be made."""
+    for root, name in ((memory.CGROUPS / "memory", "memory.limit_in_bytes"), (memory.CGROUPS, "memory.max")):
+        group = root / f"distsgd-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if not (group / name).exists():
+                continue
+            (group / name).write_text("400000000")
+            yield group
+        finally:
+            group.rmdir()
+        return
+    pytest.skip("no control group with a limit of memory can be made here")
+
+
+@pytest.mark.timeout(30)
+def test_a_process_in_a_real_group(real_group):
+    code = (
+        f"import os; open({str(real_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+        "from distsgd.system.memory import memory_limit; print(memory_limit())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 399_000_000 < int(done.stdout) <= 400_000_000
