@@ -36,6 +36,8 @@ def encode(predictor: Predictor) -> bytes:
 def read(path: str | Path) -> Predictor:
     """Return the model in a file that `encode` made; ValueError, with one sentence, if it is not one."""
     try:
+        if Path(path).exists() and not Path(path).is_file():  # to open a pipe may block
+            raise ValueError("it is not a regular file")
         with open(path, "rb") as file:
             arrays = read_arrays(file)
         version = _version(arrays)

@@ -20,7 +20,7 @@ import numpy as np
 from distsgd.core.npz import read_arrays
 from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import CheckpointError
-from distsgd.system.files import sync_folder, write_atomically
+from distsgd.system.files import read_file, sync_folder, write_atomically
 
 
 def save(
@@ -110,8 +110,8 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
         raise ValueError("it belongs to another run")
     if not arrays_path.exists():
         raise ValueError("its arrays are missing")
-    content = arrays_path.read_bytes()
-    if len(content) != manifest["bytes"] or hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+    content = b"" if arrays_path.stat().st_size != manifest["bytes"] else read_file(arrays_path, max_bytes=2**62)
+    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError("its arrays are damaged")
     arrays = read_arrays(io.BytesIO(content))
     parameters = arrays.pop("parameters")
@@ -133,7 +133,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """Return a manifest; ValueError unless every byte of it is as it was written."""
     if not path.exists():
         raise ValueError("it has no manifest")
-    content = path.read_bytes()
+    content = read_file(path)
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError):

@@ -16,7 +16,7 @@ from typing import Any
 
 from distsgd.config import Config
 from distsgd.errors import ConfigError, RunDirectoryError
-from distsgd.system.files import temporary_name, write_atomically
+from distsgd.system.files import read_file, temporary_name, write_atomically
 from distsgd.version import __version__
 
 RUNS = Path("runs")
@@ -185,7 +185,7 @@ def create(path: Path, *, resolved: Config, requested: Config, data_digest: str)
 def read(path: Path) -> tuple[RunDirectory, Config, str]:
     """Return an existing run's directory, the configuration that was asked for, and the data's digest."""
     try:
-        content = json.loads((path / CONFIG).read_bytes())
+        content = json.loads(read_file(path / CONFIG))
         stored = content["distsgd"]
         directory = RunDirectory(path, str(stored["run_key"]))
         return directory, Config.build(stored["requested"]), str(stored["data_digest"])
@@ -195,7 +195,7 @@ def read(path: Path) -> tuple[RunDirectory, Config, str]:
         ) from None
     except OSError as error:
         raise RunDirectoryError(f"{str(path / CONFIG)!r} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise RunDirectoryError(
             f"{str(path / CONFIG)!r} is damaged or of another version of distsgd: {error}"
         ) from None

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from distsgd.errors import RunDirectoryError, TrainingError
+from distsgd.system.files import open_regular
 
 Record = dict[str, Any]
 
@@ -41,7 +42,7 @@ class Journal:
         if resume_step is None:
             return cls(path, open(path, "xb", buffering=0), [])
         try:
-            file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the journal closes it
+            file = open_regular(path, "a+b")
         except OSError as error:
             raise _unreadable(path, error) from None
         try:
@@ -128,7 +129,7 @@ class Reader:
     def new(self) -> list[Record]:
         """Return the whole lines since the last call; RunDirectoryError if one is damaged, or there is no journal."""
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(self._offset)
                 content = file.read()
         except OSError as error:

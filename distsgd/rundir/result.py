@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distsgd.rundir.classifier import Classifier
+from distsgd.system.files import read_file
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -59,9 +60,9 @@ class Result:
     def read(cls, run_dir: Path) -> Result | None:
         """Return what `result.json` in `run_dir` holds, or None if there is none that can be read."""
         try:
-            content = json.loads((run_dir / "result.json").read_bytes())
+            content = json.loads(read_file(run_dir / "result.json"))
             return cls(run_dir=run_dir.absolute(), **{key.replace("/", "_"): value for key, value in content.items()})
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     @functools.cached_property

@@ -1,9 +1,15 @@
-"""Files that are written whole or not at all, whatever happens meanwhile."""
+"""Files that are written whole or not at all, and read only if they are files of a size that can be theirs."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO, Literal
+
+MAX_BYTES = 2**26
+"""The largest JSON file of a run that is read."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -38,3 +44,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
+    """Open a file, with `rb` to read it, or with `a+b` to read and extend it, then without a buffer.
+
+    OSError if it is not a regular file: opening a pipe may block, and reading from a device may never end.
+    """
+    flags = os.O_RDONLY if mode == "rb" else os.O_RDWR | os.O_CREAT | os.O_APPEND
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+        raise OSError(number, os.strerror(number) if stat.S_ISDIR(kind) else "not a regular file", str(path))
+    buffering = -1 if mode == "rb" else 0
+    opened: BinaryIO = open(descriptor, mode, buffering=buffering)  # noqa: SIM115 - whoever called closes it
+    return opened
+
+
+def read_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return what is in a regular file; OSError if it cannot be read, or holds more than `max_bytes`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, where {max_bytes:,} were expected at most", str(path))
+        return file.read()

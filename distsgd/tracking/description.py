@@ -21,6 +21,7 @@ from distsgd.data import DataSet, Normalization
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import RunDirectoryError
 from distsgd.rundir.directory import RunDirectory
+from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
 from distsgd.tracking.uri import absolute
 from distsgd.version import __version__
@@ -120,7 +121,7 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
 def read(path: Path) -> RunDescription:
     """Return what `tracking.json` in a run directory holds; RunDirectoryError if there is none that can be read."""
     try:
-        return TypeAdapter(RunDescription).validate_json((path / FILE).read_bytes(), strict=True)
+        return TypeAdapter(RunDescription).validate_json(read_file(path / FILE), strict=True)
     except (OSError, ValidationError) as error:
         raise RunDirectoryError(
             f"the run in {str(path)!r} has no {FILE} that can be read ({_reason(error)}), so it cannot be sent to "

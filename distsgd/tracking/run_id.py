@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from distsgd.system.files import write_atomically
+from distsgd.system.files import read_file, write_atomically
 
 FILE = "mlflow.json"
 
@@ -35,7 +35,7 @@ def read(path: Path) -> RunId | None:
     Without the file, the run is found in the store by its key.
     """
     try:
-        return TypeAdapter(RunId).validate_json((path / FILE).read_bytes(), strict=True)
+        return TypeAdapter(RunId).validate_json(read_file(path / FILE), strict=True)
     except (OSError, ValidationError):
         return None
 

@@ -12,6 +12,7 @@ from distsgd.rundir import directory as rundir
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
+from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
@@ -70,7 +71,7 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
             f"{reason(error, store_uri)}; try again, nothing is sent twice"
         ) from None
     if result is not None and result.mlflow_run_id != run.run_id:
-        content = json.loads(directory.result.read_bytes()) | {"mlflow_run_id": run.run_id}
+        content = json.loads(read_file(directory.result)) | {"mlflow_run_id": run.run_id}
         directory.write_json("result.json", content)
     status = "FAILED" if result is None else result.status
     return Synced(run.run_id, status, len(records), tracking_uri.view_command(store_uri, run.experiment_id, run.run_id))
