@@ -29,7 +29,7 @@ def additions(parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
     """Return, for each of `parts`, how many additions follow it; each adds the two newest sums that are left.
 
     That is the sum over `root` in postfix notation: parts (0, 1), (1, 2), (2, 4) of (0, 4) give 0, 1, 1.
-    Raises ValueError unless the parts are subtrees, from left to right, that cover each shard of `root` exactly once.
+    Raise ValueError unless the parts are subtrees, from left to right, that cover each shard of `root` exactly once.
     """
     counts = [0] * len(parts)
     position = 0
@@ -143,7 +143,7 @@ def added(left: PartialSum, right: PartialSum, _buffer: int = 0) -> PartialSum:
 def sum_over(root: Node, partials: Iterable[PartialSum]) -> PartialSum:
     """Return the sum over a subtree, in new arrays; partials may come in any order, those of other subtrees too.
 
-    Raises ValueError unless those within `root` cover each of its shards exactly once.
+    Raise ValueError unless those within `root` cover each of its shards exactly once.
     """
     inside = sorted([p for p in partials if root[0] <= p.node[0] and p.node[1] <= root[1]], key=lambda p: p.node)
     return combine(inside, additions(tuple([p.node for p in inside]), root), added)

@@ -75,7 +75,7 @@ class ParameterServer:
     def run(self, until: int) -> int:
         """Train up to step `until`, or until `stop` is called; return the number of steps done in all.
 
-        Raises NonFiniteError with the parameters as they were before the offending step, and whatever the link raises.
+        Raise NonFiniteError with the parameters as they were before the offending step, and whatever the link raises.
         """
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
