@@ -41,11 +41,11 @@ def stopped_in_training(signum: int, *, step: int, total_steps: int, run_dir: Pa
     """Return the error of a run that a signal has stopped after `step` of its steps."""
     return Stopped(
         f"stopped by {signal.Signals(signum).name} after step {step} of {total_steps}; "
-        f"go on with: distsgd train --resume --run-dir {shlex.quote(str(run_dir))}",
+        f"continue with: distsgd train --resume --run-dir {shlex.quote(str(run_dir))}",
         signum=signum,
     )
 
 
 def stopped_at_once() -> Stopped:
     """Return the error of a run that was not given the time to end its step."""
-    return Stopped("stopped at once by a second Ctrl-C; go on with --resume")
+    return Stopped("stopped at once by a second Ctrl-C; continue with --resume")

@@ -51,8 +51,8 @@ class RunLog:
         named = ", ".join(map(str, missing[:NAMED_STEPS])) + (", ..." if len(missing) > NAMED_STEPS else "")
         lines = "1 line" if len(missing) == 1 else f"{len(missing):,} lines"
         self.warn(
-            f"the journal {str(self._journal.path)!r} lacks {lines} up to step {start}, after which the run goes on: "
-            f"steps {named}. It was damaged after they had been written, and they are not computed again; the weights "
+            f"the journal {str(self._journal.path)!r} lacks {lines} up to step {start}, from which the run continues: "
+            f"steps {named}. They were lost after being written, and are not computed again; the weights "
             "do not depend on them"
         )
 
@@ -77,8 +77,8 @@ class RunLog:
             self._warned_of_difference = True
             self.warn(
                 f"step {record['step']} was computed again after an interruption and {key} is {record[key]!r} now, "
-                f"where the journal has {line.get(key)!r}: this machine's arithmetic has other last bits than the one "
-                "before; run.blas_kernel holds both to one kernel"
+                f"where the journal has {line.get(key)!r}: this machine rounds differently from the one "
+                "before; set run.blas_kernel to use one kernel on both"
             )
         self._note_validation(record)
         self._observer.logged(line)

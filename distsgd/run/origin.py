@@ -90,8 +90,8 @@ class ResumedRun:
             observer.note(f"warning: {problem}")
         if newest is None and problems:
             raise RunDirectoryError(
-                f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot go on "
-                "from one; put them back from a copy, or remove that folder to begin again at step 0"
+                f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot "
+                "be resumed; restore them from a backup, or remove that folder to start again at step 0"
             )
         if newest is None:
             observer.note(f"the run in {str(path)!r} has no checkpoint yet, and begins again at step 0")

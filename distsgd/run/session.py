@@ -167,7 +167,7 @@ class Session:
         limit = self.spec.config.run.max_restarts
         while self.recoveries < limit:
             self.recoveries += 1
-            self.log.warn(f"{error}; a new one goes on from step {newest.step}")
+            self.log.warn(f"{error}; a new one continues from step {newest.step}")
             try:
                 self.trainer.recover(newest)
                 return newest.step
@@ -176,7 +176,7 @@ class Session:
         raise ServerLostError(
             f"{error}, and is not replaced any more (run.max_restarts is {limit}); what was "
             f"trained up to step {newest.step} is in the newest checkpoint: find out what ends the parameter "
-            "server, then go on with --resume"
+            "server, then continue with --resume"
         )
 
     def _tick(self) -> None:
@@ -207,7 +207,7 @@ class Session:
                 if snapshot.step > newest:
                     self.checkpointing.submit(snapshot)
             except ServerLostError as error:
-                self.log.warn(f"{error}; what it did after step {newest} is lost, and is done again on --resume")
+                self.log.warn(f"{error}; the steps after step {newest} are lost, and are computed again on --resume")
         self.checkpointing.flush()
 
     def _explained(self, error: NonFiniteError) -> NonFiniteError:

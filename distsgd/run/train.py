@@ -79,5 +79,5 @@ def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
     except TrackingError as error:
         observer.note(f"warning: {error}")
         return finished
-    observer.note(f"MLflow did not have the whole run; it has it now, as run {synced.run_id}")
+    observer.note(f"MLflow did not have the complete run; it now does, as run {synced.run_id}")
     return dataclasses.replace(finished, mlflow_run_id=synced.run_id)

@@ -56,7 +56,7 @@ def resolve(config: Config, found: Cluster) -> Resolved:
     workers = default_workers(config, found.cpus)
     if workers < config.run.min_workers:
         raise ResourceError(
-            f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
+            f"run.workers is 'auto', which is {workers} here, fewer than run.min_workers, "
             f"{config.run.min_workers}; lower that, or add nodes"
         )
     device = choose_device(config, workers, found)

@@ -78,7 +78,7 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         try:
             return _load(folder / f"{name}.json", folder / f"{name}.npz", identity), problems
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
+            problems.append(f"the checkpoint {str(folder / name)!r} was skipped: {error}")
     return None, problems
 
 

@@ -114,12 +114,12 @@ def check_new(path: Path) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} cannot be looked into: {getattr(error, 'strerror', error)}; "
+            f"the run directory {str(path)!r} cannot be listed: {getattr(error, 'strerror', error)}; "
             "give another one with --run-dir"
         ) from None
     if CONFIG in entries:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} holds another run; add --resume to go on with it, or give another one"
+            f"the run directory {str(path)!r} holds another run; add --resume to continue it, or give another one"
         )
     if entries:
         raise RunDirectoryError(
@@ -144,7 +144,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunDirectoryError(
-                f"another driver is at work in the run directory {str(path)!r}; wait for its end, or stop it"
+                f"another driver is using the run directory {str(path)!r}; wait for it to finish, or stop it"
             ) from None
         except OSError as error:
             raise RunDirectoryError(

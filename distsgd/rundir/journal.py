@@ -142,7 +142,7 @@ class Reader:
 
 def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(
-        f"the journal {str(path)!r} cannot be read: {error.strerror}; put it back from a copy, or start a new run"
+        f"the journal {str(path)!r} cannot be read: {error.strerror}; restore it from a backup, or start a new run"
     )
 
 
@@ -169,8 +169,8 @@ def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[by
                 raise ValueError
         except (ValueError, KeyError, AttributeError, OverflowError, RecursionError):  # OverflowError: of `isfinite`
             raise RunDirectoryError(
-                f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be mended, "
-                "so start a new run, or put the journal back from a copy"
+                f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be repaired, "
+                "so start a new run, or restore the journal from a backup"
             ) from None
         last = record["step"]
         yield line + b"\n", dict(record)

@@ -55,7 +55,7 @@ def _restored(signums: Iterable[int]) -> Iterator[None]:
 
 def stopped_outside_training(name: str, signum: int) -> Stopped:
     """Return the error for a signal, as the user knows it by name, that comes before training or after it."""
-    return Stopped(f"stopped by {name}, but not within training; what was trained is on disk", signum=signum)
+    return Stopped(f"stopped by {name} outside training; whatever was trained is on disk", signum=signum)
 
 
 @contextlib.contextmanager

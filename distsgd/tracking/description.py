@@ -124,7 +124,7 @@ def read(path: Path) -> RunDescription:
     except (OSError, ValidationError) as error:
         raise RunDirectoryError(
             f"the run in {str(path)!r} has no {FILE} that can be read ({_reason(error)}), so it cannot be sent to "
-            "MLflow: put it back from a copy, or resume a run that has not finished with --resume, which writes it anew"
+            "MLflow: restore it from a backup, or resume a run that has not finished with --resume, which rewrites it"
         ) from None
 
 

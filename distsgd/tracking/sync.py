@@ -52,11 +52,11 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
     result = Result.read(path)
     if result is None and directory.result.exists():
         raise RunDirectoryError(
-            f"{str(directory.result)!r} cannot be read as the result of a run: put it back from a copy, or remove it, "
+            f"{str(directory.result)!r} cannot be read as the result of a run: restore it from a backup, or remove it, "
             "which makes the run FAILED until it is resumed"
         )
     if result is not None and result.status == "FINISHED" and not directory.model.is_file():
-        raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is gone; put it back")
+        raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is missing; restore it")
     try:
         with quiet_mlflow():
             from distsgd.tracking.store import Store
@@ -99,6 +99,6 @@ def _records(directory: RunDirectory) -> list[Record]:
         return Reader(directory.journal).new()
     except OSError as error:
         raise RunDirectoryError(
-            f"the journal {str(directory.journal)!r} cannot be read: {error.strerror}; put it back from a copy, "
+            f"the journal {str(directory.journal)!r} cannot be read: {error.strerror}; restore it from a backup, "
             "MLflow's points come from it"
         ) from None

@@ -26,8 +26,8 @@ def resolve(config: TrackingConfig) -> str:
     if uri is not None and is_redacted(uri):
         if given is None or redacted(given) != uri:
             raise ConfigError(
-                f"the run's MLflow store is {uri!r}, of which the run directory does not keep the secret: give the "
-                f"whole URI again, in {VARIABLE} or with --set tracking.uri=... (`distsgd sync`: --uri)"
+                f"the run's MLflow store is {uri!r}, whose secret the run directory does not keep: give the "
+                f"full URI again, in {VARIABLE} or with --set tracking.uri=... (`distsgd sync`: --uri)"
             )
         uri = None
     if uri is None and given:
@@ -40,11 +40,11 @@ def resolve(config: TrackingConfig) -> str:
     shown = redacted(uri)
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme == "file" or len(scheme) == 1:
-        raise ConfigError(f"{where} is {shown!r}, a folder, in which MLflow keeps runs no longer; {expected}")
+        raise ConfigError(f"{where} is {shown!r}, a folder, and MLflow no longer keeps runs in folders; {expected}")
     if scheme.split("+")[0] not in DATABASES + SERVERS:
         raise ConfigError(f"{where} is {shown!r}, with a scheme that MLflow does not know; {expected}")
     if not rest.strip("/"):
-        raise ConfigError(f"{where} is {shown!r}, which names no database and no server; {expected}")
+        raise ConfigError(f"{where} is {shown!r}, which names neither a database nor a server; {expected}")
     return uri
 
 
