@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile."""
+"""Writing files atomically."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where the new content of `path` is until all of it is on disk; a crash may leave it behind."""
+    """Return the temporary file that holds new content of `path` until it is complete; a crash may leave it behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file so that at any moment the path holds either the old content or all of the new one, on disk.
 
-    A `private` one can be read by its owner alone.
+    With `private`, only its owner can read the file.
     """
     temporary = temporary_name(path)
     try:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in `folder` are on disk."""
+    """Flush the directory entries of `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
