@@ -1,4 +1,4 @@
-"""The address of the MLflow store: where it comes from, what is refused, how it is shown."""
+"""The URI of the MLflow store: resolving, validating and displaying it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVERS = ("http", "https", "databricks", "databricks-uc")
 def resolve(config: TrackingConfig) -> str:
     """Return the URI of the store: tracking.uri, MLFLOW_TRACKING_URI, or the default.
 
-    Raises ConfigError if it names no store, or if a run is resumed whose URI had a secret and nobody gives it again.
+    Raises ConfigError if it is not a valid store, or if it had a secret and is not given again when a run is resumed.
     """
     uri, where, given = config.uri, "tracking.uri", os.environ.get(VARIABLE)
     if uri is not None and is_redacted(uri):
