@@ -133,7 +133,7 @@ class WorkerGroup:
         raise WorkerLostError(
             f"{left} of {len(workers)} workers {'is' if left == 1 else 'are'} left, which is fewer than "
             f"run.min_workers, {least}, and {why}; what was trained is in the newest checkpoint: find out what ends "
-            "the workers, then go on with --resume"
+            "the workers, then continue with --resume"
         )
 
     def resize(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""CSV files, whose types have to be found by reading them."""
+"""CSV files, whose column types are inferred by reading them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from distsgd.data.datafile import reading
 
 BLOCK_BYTES = 2**23
-"""Bytes that are parsed at a time; a row may not be longer."""
+"""Bytes parsed at a time; also the maximum length of a row."""
 
 REMEDY = "correct that row"
 
