@@ -144,7 +144,7 @@ class WorkerLife(RuleBasedStateMachine):
         assert self.is_in(Retired) == (self.losses > self.max_restarts)
 
     @invariant()
-    def whoever_has_a_process_has_an_actor_and_nobody_else(self) -> None:
+    def exactly_the_workers_with_a_process_have_an_actor(self) -> None:
         assert self.is_in(Alive) == hasattr(self.worker.state, "actor")
         assert self.is_in(Located) == hasattr(self.worker.state, "location")
 

@@ -50,7 +50,7 @@ BEHAVIORS = [
     "answers for another step",
     "answers for other shards",
     "is silent",
-    "answers in vain",
+    "answer does not arrive",
     "wakes up for nothing",
 ]
 """What a peer may do when it gets a task; most steps have to succeed."""
@@ -94,7 +94,7 @@ class FakePeer:
             self.arrive(answer._replace(step=step - 1))
         elif behavior == "answers for other shards":
             self.arrive(answer._replace(shards=range(shards.start, shards.stop + 1)))
-        elif behavior == "answers in vain":
+        elif behavior == "answer does not arrive":
             self.arrive(PeerTimeoutError("has computed its answer, which did not arrive"))
         elif behavior == "wakes up for nothing":
             self.arrive(BlockingIOError())
@@ -327,7 +327,7 @@ def test_a_peer_lost_for_another_reason_is_not_killed(peers_with, behavior, prob
 
 
 def test_a_peer_whose_answer_does_not_arrive_is_killed(peers_with):
-    peers = peers_with([["answers in vain"], []], 3)
+    peers = peers_with([["answer does not arrive"], []], 3)
     check(peers, 0, range(3))
     (lost,) = peers.dispatcher.members.take_lost_peers()
     assert (lost.name, lost.problem) == ("peer 0", "has computed its answer, which did not arrive")
