@@ -33,7 +33,7 @@ from distsgd.engine.worker import Worker
 from distsgd.system import faults
 
 START_S = 60.0
-"""Seconds that a new process may take to start, however short `run.timeout_s` is: that one is for steps."""
+"""Minimum start timeout of a process, in seconds; `run.timeout_s`, which is for steps, may be shorter."""
 
 
 class Location(NamedTuple):
@@ -45,7 +45,7 @@ class Location(NamedTuple):
     host: str
     pid: int
     address: str
-    """Where workers on its node connect to it; empty for a worker."""
+    """The socket name that workers on its node connect to; empty for a worker."""
 
 
 def _node() -> str:
@@ -53,7 +53,7 @@ def _node() -> str:
 
 
 class _DispatchingActor:
-    """A dispatcher and the acceptor that workers connect to: what a server and an aggregator have in common."""
+    """A dispatcher and the acceptor that workers connect to: the common part of server and aggregator."""
 
     def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -90,7 +90,7 @@ class ServerActor(_DispatchingActor):
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
-        # When all workers are lost at once others are being started; if there will be none, the driver ends the run.
+        # If all workers are lost at once, replacements are starting; if there are none, the driver ends the run.
         arrival_timeout_s = max(config.run.timeout_s, START_S)
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
@@ -102,7 +102,7 @@ class ServerActor(_DispatchingActor):
         )
 
     def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
-        """Add a peer that is reached by Ray calls: a worker, or an aggregator that stands for `weight` workers."""
+        """Add a peer that is reached by Ray calls: a worker, or an aggregator that represents `weight` workers."""
         peer = RayPeer(
             actor,
             name,
@@ -146,7 +146,7 @@ class ServerActor(_DispatchingActor):
 
 
 class GradientActor(ABC):
-    """An actor that computes gradients by Ray calls."""
+    """An actor that computes gradients through Ray calls."""
 
     @abstractmethod
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
@@ -162,7 +162,7 @@ class AggregatorActor(_DispatchingActor, GradientActor):
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
         # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
-        # so that the server gives its shards to others.
+        # so that the server reassigns its shards.
         super().__init__(
             config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
         )
@@ -174,7 +174,7 @@ class AggregatorActor(_DispatchingActor, GradientActor):
 
 
 class WorkerActor(GradientActor):
-    """A worker as a Ray actor; `initialize` rather than the constructor does the work, so that its errors come back."""
+    """A worker as a Ray actor; `initialize` does the work of a constructor, so that its errors reach the driver."""
 
     def __init__(self, number: int, restart: int) -> None:
         self._number, self._restart = number, restart
@@ -185,7 +185,7 @@ class WorkerActor(GradientActor):
         return Location(_node(), socket.gethostname(), os.getpid(), "")
 
     def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
-        """Make the worker; return the fingerprint of its arithmetic."""
+        """Create the worker; return its numerics fingerprint."""
         faults.reached("worker", self._number, self._restart, "initializing")
         self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
         self._blas.__enter__()
@@ -195,7 +195,7 @@ class WorkerActor(GradientActor):
         return numerics.fingerprint(spec.device)
 
     def connect(self, address: str) -> str | None:
-        """Serve the server or aggregator at `address` on this node from now on; return why not, if that fails."""
+        """Serve the server or aggregator at `address` on this node from now on; return the reason if that fails."""
         self._disconnect()
         try:
             self._endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
@@ -208,9 +208,9 @@ class WorkerActor(GradientActor):
         return None
 
     def _disconnect(self) -> None:
-        """Disconnect from the server or aggregator, if there is one, and wait for the computation at hand.
+        """Disconnect from the server or aggregator, if there is one, and wait for the current computation.
 
-        It may hang rather than be dead, and the worker's buffers are for one computation at a time.
+        The server may be hanging rather than dead, and the worker's buffers are for one computation at a time.
         """
         if self._serving is not None:
             self._endpoint.disconnect()

@@ -1,4 +1,4 @@
-"""The connection of a process to Ray: made by the first run that needs it, shared by all, ended with the last one."""
+"""The connection of a process to Ray: opened by the first run that needs it, shared, closed after the last one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from distsgd.errors import ResourceError
 log = logging.getLogger(__name__)
 
 Connect = Callable[[contextlib.ExitStack], None]
-"""Connects this process to Ray; whatever ends the connection is put on the stack."""
+"""Connects this process to Ray; pushes the callbacks that close the connection on the stack."""
 
 
 class Use(Enum):
-    """How a run came by the process's connection to Ray."""
+    """How a run got its connection to Ray."""
 
     NONE = auto()
     """There is none."""
     MADE = auto()
-    """The run has made it."""
+    """The run has opened it."""
     SHARED = auto()
-    """It was there: the caller's, or that of another run in another thread."""
+    """It existed already: opened by the caller, or by a run in another thread."""
 
 
 class ProcessConnection:
-    """Ray has one connection per process; this counts the runs that use one that a run has made."""
+    """Ray has one connection per process; this counts the runs that use one that a run has opened."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,13 +45,13 @@ class ProcessConnection:
         os.register_at_fork(after_in_child=self._note_fork)
 
     def _note_fork(self) -> None:
-        """Start afresh in a child process, in which Ray's threads are missing if Ray was ever used in the parent."""
+        """Reset the state in a child process, in which Ray's threads are missing if Ray was ever used in the parent."""
         self._forked = self._forked or self._ever_made or _is_initialized()
         self._lock, self._runs, self._ending = threading.Lock(), 0, contextlib.ExitStack()
 
     @contextlib.contextmanager
     def used(self, connect: Connect | None) -> Iterator[Use]:
-        """Use the connection while the context lasts; if there is none, make it with `connect` if that is given.
+        """Use the connection within the context; if there is none, open it with `connect` if given.
 
         Raise ResourceError in a process that was forked after Ray had been used: Ray would hang there.
         """
@@ -69,10 +69,10 @@ class ProcessConnection:
                 self._release()
 
     def _acquire(self, connect: Connect | None) -> tuple[Use, bool]:
-        """Return how the connection is had, and whether this run counts as one that it is kept for."""
+        """Return how the run got the connection, and whether it is counted as a user of it."""
         if self._runs == 0 and _is_initialized():
             self._ever_made = True
-            return Use.SHARED, False  # the caller's, who ends it
+            return Use.SHARED, False  # the caller's, which the caller closes
         use = Use.SHARED
         if self._runs == 0:
             if connect is None:
@@ -106,7 +106,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
     """Join the cluster that the configuration or RAY_ADDRESS names and yield it; None if a local Ray is to be started.
 
     A Ray that this process is connected to already is used, whatever the address, and the caller's is left running.
-    Raise ResourceError if the cluster cannot be reached or cannot hold what is asked of it.
+    Raise ResourceError if the cluster cannot be reached or has too few resources.
     """
     if config.run.workers == 0:
         check_local(config)
@@ -154,7 +154,7 @@ def _start(config: Config, environment: dict[str, str], data_bytes: int, stack: 
 def _quiet() -> Iterator[None]:
     """Keep Ray from printing deaths of processes to standard output, for which it has no setting.
 
-    The trainer tells of them itself, with what becomes of them.
+    The trainer reports them itself, with their consequences.
     """
     from ray._private import worker
 
@@ -167,6 +167,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_initialized() -> bool:
-    """Return whether this process is connected to a Ray, without importing it to find out."""
+    """Return whether this process is connected to Ray, without importing it."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

@@ -30,7 +30,7 @@ from distsgd.core.net import Net
 from distsgd.errors import DistsgdError, ResourceError, ServerLostError, WorkerLostError
 
 CONNECTED_S = 2.0
-"""Seconds within which the server knows of workers that have connected, as far as they live."""
+"""Seconds to wait until the server has registered the workers that have connected."""
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class ManagedAggregator:
     name: str
     location: Location
     announced: int = 0
-    """Workers behind it, as the server was told; 0 if the server does not know of it."""
+    """Number of its workers as last reported to the server; 0 if the server does not know it."""
 
 
 class Connections:
-    """The server of a run, the aggregators between it and workers on other nodes, and which worker is behind which.
+    """The server of a run, the aggregators of other nodes, and which worker is connected to which.
 
-    What has failed is noted in the states of workers, and `connect_ready` goes by these alone: nothing that fails while
-    workers are being connected starts connecting others.
+    Failures are recorded in the states of the workers, and `connect_ready` acts on these alone: a failure while workers
+    are being connected never connects others recursively.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Connections:
         self._await_size(lambda: self._ask(server.size.remote()), len(self._workers.connected()))
 
     def connect_ready(self, tick: Tick) -> None:
-        """Connect whoever is ready and not connected, until nobody is; then tell the server what has changed.
+        """Connect all ready workers, then report changes to the server.
 
         Each pass takes the ready workers of one node, and leaves each of them connected or lost.
         """
@@ -142,9 +142,9 @@ class Connections:
         return [(worker, state) for worker, state in self._workers.connected() if state.aggregator == aggregator.name]
 
     def _announce(self) -> None:
-        """Tell the server of new aggregators, and of those that have more or fewer workers than it knows.
+        """Report new aggregators, and changes in their numbers of workers, to the server.
 
-        Not of one that has none left: it fails when it is asked next, and the server then loses it.
+        Skip aggregators without workers: they fail at their next task, and the server then marks them as lost.
         """
         for aggregator in self._aggregators.values():
             weight, location = len(self._behind(aggregator)), aggregator.location
@@ -161,13 +161,13 @@ class Connections:
         return await_server(reply, self._timeout_s)
 
     def _await_size(self, known: Callable[[], int], size: int) -> None:
-        """Return when a server or aggregator knows of all workers that have connected to it, or some of them died."""
+        """Wait until a server or aggregator knows `size` workers; stop after CONNECTED_S, as some may have died."""
         deadline = time.monotonic() + CONNECTED_S
         while known() < size and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def take_lost_peers(self, tick: Tick) -> None:
-        """Ask the server and the aggregators whom they have lost, and note it. Raise ServerLostError."""
+        """Get the lost peers from the server and the aggregators. Raise ServerLostError if the server is lost."""
         aggregators = list(self._aggregators.items())
         calls = [(self._server.take_lost_peers.remote(), SERVER)]
         calls += [(aggregator.actor.take_lost_peers.remote(), aggregator.name) for _, aggregator in aggregators]
@@ -184,7 +184,7 @@ class Connections:
             self._note_loss(loss)
 
     def _note_loss(self, loss: LostPeer) -> None:
-        """Note the loss of a worker or an aggregator, unless another process goes by its name by now."""
+        """Handle the loss of a worker or an aggregator, unless it has been replaced already."""
         doing = f" in step {loss.step}"
         for node, aggregator in list(self._aggregators.items()):
             if (aggregator.name, aggregator.location.pid) == (loss.name, loss.pid):
@@ -194,7 +194,7 @@ class Connections:
                 self._workers.lose(worker, loss.problem, doing)
 
     def _lose_aggregator(self, node: str, problem: str, doing: str = "") -> None:
-        """Give an aggregator up, if the node has one; its workers are to be connected again if their node lives."""
+        """Mark the aggregator of a node as lost, if there is one; reconnect its workers if the node is alive."""
         aggregator = self._aggregators.pop(node, None)
         if aggregator is None:
             return
@@ -205,14 +205,14 @@ class Connections:
             if alive:
                 worker.become(Ready(state.actor, state.location), f"{aggregator.name} was lost")
             else:
-                self._workers.lose(worker, f"its node is gone ({problem})")
+                self._workers.lose(worker, f"its node is dead ({problem})")
 
     def drop_dead_nodes(self) -> None:
-        """Give up the workers of nodes that are gone; `connect_all` forgets the aggregators there."""
+        """Mark the workers of dead nodes as lost; `connect_all` forgets the aggregators there."""
         alive = alive_nodes()
         for worker, state in self._workers.located():
             if state.location.node not in alive:
-                self._workers.lose(worker, "its node is gone")
+                self._workers.lose(worker, "its node is dead")
 
     def close(self) -> None:
         """End the aggregators."""

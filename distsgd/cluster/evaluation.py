@@ -1,7 +1,7 @@
-"""Validation by the workers of a run: held-out rows in blocks, a few at a time, computed again where a worker dies.
+"""Validation by the workers of a run: held-out rows in blocks, computed again if a worker dies.
 
-A worker is asked for no more blocks at once than should take a fraction of `run.timeout_s`. So the time that a
-validation may take grows with its rows, and a worker that hangs is found as soon as in training.
+A worker gets only as many blocks at once as should take a fraction of `run.timeout_s`. So the time limit of validation
+grows with the number of rows, and a hanging worker is detected as early as in training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BlockResult = tuple[float, int]
 
 @dataclass(frozen=True)
 class _Request:
-    """Blocks that a worker was asked for."""
+    """The blocks that a worker was asked to evaluate."""
 
     worker: ManagedWorker
     actor: Any
@@ -39,18 +39,18 @@ class _Request:
 
 
 class BlockEvaluator:
-    """Has the workers of a group evaluate blocks, and learns how long one takes."""
+    """Distributes blocks among the workers of a group, and measures how long a block takes."""
 
     def __init__(self, group: WorkerGroup, timeout_s: float) -> None:
         self._group, self._timeout_s = group, timeout_s
         self._block_s: float | None = None
-        """Seconds that a block took a worker, the last time."""
+        """The most recent time per block, in seconds."""
 
     def evaluate(self, flat: Any, count: int, poll: Callable[[], bool]) -> list[BlockResult] | None:
         """Return the results of blocks 0 to `count` in any order, with the parameters that `flat` refers to.
 
         `poll` is called several times a second; it replaces lost workers, and returns whether to go on: if not, the
-        result is None. Raise WorkerLostError if no worker is left and none comes in time.
+        result is None. Raise WorkerLostError if no worker is left and none joins in time.
         """
         owed, found, requests = deque([range(count)]), list[BlockResult](), dict[Any, _Request]()
         last_seen = next_poll = time.monotonic()
@@ -77,7 +77,7 @@ class BlockEvaluator:
         return found
 
     def _hand_out(self, flat: Any, owed: deque[range], requests: dict[Any, _Request]) -> None:
-        """Ask every worker that has nothing to do for some of the blocks that are owed."""
+        """Assign outstanding blocks to idle workers."""
         busy = {id(request.actor) for request in requests.values()}
         able = self._group.workers.able()
         share = math.ceil(sum(map(len, owed)) / max(1, len(able)))
@@ -92,11 +92,11 @@ class BlockEvaluator:
                 requests[reply] = _Request(worker, state.actor, blocks[:size], time.monotonic(), timeout_s)
 
     def _most(self) -> int:
-        """Return the number of blocks to ask a worker for at most: one, until it is known how long that takes."""
+        """Return the maximum number of blocks per request: one until the time per block is known."""
         return 1 if self._block_s is None else max(1, int(self._timeout_s / SLACK / max(self._block_s, 1e-9)))
 
     def _receive(self, reply: Any, request: _Request, found: list[BlockResult]) -> list[range]:
-        """Take in the results of a request; return the blocks that are owed if its worker was lost."""
+        """Receive the results of a request; return its blocks if its worker was lost."""
         try:
             found += await_reply(reply, request.worker.name, request.timeout_s)
         except (WorkerLostError, ResourceError) as error:
@@ -105,7 +105,7 @@ class BlockEvaluator:
         return []
 
     def _lose(self, request: _Request, problem: str) -> range:
-        """Give the worker of a request up, unless another process has taken its place already; return the blocks."""
+        """Mark the worker of a request as lost, unless it has been replaced already; return the blocks."""
         state = request.worker.state
         if isinstance(state, Alive) and state.actor is request.actor:
             self._group.workers.lose(request.worker, problem, " in validation")

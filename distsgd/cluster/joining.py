@@ -1,4 +1,4 @@
-"""Joining a Ray cluster by its address, or saying within seconds why that cannot be done; leaving it."""
+"""Joins a Ray cluster by its address, or fails within seconds with the reason; leaves it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, AssertionError) as error:
         if "InvalidAuthToken" in str(error.__cause__):
             raise ResourceError(
-                f"the Ray cluster at {address!r} takes only those who have its token: set RAY_AUTH_MODE=token, and "
+                f"the Ray cluster at {address!r} requires its token: set RAY_AUTH_MODE=token, and "
                 "RAY_AUTH_TOKEN_PATH to the file that holds it"
             ) from None
         raise ResourceError(
@@ -59,8 +59,8 @@ def join(address: str) -> None:
 def leave() -> None:
     """Disconnect this process from Ray, and end the processes of a local one.
 
-    An exit handler of Ray's keeps the node object, and so a client whose sockets would stay open for good; what else
-    holds descriptors is in reference cycles.
+    An exit handler of Ray's keeps the node object, and so a client whose sockets would never be closed; the other
+    descriptors are held by reference cycles.
     """
     import ray
     from ray._private import worker
@@ -84,9 +84,9 @@ def _check_answer(address: str) -> None:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]))
         start = connection.recv(4, socket.MSG_WAITALL)
         if len(start) < 4 or start[3] != SETTINGS:
-            raise ValueError("what listens there is something else")
+            raise ValueError("another program listens there")
 
 
 def first_lines(error: Exception) -> str:
-    """Return the beginning of what an error says, in one line."""
+    """Return the beginning of an error's message, in one line."""
     return " ".join(line.strip() for line in str(error).splitlines()[:3]).rstrip(".") or type(error).__name__

@@ -19,7 +19,7 @@ from distsgd.system.signals import signals_kept_from_ray
 from distsgd.system.streams import standard_streams
 
 STORE_RESERVE = 512 * 2**20
-"""Bytes of a local object store beside the rows: parameters and gradients on their way, and Ray's minimum."""
+"""Bytes of a local object store besides the rows: parameters and gradients in transit, and Ray's minimum."""
 
 
 DESCRIPTORS = 256
@@ -38,7 +38,7 @@ def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> It
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _check_descriptors()
-    # Ray gives its workers a low priority, so that its own processes get their turn; a step does not need those.
+    # Ray gives its workers a low priority in favour of its own processes, which a step does not need.
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
         stack.callback(leave)
@@ -78,7 +78,7 @@ def _remedy(error: Exception) -> str:
 
 
 def _check_descriptors() -> None:
-    """Raise ResourceError if Ray's processes could not open enough files: they hang rather than say so."""
+    """Raise ResourceError if Ray's processes could not open enough files: they would hang without an error."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # up to which Ray raises the limit that is in force
     if limit != resource.RLIM_INFINITY and limit < DESCRIPTORS:
         raise ResourceError(

@@ -1,4 +1,4 @@
-"""What a Ray cluster or this machine can carry: the number of workers, CPUs, GPUs."""
+"""The resources of a Ray cluster or this machine: CPUs, GPUs and the number of workers that fit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distsgd.core.backend import Device, array_module, cuda_problem
 from distsgd.errors import ResourceError
 
 PER_CORE = 4
-"""Workers that a local run may put on one core; more would only take turns, each with 200 MB of its own."""
+"""Maximum number of worker threads per core in a local run; more only cost memory, 200 MB per worker."""
 
 PROBE_S = 60.0
-"""Seconds within which a process on a node with a GPU must have said whether that works."""
+"""Timeout of the GPU check on a node with a GPU, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def total_cpus() -> float:
 
 
 def default_workers(config: Config, cpus: float) -> int:
-    """Return `run.workers`, or what `auto` comes to where there are `cpus`."""
+    """Return `run.workers`, or the value of `auto` for `cpus` CPUs."""
     if isinstance(config.run.workers, int):
         return config.run.workers
     return max(1, min(int(cpus) // config.run.blas_threads, config.train.num_shards))
 
 
 def check_local(config: Config) -> None:
-    """Raise ResourceError if this machine lacks the GPU that is asked for, or cannot sensibly carry all workers."""
+    """Raise ResourceError if this machine lacks the requested GPU, or has too few cores."""
     if config.run.device == "cuda":
         array_module("cuda")
     workers, limit = config.run.workers, PER_CORE * cores()
@@ -81,7 +81,7 @@ def check_cpus(config: Config, workers: int, cluster: Cluster) -> None:
 
 
 def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
-    """Return what workers compute on; ResourceError if `cuda` was asked for and cannot be had."""
+    """Return what workers compute on; ResourceError if `cuda` was requested and is unavailable."""
     asked = config.run.device
     if asked == "cpu":
         return "cpu"
@@ -100,7 +100,7 @@ def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
 
 
 def _remote_cuda_problem(gpus: float) -> str | None:
-    """Return what a process on a node with a GPU finds wrong with it."""
+    """Return why a process on a node with a GPU cannot use it, or None."""
     import ray
     from ray.exceptions import RayError
 
@@ -108,7 +108,7 @@ def _remote_cuda_problem(gpus: float) -> str | None:
     reply = probe.remote()
     try:
         result: str | None = ray.get(reply, timeout=PROBE_S)
-    except RayError as error:  # such as that all GPUs are in use by others for as long as that
+    except RayError as error:  # for instance if all GPUs are in use by others for PROBE_S
         ray.cancel(reply, force=True)
         return f"a trial on one found no place, or failed ({type(error).__name__} within {PROBE_S:g} s)"
     return result

@@ -1,4 +1,4 @@
-"""The rows of a run in Ray's object store: one copy on each node, which all its processes read."""
+"""The rows of a run in Ray's object store: one copy per node, shared by its processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SharedRows:
 
     @classmethod
     def put(cls, data: DataSet) -> SharedRows:
-        """Copy rows into the store. The copy that `data` holds is not needed any more."""
+        """Copy rows into the store. The copy in `data` is no longer needed."""
         train, val = ray.put(data.train), None if data.val is None else ray.put(data.val)
         stored = dataclasses.replace(data, train=ray.get(train), val=None if val is None else ray.get(val))
         return cls(stored, train, val)

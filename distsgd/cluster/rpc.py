@@ -1,4 +1,4 @@
-"""Ray calls from the driver to actors: waiting for replies, what a death or a silence comes to; ending actors."""
+"""Ray calls from the driver to actors: waiting for replies, errors for dead or unresponsive actors; killing actors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from distsgd.errors import DistsgdError, ResourceError, ServerLostError, Trainin
 SERVER = "the parameter server"
 
 TICK_S = 0.2
-"""Seconds for which the driver waits for replies before it looks at signals and at the server."""
+"""Seconds that the driver waits for replies between two ticks."""
 
 Tick = Callable[[], None]
-"""Is called every TICK_S seconds while the driver waits: journals what is new, looks at signals."""
+"""Called every TICK_S seconds while the driver waits: writes new journal records, checks for signals."""
 
 
 def no_tick() -> None:
@@ -31,7 +31,7 @@ def no_tick() -> None:
 
 
 def await_reply(reply: Any, who: str, timeout_s: float) -> Any:
-    """Return the reply of a worker or an aggregator; its errors are raised as they were there.
+    """Return the reply of a worker or an aggregator; re-raise its errors.
 
     Raise WorkerLostError if it is dead, ResourceError if it does not reply in time.
     """
@@ -39,14 +39,14 @@ def await_reply(reply: Any, who: str, timeout_s: float) -> Any:
 
 
 def await_server(reply: Any, timeout_s: float) -> Any:
-    """Return the reply of the parameter server; ServerLostError if it is dead or silent."""
+    """Return the reply of the parameter server; ServerLostError if it is dead or unresponsive."""
     return _get(reply, SERVER, timeout_s, dead=ServerLostError, silent=ServerLostError)
 
 
 def await_replies(calls: Sequence[tuple[Any, str]], timeout_s: float, tick: Tick) -> list[Any]:
     """Wait for the replies of several actors together and return them in order; `calls` are replies and names.
 
-    In place of a reply that did not come there is the error that `await_reply` would have raised.
+    A missing reply is replaced by the error that `await_reply` would have raised.
     """
     deadline, replies = time.monotonic() + timeout_s, [reply for reply, _ in calls]
     while replies and (left := deadline - time.monotonic()) > 0:
@@ -66,7 +66,7 @@ def await_replies(calls: Sequence[tuple[Any, str]], timeout_s: float, tick: Tick
 
 
 def has_arrived(reply: Any) -> bool:
-    """Return whether a reply, or the news of its actor's death, is there."""
+    """Return whether a reply, or the error of a dead actor, has arrived."""
     return bool(ray.wait([reply], timeout=0)[0])
 
 
@@ -85,18 +85,18 @@ def _get(reply: Any, who: str, timeout_s: float, *, dead: type[DistsgdError], si
 
 
 def _cause(error: RayError) -> str:
-    """Return what Ray knows of a death in a few words: the last part of what it says."""
+    """Return the cause of a death in a few words, from the end of Ray's message."""
     text = " ".join(str(error).split())
     detail = text.rpartition("Worker exit detail:")[2] or text
     return detail.strip().partition(". ")[0].rstrip(".")[:160]
 
 
 def end(actor: Any, location: Location | None) -> None:
-    """End an actor, and its process too if it is known where: one that is stopped does not hear Ray."""
+    """Kill an actor, and its process if its location is known: a stopped process ignores Ray."""
     ray.kill(actor)
     if location is not None:
         strategy = NodeAffinitySchedulingStrategy(node_id=location.node, soft=False)
-        # Nobody waits for it: where the node is gone it never runs, and the process is gone with the node.
+        # Do not wait for it: if the node is dead, it never runs, and the process is dead too.
         ray.remote(end_process).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(location.pid)
 
 

@@ -21,7 +21,7 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 
 GROW_S = 5.0
-"""Seconds between two looks at whether the cluster has grown, if the number of workers follows its size."""
+"""Seconds between two checks of the cluster's size, if the number of workers follows it."""
 
 
 class RayTrainer:
@@ -37,7 +37,7 @@ class RayTrainer:
         runtime_env: dict[str, Any],
         wanted: Callable[[], int] | None = None,
     ) -> None:
-        """Start all actors; `wanted` says how many workers the cluster has room for, if their number may change."""
+        """Start all actors; `wanted` returns the number of workers that the cluster has room for, if it may change."""
         self._config, self._net, self._plan, self._runtime_env = spec.config, spec.net, spec.plan, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
         self._replaced = self._looked
@@ -72,7 +72,7 @@ class RayTrainer:
         self._group.connect_all(self._server, location)
 
     def recover(self, start: Snapshot) -> None:
-        """Start a new server in place of one that was lost; it goes on from the earlier state `start`."""
+        """Start a new server in place of a lost one; it resumes from the earlier state `start`."""
         end(self._server, self._location)
         self._group.drop_dead_nodes()
         self._start_server(start)
@@ -90,7 +90,7 @@ class RayTrainer:
         while not ray.wait([reply], timeout=TICK_S)[0]:
             self._replace_lost(tick)
             tick()
-        if time.monotonic() - self._replaced > TICK_S:  # there are epochs that are over before the first look
+        if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
             self._replace_lost(tick)
         steps: int = self._ask(reply)
         return steps
@@ -104,7 +104,7 @@ class RayTrainer:
             self._group.resize(self._wanted())
 
     def stop(self) -> None:
-        """Make `run` return after the step at hand, and `evaluate` at once."""
+        """Make `run` return after the current step, and `evaluate` at once."""
         self._stopped = True
         self._server.stop.remote()
 
@@ -128,7 +128,7 @@ class RayTrainer:
         return timings
 
     def evaluate(self, tick: Tick) -> dict[str, float] | None:
-        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`.
+        """Return loss and accuracy over the held-out rows; None if `tick` has called `stop`.
 
         `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
         Raise WorkerLostError if too few workers are left.

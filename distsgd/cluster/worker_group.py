@@ -58,7 +58,7 @@ class WorkerGroup:
                     )
 
     def _advance(self, worker: ManagedWorker) -> None:
-        """Move a worker that is on its way to its next state, if what it waits for has come.
+        """Move a worker that is on its way to its next state, if its reply has arrived.
 
         Raise DistsgdError if it died, failed or took too long.
         """
@@ -101,7 +101,7 @@ class WorkerGroup:
         self._connections.connect_all(server, location)
 
     def replace_lost(self, tick: Tick) -> None:
-        """Notice who was lost, start others in their place, connect those that are ready.
+        """Detect lost workers, start replacements, connect those that are ready.
 
         Raise ServerLostError if the server is gone, WorkerLostError if too few workers are left.
         """
@@ -115,11 +115,11 @@ class WorkerGroup:
         self._check_strength()
 
     def drop_dead_nodes(self) -> None:
-        """Give up the workers of nodes that are gone."""
+        """Mark the workers of dead nodes as lost."""
         self._connections.drop_dead_nodes()
 
     def _check_strength(self) -> None:
-        """Raise WorkerLostError if fewer workers are left, or on their way, than the run may go on with."""
+        """Raise WorkerLostError if fewer than `run.min_workers` workers are left or starting."""
         now, workers, least = time.monotonic(), self.workers.all, self._config.run.min_workers
         out = [worker for worker in workers if isinstance(worker.state, Retired)]
         without_room = [w for w in workers if isinstance(w.state, Pending) and w.state.deadline < now]
@@ -137,7 +137,7 @@ class WorkerGroup:
         )
 
     def resize(self, count: int) -> None:
-        """Change the number of workers: add some, or take out some of those that do not compute."""
+        """Change the number of workers: add some, or remove some that are not computing."""
         while len(self.workers.all) < count:
             self.workers.add()
         idle = [worker for worker in self.workers.all if not isinstance(worker.state, Ready | Connected)]
@@ -153,7 +153,7 @@ class WorkerGroup:
 
 
 def _awaited(worker: ManagedWorker) -> Any:
-    """Return the reply that a worker on its way waits for, or None if it waits for none."""
+    """Return the reply that a starting worker waits for, or None."""
     match worker.state:
         case Pending(placed=reply) | Starting(initialized=reply):
             return reply

@@ -1,8 +1,8 @@
 """The states of a worker and the transitions between them.
 
-A run has a fixed number of workers. Each is a number that processes come and go under, and is always in one of the
-states below. A state holds what is known in it and nothing else: a worker that waits for its restart has no actor that
-one could call by mistake.
+A run has a fixed number of workers. Each has a number that its successive processes share, and is always in one of
+the states below. A state holds only the data that is valid in it: a worker that waits for its restart has no actor that
+could be called by mistake.
 
     Waiting ──▶ Pending ──▶ Starting ──▶ Ready ◀──▶ Connected
        ▲           │            │          │            │
@@ -21,7 +21,7 @@ from distsgd.cluster.actors import Location
 from distsgd.comm.transport import worker_name
 
 HISTORY = 100
-"""Transitions that a worker remembers."""
+"""Number of transitions in the history of a worker."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class State:
 
 @dataclass(frozen=True)
 class Waiting(State):
-    """It has no process; the next one is to be started when the monotonic clock says `due`."""
+    """It has no process; the next one is due at `due` on the monotonic clock."""
 
     due: float
 
 
 @dataclass(frozen=True)
 class Retired(State):
-    """It has no process and gets no other."""
+    """It has no process and is not restarted."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Alive(State):
 
 @dataclass(frozen=True)
 class Pending(Alive):
-    """Ray has been asked for a process, and has to find a place for it; there may be none for now."""
+    """Ray has been asked for a process and has not placed it yet; the cluster may be full."""
 
     placed: Any
     """The reply with its location."""
@@ -59,12 +59,12 @@ class Pending(Alive):
     """The reply with the fingerprint of its arithmetic."""
 
     deadline: float
-    """When it no longer counts as being on its way, on the monotonic clock."""
+    """When it no longer counts as starting, on the monotonic clock."""
 
 
 @dataclass(frozen=True)
 class Located(Alive):
-    """It has a process, and it is known which."""
+    """It has a process whose location is known."""
 
     location: Location
 
@@ -101,11 +101,11 @@ TRANSITIONS: dict[type[State], frozenset[type[State]]] = {
 
 
 class InvalidTransition(Exception):  # noqa: N818 - named like dask's
-    """A worker was to go from one state to another that does not follow it: a mistake in this package."""
+    """A transition that is not in the table: a bug in this package."""
 
 
 class ManagedWorker:
-    """A worker of a run: its number, its state and how it came to be in it."""
+    """A worker of a run: its number, its state and its history."""
 
     def __init__(self, number: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.number, self.name, self.restarts = number, worker_name(number), 0
@@ -130,7 +130,7 @@ class ManagedWorker:
         self._history.append((self._clock(), f"{after.__name__} ({reason})"))
 
     def lose(self, reason: str, *, max_restarts: int, back_off_s: float) -> None:
-        """Give its process up: wait for another one, twice as long each time, or retire after `max_restarts`."""
+        """Mark its process as lost: wait for a restart with exponential back-off, or retire after `max_restarts`."""
         if self.restarts < max_restarts:
             self.become(Waiting(self._clock() + back_off_s * 2**self.restarts), reason)
             self.restarts += 1

@@ -1,4 +1,4 @@
-"""The workers of a run in whatever state they are, and what happens to one that is lost."""
+"""The workers of a run, in all states, and the handling of lost ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Workers:
         self.all.append(ManagedWorker(max((worker.number for worker in self.all), default=-1) + 1))
 
     def remove(self, worker: ManagedWorker, reason: str) -> None:
-        """Take out a worker that has no part in training, and end its process if it has one."""
+        """Remove a worker that is not training, and kill its process if it has one."""
         if isinstance(worker.state, Alive):
             end(worker.state.actor, None)
         if not isinstance(worker.state, Retired):
@@ -46,7 +46,7 @@ class Workers:
         return [(worker, worker.state) for worker in self.all if isinstance(worker.state, Connected)]
 
     def located(self) -> list[tuple[ManagedWorker, Located]]:
-        """Return the workers that have a process of which it is known where it is."""
+        """Return the workers whose process has a known location."""
         return [(worker, worker.state) for worker in self.all if isinstance(worker.state, Located)]
 
     def busiest_node(self) -> tuple[str | None, int]:
@@ -55,7 +55,7 @@ class Workers:
         return counts.most_common(1)[0] if counts else (None, 1)
 
     def lose(self, worker: ManagedWorker, problem: str, doing: str = "") -> None:
-        """Give a worker's process up; `problem` says what was found, and `doing`, such as ` in step 3`, when."""
+        """Mark a worker as lost; `problem` says what happened, and `doing`, such as ` in step 3`, when."""
         state, limit = worker.state, self._config.run.max_restarts
         location = state.location if isinstance(state, Located) else None
         worker.lose(problem, max_restarts=limit, back_off_s=BACK_OFF_S)
@@ -68,11 +68,11 @@ class Workers:
             )
 
     def note_lost(self, name: str, location: Location | None, problem: str, doing: str = "") -> None:
-        """Tell the user that a worker or an aggregator was lost."""
+        """Add a notice that a worker or an aggregator was lost."""
         where = f" on {location.host}" if location else ""
         self.notices.append(f"{name}{where} was lost{doing}: {problem.removeprefix(f'{name} ')}")
 
     def take_notices(self) -> list[str]:
-        """Return what the user should know that has happened since the last call."""
+        """Return the notices since the last call."""
         notices, self.notices = self.notices, []
         return notices

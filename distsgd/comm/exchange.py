@@ -51,7 +51,8 @@ class Exchange:
                 raise PeerLostError(f"it answers for shards {_named(answer.shards)} of step {answer.step + 1}")
             self.answers[descriptor] = answer.partials
         except BlockingIOError:
-            self.busy[descriptor] = (peer, shards)
+            if shards:  # an idle peer may wake the server for nothing
+                self.busy[descriptor] = (peer, shards)
         except PeerFailedError as error:
             raise TrainingError(f"{peer.name} on {peer.host} failed in step {self._step + 1}: {error}") from None
         except PeerTimeoutError as error:

@@ -79,9 +79,11 @@ class SharedMemoryPeer:
             message = self._connection.receive()
             if message.startswith(b"F") and len(message) >= HEAD.size:
                 raise PeerFailedError(message[HEAD.size :].decode(errors="replace"))
-            _, step, lo, hi, *sums = self._layout.unpack(message)
+            kind, step, lo, hi, *sums = self._layout.unpack(message)
         except (ConnectionClosedError, struct.error) as error:
             raise PeerLostError(str(error)) from None
+        if kind != b"D":
+            raise PeerLostError(f"it sends a message of the unknown kind {kind!r}")
         if (lo, hi) != (self._shards.start, self._shards.stop):
             raise PeerLostError(f"it answers for shards {lo} to {hi - 1}, which it was not asked to compute")
         partials = list(map(PartialSum, self._nodes, self._slots, sums[::3], sums[1::3], sums[2::3]))

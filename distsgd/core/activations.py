@@ -17,7 +17,10 @@ class Activation(Protocol):
     """h = f(a), elementwise, of the hidden layer's pre-activations a (n, H)."""
 
     def forward(self, h: Array, kept: Array, xp: ModuleType) -> None:
-        """Overwrite the pre-activations in `h` (n, H) by activations; store what `backward` needs in `kept` (n, H)."""
+        """Overwrite the pre-activations in `h` (n, H) by activations; store what `backward` needs in `kept` (n, H).
+
+        A pre-activation that is not finite must leave an activation that is not finite, so that overflows are found.
+        """
         ...
 
     def backward(self, dh: Array, h: Array, kept: Array, xp: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""The file of a trained model, `model.npz`: W1 b1 W2 b2 float32, classes, shift and scale, and its format's version.
+"""The file of a trained model, `model.npz`: the weights, what else prediction needs, and the version of the format.
 
 All readers use the same checks. This file is copied into every model that is logged to MLflow, so
 it needs NumPy alone.
@@ -7,10 +7,13 @@ it needs NumPy alone.
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from .activations import ACTIVATIONS
+from .losses import LOSSES
 from .net import Net
 from .npz import read_arrays
 from .predictor import Predictor
@@ -28,6 +31,8 @@ def encode(predictor: Predictor) -> bytes:
         classes=predictor.classes,
         shift=predictor.shift,
         scale=predictor.scale,
+        activation=np.array(predictor.net.activation),
+        loss=np.array(predictor.net.loss),
         format_version=np.array(FORMAT_VERSION),
     )
     return buffer.getvalue()
@@ -68,13 +73,27 @@ def _decode(arrays: dict[str, np.ndarray]) -> Predictor:
     if W1.ndim != 2 or classes.ndim != 1 or classes.dtype.kind not in "iuU" or 0 in (*W1.shape, *classes.shape):
         raise ValueError(f"it has W1 {W1.shape} and classes {classes.shape} of {classes.dtype}")
     D, H = W1.shape
-    net = Net(D, H, len(classes))
+    net = Net(
+        D,
+        H,
+        len(classes),
+        activation=_name(arrays, "activation", ACTIVATIONS, "relu"),
+        loss=_name(arrays, "loss", LOSSES, "softmax"),
+    )
     for name, shape in net.shapes._asdict().items():
         _check(name, arrays[name], shape, itemsize=4)
     for name in ("shift", "scale"):
         _check(name, arrays[name], (net.features,), itemsize=8)
     flat = np.concatenate([arrays[name].astype(np.float32).ravel() for name in net.shapes._fields])
     return Predictor(net=net, flat=flat, classes=classes, shift=arrays["shift"], scale=arrays["scale"])
+
+
+def _name(arrays: dict[str, np.ndarray], key: str, known: Collection[str], default: str) -> str:
+    """Return the name of the net's activation or loss; files of distsgd 0.1.0 have none, but `default`."""
+    array = arrays.get(key, np.array(default))
+    if array.shape != () or str(array) not in known:
+        raise ValueError(f"its {key} is {str(array)[:40]!r}, expected {' or '.join(sorted(known))}")
+    return str(array)
 
 
 def _check(name: str, array: np.ndarray, shape: tuple[int, ...], *, itemsize: int) -> None:

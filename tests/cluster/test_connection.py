@@ -32,7 +32,7 @@ def cli(tmp_path) -> Iterator[Cli]:
 
 
 def run(cli: Cli, script: str) -> Outcome:
-    """Run a script, which has to succeed without a word of complaint."""
+    """Run a script, which has to succeed without any output on stderr."""
     found = cli.run_python("-c", RUN + script)
     assert found.code == 0, found.err
     assert "Traceback" not in found.err
@@ -42,7 +42,7 @@ def run(cli: Cli, script: str) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_runs_in_threads_of_one_process(cli):
-    """The one that has started Ray is over first, and leaves it to the other."""
+    """The run that has started Ray ends first, and leaves it to the other."""
     script = """
 first_begun, second_begun, first_over = threading.Event(), threading.Event(), threading.Event()
 
@@ -147,7 +147,7 @@ assert counts[2][1] - counts[1][1] <= 2, counts
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_after_training_tasks_of_the_caller_have_their_output_back(cli):
+def test_after_training_the_output_of_the_callers_tasks_is_printed_again(cli):
     script = """
 import ray, shutil
 
@@ -184,7 +184,7 @@ print(seen[-1] - before)
 
 
 @pytest.mark.slow
-def test_too_few_descriptors_are_called_by_their_name(cli):
+def test_too_low_a_limit_on_open_files_is_reported(cli):
     script = """
 import resource
 from distsgd.cluster.local_ray import DESCRIPTORS
@@ -205,7 +205,7 @@ except distsgd.DistsgdError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])
-def test_a_closed_standard_stream_is_no_obstacle(cli, closed):
+def test_training_works_with_a_closed_standard_stream(cli, closed):
     """Closed from the beginning, so that `sys.stderr` is None."""
     (cli.folder / "script.py").write_text(RUN + "print(train('run').status)")
     script = f"import os, sys\nos.execv('/bin/sh', ['sh', '-c', sys.executable + ' script.py {closed}'])"

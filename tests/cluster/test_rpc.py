@@ -1,4 +1,4 @@
-"""The driver waits for several actors together, and looks at signals meanwhile."""
+"""The driver waits for several actors at once, and checks for signals meanwhile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_one_timeout_for_all_and_ticks_meanwhile(actors):
     assert len(ticks) >= 4
 
 
-def test_a_death_is_a_reply_like_another(actors):
+def test_a_dead_actor_gives_an_error_in_place_of_its_reply(actors):
     calls = [(actors[0].reply.remote(1), "a"), (actors[1].die.remote(), "worker 1"), (actors[2].reply.remote(3), "c")]
     first, death, last = await_replies(calls, 60, lambda: None)
     assert (first, last) == (1, 3)
@@ -68,5 +68,5 @@ def test_what_tick_raises_ends_the_wait(actors):
         await_replies([(actors[0].reply.remote(1, 9), "worker 0")], 60, tick)
 
 
-def test_nobody_to_wait_for():
+def test_without_calls_there_is_nothing_to_wait_for():
     assert await_replies([], 60, lambda: None) == []

@@ -1,4 +1,4 @@
-"""One answer: the same weights and the same journal for any number of workers, after any stop and any death."""
+"""The same weights and the same journal for any number of workers, after any stop and any crash."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_any_number_of_workers(case):
         assert timeless(Path(f"{number}")) == timeless(Path("serial")), dispatcher
 
 
-def test_another_seed_or_number_of_shards_is_another_run():
+def test_another_seed_or_number_of_shards_changes_the_weights():
     runs = [{}, {"train.seed": 1}, {"train.num_shards": 3}, {"data.split_seed": 2}]
     found = [
         distsgd.train(BASE | more | {"run.workers": 0, "run.dir": f"{number}"}) for number, more in enumerate(runs)
@@ -96,7 +96,7 @@ STEPS = 100 * 23
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    """The directory of a long run that nothing befell."""
+    """The directory of a long run without interruptions."""
     path = tmp_path_factory.mktemp("undisturbed") / "run"
     distsgd.train(LONG | {"run.workers": 0, "run.dir": str(path)})
     assert result(path)["steps"] == STEPS

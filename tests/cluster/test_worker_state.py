@@ -1,4 +1,4 @@
-"""A worker's life keeps to the table of transitions, whatever order things happen in."""
+"""A worker only makes transitions in the table, in whatever order events happen."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WAY_TO = {
     Connected: (Pending, Starting, Ready, Connected),
     Retired: (Retired,),
 }
-"""A way to each state."""
+"""A sequence of states that leads to each state."""
 
 
 def worker_in(state: type[State]) -> ManagedWorker:
@@ -54,13 +54,13 @@ def worker_in(state: type[State]) -> ManagedWorker:
     return worker
 
 
-def test_the_table_speaks_of_every_state_there_is():
+def test_the_table_contains_every_state():
     assert set(TRANSITIONS) == set(STATES)
     assert set().union(*TRANSITIONS.values()) == set(STATES)
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(STATES, STATES)))
-def test_what_is_not_in_the_table_is_an_error_that_tells_the_history(before, after):
+def test_an_invalid_transition_is_an_error_with_the_history(before, after):
     worker = worker_in(before)
     was = worker.state
     if after in TRANSITIONS[before]:
@@ -130,7 +130,7 @@ class WorkerLife(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_in(Alive))
     @rule()
     def lost_again(self) -> None:
-        """News of a death may come twice: the second time there is no process to lose."""
+        """A death may be reported twice: the second time there is no process to lose."""
         before, restarts = self.worker.state, self.worker.restarts
         if self.is_in(Waiting) and restarts >= self.max_restarts:
             return  # a worker that has not started yet may be retired
@@ -144,7 +144,7 @@ class WorkerLife(RuleBasedStateMachine):
         assert self.is_in(Retired) == (self.losses > self.max_restarts)
 
     @invariant()
-    def whoever_has_a_process_has_an_actor_and_nobody_else(self) -> None:
+    def exactly_the_workers_with_a_process_have_an_actor(self) -> None:
         assert self.is_in(Alive) == hasattr(self.worker.state, "actor")
         assert self.is_in(Located) == hasattr(self.worker.state, "location")
 

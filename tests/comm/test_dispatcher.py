@@ -50,7 +50,7 @@ BEHAVIORS = [
     "answers for another step",
     "answers for other shards",
     "is silent",
-    "answers in vain",
+    "answer does not arrive",
     "wakes up for nothing",
 ]
 """What a peer may do when it gets a task; most steps have to succeed."""
@@ -94,7 +94,7 @@ class FakePeer:
             self.arrive(answer._replace(step=step - 1))
         elif behavior == "answers for other shards":
             self.arrive(answer._replace(shards=range(shards.start, shards.stop + 1)))
-        elif behavior == "answers in vain":
+        elif behavior == "answer does not arrive":
             self.arrive(PeerTimeoutError("has computed its answer, which did not arrive"))
         elif behavior == "wakes up for nothing":
             self.arrive(BlockingIOError())
@@ -327,7 +327,7 @@ def test_a_peer_lost_for_another_reason_is_not_killed(peers_with, behavior, prob
 
 
 def test_a_peer_whose_answer_does_not_arrive_is_killed(peers_with):
-    peers = peers_with([["answers in vain"], []], 3)
+    peers = peers_with([["answer does not arrive"], []], 3)
     check(peers, 0, range(3))
     (lost,) = peers.dispatcher.members.take_lost_peers()
     assert (lost.name, lost.problem) == ("peer 0", "has computed its answer, which did not arrive")
@@ -339,6 +339,16 @@ def test_a_spurious_wakeup_does_not_lose_the_answer(peers_with):
     check(peers, 0, range(3))
     assert not peers.dispatcher.members.take_lost_peers()
     assert [len(peer.asked) for peer in peers.made] == [1, 1]
+
+
+def test_an_idle_peer_that_wakes_the_server_for_nothing_is_not_waited_for(peers_with):
+    peers = peers_with([[], ["answers late"], []], 2, timeout_s=SHORT_S)
+    idle = peers.made[0]  # of three peers with two shards
+    for step in range(3):
+        idle.arrive(BlockingIOError())
+        check(peers, step, range(2))
+    assert idle.asked == []
+    assert not peers.dispatcher.members.take_lost_peers()
 
 
 def test_the_answer_of_a_peer_that_dies_later_in_the_step_remains_valid(peers_with):

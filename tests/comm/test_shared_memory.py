@@ -364,6 +364,7 @@ NONSENSE: dict[str, Callable[[int, int, int], bytes]] = {
     "no sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi),
     "too many sums": lambda step, lo, hi: HEAD.pack(b"D", step, lo, hi) + bytes(24 * 50),
     "other shards": lambda step, lo, hi: HEAD.pack(b"D", step, lo + 1, hi + 1) + struct.pack("<dqd", 1.0, 1, 1.0),
+    "an unknown kind": lambda step, lo, hi: HEAD.pack(b"X", step, lo, hi) + struct.pack("<dqd", 1.0, 1, 1.0),
     "another step": lambda step, lo, hi: HEAD.pack(b"D", step + 1, lo, hi) + struct.pack("<dqd", 1.0, 1, 1.0),
 }
 

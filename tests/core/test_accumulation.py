@@ -36,7 +36,7 @@ def test_a_product_is_added_to_what_is_there(k, m, n, fortran, seed):
 
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_no_size_of_a_shard_makes_blas_complain(capfd, count):
-    """BLAS writes to stderr, and does nothing, where it does not like an argument."""
+    """BLAS writes to stderr, and does nothing, if an argument is invalid."""
     accumulator()
     exact_accumulator(Net(5, 4, 3), [count])
     assert capfd.readouterr() == ("", "")

@@ -167,7 +167,7 @@ def probabilities_of(flat, X) -> np.ndarray:
 
 
 class Softplus:
-    """An activation as a stranger would add it, smooth so that differences are exact: f(a) = log(1 + exp(a))."""
+    """A user-defined activation, smooth so that differences are exact: f(a) = log(1 + exp(a))."""
 
     def forward(self, h, kept, xp):
         xp.exp(h, out=kept)

@@ -1,4 +1,4 @@
-"""What the last bits depend on: threads that are held, kernels that are checked, a fingerprint that says so."""
+"""What determines the last bits: pinned threads, checked kernels, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ except ResourceError as error:
     assert "OPENBLAS_CORETYPE=SkylakeX" in refusal
 
 
-def test_threads_are_held_inside_and_given_back():
+def test_threads_are_pinned_inside_the_context_and_restored():
     with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
         before = blas_threads()
         with pinned_blas(1, None):
@@ -73,7 +73,7 @@ def test_threads_are_held_inside_and_given_back():
         assert blas_threads() == before
 
 
-def test_threads_that_cannot_be_had_are_refused():
+def test_an_impossible_number_of_threads_is_refused():
     pinned = pinned_blas(100_000, None)
     with pytest.raises(ResourceError, match=r"runs \d+ threads in place of 100000; set .*OMP_NUM_THREADS") as caught:
         pinned.__enter__()
@@ -98,7 +98,7 @@ def test_a_fingerprint_of_a_gpu_names_it():
     assert {"cupy", "gpu"} <= set(fingerprint("cuda"))
 
 
-def test_arrays_of_either_backend_come_to_the_host(xp):
+def test_arrays_of_either_backend_are_copied_to_the_host(xp):
     array = xp.arange(5, dtype=xp.float32)
     assert isinstance(to_host(array), np.ndarray)
     assert to_host(array).tolist() == [0, 1, 2, 3, 4]

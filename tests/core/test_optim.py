@@ -1,4 +1,4 @@
-"""Update rules against independent formulas, and bits that blocks, their owners and threads leave alone."""
+"""Update rules against independent formulas; the same bits for any blocks, owners and threads."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_updates_agree_with_independent_formulas(rule, l2, clip_norm):
 
 
 def test_each_option_changes_the_result():
-    """So that the agreement above is not one of formulas that leave the option out."""
+    """Otherwise the formulas above could agree while ignoring the option."""
     variants = [
         OptimConfig(l2=l2, clip_norm=clip_norm, **rule)
         for l2 in (0.0, 0.01)

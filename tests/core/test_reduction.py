@@ -135,7 +135,7 @@ def test_a_result_may_be_written_to_a_buffer_while_parts_stay_as_they_are(divisi
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_plan_is_for_as_many_parts_as_it_was_made_for(missing):
+def test_a_plan_requires_its_number_of_parts(missing):
     plan = additions(leaves(0, 3), (0, 3))
     with pytest.raises(ValueError, match="zip"):
         combine(range(2 + 2 * missing), plan, lambda left, right, _: left + right)
@@ -179,7 +179,7 @@ def test_assign_gives_every_shard_to_one_worker_in_equal_runs(num_shards, data):
     assert min(map(len, runs)) >= 1
 
 
-def test_assign_gives_nothing_to_workers_that_are_too_many():
+def test_assign_gives_surplus_workers_no_shards():
     assert [list(run) for run in assign(3, 2)] == [[], [0], [1]]
 
 

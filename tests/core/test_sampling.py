@@ -39,7 +39,7 @@ def test_an_order_is_a_permutation_at_and_beside_powers_of_two(size):
 
 
 @given(seed=SEEDS, stream=STREAMS, size=st.integers(1, 2**40), data=st.data())
-def test_any_position_can_be_asked_alone(seed, stream, size, data):
+def test_any_position_can_be_computed_alone(seed, stream, size, data):
     positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=8)))
     together = keyed_permutation(seed, stream, size, positions)
     alone = [int(keyed_permutation(seed, stream, size, np.array([p]))[0]) for p in positions]
@@ -193,7 +193,7 @@ def test_replacement_draws_some_rows_twice_and_some_never():
 
 
 @given(sampler=samplers(), steps=st.lists(st.integers(0, 60), min_size=1, max_size=12), data=st.data())
-def test_rows_ahead_are_the_samplers_whoever_asks_for_what(sampler, steps, data):
+def test_prefetched_rows_equal_the_samplers_for_any_requests(sampler, steps, data):
     ahead = PrefetchedRows(sampler)
     runs = st.tuples(st.integers(0, sampler.num_shards - 1), st.integers(1, sampler.num_shards))
     for step in steps:
@@ -205,7 +205,7 @@ def test_rows_ahead_are_the_samplers_whoever_asks_for_what(sampler, steps, data)
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_rows_ahead_are_worked_out_for_many_steps_at_once_and_within_bounds(monkeypatch):
+def test_prefetched_rows_are_computed_for_many_steps_at_once_within_bounds(monkeypatch):
     asked = []
     real = Sampler.shard_rows
 
@@ -222,7 +222,7 @@ def test_rows_ahead_are_worked_out_for_many_steps_at_once_and_within_bounds(monk
     assert sampling.PREFETCHED_ROWS // 100 == 81
 
 
-def test_the_order_is_the_one_of_the_day_this_was_written():
+def test_the_order_has_not_changed_between_versions():
     """A run must be resumable with a later version: these are results, and not to change."""
     assert permutation(0, 0, 10).tolist() == [5, 7, 8, 6, 4, 9, 2, 0, 1, 3]
     assert permutation(1, SPLIT_STREAM, 10).tolist() == [5, 1, 6, 2, 9, 8, 3, 0, 7, 4]

@@ -136,7 +136,7 @@ def test_the_model_is_plain_arrays_that_predict(run_dir):
     shapes = {"W1": (64, 64), "b1": (64,), "W2": (64, 10), "b2": (10,)}
     assert {name: arrays[name].shape for name in shapes} == shapes
     assert {arrays[name].dtype for name in shapes} == {np.dtype("<f4")}
-    assert set(arrays) == {*shapes, "classes", "shift", "scale", "format_version"}
+    assert set(arrays) == {*shapes, "classes", "shift", "scale", "activation", "loss", "format_version"}
     X, y = digits()
     h = np.maximum(0, ((X - arrays["shift"]) * arrays["scale"]) @ arrays["W1"] + arrays["b1"])
     by_hand = arrays["classes"][(h @ arrays["W2"] + arrays["b2"]).argmax(axis=1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pickle
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distsgd.core.activations import ACTIVATIONS
 from distsgd.core.net import Net
 from distsgd.core.pyfunc import _load_pyfunc
 from distsgd.data import Normalization
@@ -57,6 +59,32 @@ def test_a_model_that_was_saved_and_loaded_predicts_the_same(tmp_path, classes):
 
 
 @pytest.mark.parametrize("classes", [INTEGERS, STRINGS])
+class Halving:
+    """f(a) = a / 2, which no file would name by mistake."""
+
+    def forward(self, h, kept, xp):
+        xp.multiply(h, np.float32(0.5), out=h)
+
+    def backward(self, dh, h, kept, xp):
+        xp.multiply(dh, np.float32(0.5), out=dh)
+
+    def initial_deviation(self, fan_in, fan_out):
+        return 1.0
+
+
+def test_the_file_names_the_activation_and_predictions_use_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "halving", Halving())
+    relu = make()
+    other = dataclasses.replace(relu, net=dataclasses.replace(relu.net, activation="halving"))
+    other.save(tmp_path / "model.npz")
+    loaded = Classifier.load(tmp_path / "model.npz")
+    assert loaded.net == other.net
+    assert loaded.predict_proba(rows()).tobytes() == other.predict_proba(rows()).tobytes()
+    assert not np.allclose(loaded.predict_proba(rows()), relu.predict_proba(rows()))
+    assert (_load_pyfunc(str(tmp_path / "model.npz")).predict(rows()) == other.predict(rows())).all()
+
+
+@pytest.mark.parametrize("classes", [INTEGERS, STRINGS], ids=["integers", "strings"])
 def test_predictions_are_what_the_formulas_say(classes):
     model = make(classes)
     W1, b1, W2, b2 = (part.astype(np.float64) for part in NET.split(model.flat))
@@ -74,7 +102,18 @@ def test_the_file_holds_the_arrays_of_the_contract_and_no_pickle(tmp_path):
     model = make(STRINGS)
     model.save(tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
-        assert set(file) == {"W1", "b1", "W2", "b2", "classes", "shift", "scale", "format_version"}
+        assert set(file) == {
+            "W1",
+            "b1",
+            "W2",
+            "b2",
+            "classes",
+            "shift",
+            "scale",
+            "activation",
+            "loss",
+            "format_version",
+        }
         assert [file[name].shape for name in ("W1", "b1", "W2", "b2")] == [(4, 6), (6,), (6, 3), (3,)]
         assert all(file[name].dtype == np.float32 for name in ("W1", "b1", "W2", "b2"))
         assert np.array_equal(file["W1"], NET.split(model.flat).W1)
@@ -234,6 +273,9 @@ HOSTILE = {
     "no features": lambda p: saved(p, W1=np.zeros((0, 6), np.float32), shift=np.zeros(0), scale=np.zeros(0)),
     "a shift that is not a number": lambda p: saved(p, shift=np.full(4, np.nan)),
     "a format version of text": lambda p: saved(p, format_version=np.array("new")),
+    "an unknown activation": lambda p: saved(p, activation=np.array("step")),
+    "a number for an activation": lambda p: saved(p, activation=np.array(3)),
+    "two losses": lambda p: saved(p, loss=np.array(["softmax", "softmax"])),
     "format version 0": lambda p: saved(p, format_version=np.array(0)),
 }
 
