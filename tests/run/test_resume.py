@@ -1,4 +1,4 @@
-"""Resuming: what it goes on from, what it refuses, and what it says of a run directory that is not whole."""
+"""Resuming: what a run resumes from, what is refused, and messages about incomplete run directories."""
 
 from __future__ import annotations
 
