@@ -76,7 +76,7 @@ def test_checkpoints_of_which_none_is_valid_are_refused_and_not_begun_anew(kept)
     lines = found.err.splitlines()
     assert [line for line in lines if "its arrays are damaged" in line] == lines[:2]
     assert lines[2].startswith(f"distsgd: none of the checkpoints in {str(kept / 'checkpoints')!r} is valid")
-    assert "remove that folder to begin again at step 0" in lines[2]
+    assert "remove that folder to start again at step 0" in lines[2]
     shutil.rmtree(kept / "checkpoints")
     found = resume(kept)
     assert found.code == 0, found.err
