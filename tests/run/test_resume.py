@@ -100,7 +100,7 @@ def test_a_hole_in_the_journal_below_the_checkpoint_is_told(kept, left, lines, s
     (warning,) = result(kept)["warnings"]
     assert f"warning: {warning}" in found.err
     assert f"the journal {str(path)!r} lacks {lines} up to step {STOPPED}, from which the run continues" in warning
-    assert f"steps {steps}. It was damaged" in warning
+    assert f"steps {steps}. They were lost" in warning
     assert [record["step"] for record in journal(kept)][-1] == 138
 
 
