@@ -1,4 +1,4 @@
-"""What cannot be shown does not end a run: readers that go away, full disks, streams closed from the start."""
+"""Output errors do not end a run: closed pipes, full disks, streams closed from the start."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ def test_flat_values_are_json_and_build_the_same_configuration(key):
 
 @pytest.mark.parametrize("key", known_keys())
 def test_the_digest_depends_on_exactly_what_the_weights_depend_on(key):
-    """But not on where the rows lie, which the data's own digest answers for."""
+    """But not on the paths of the data, whose content has its own digest."""
     base = {"train.batch_size": 64}
     changed = Config.build(base, {key: OTHER_VALUES[key]}).digest() != Config.build(base).digest()
     assert changed == (
@@ -290,7 +290,7 @@ def test_the_digest_depends_on_exactly_what_the_weights_depend_on(key):
     )
 
 
-def test_parameters_are_logged_by_the_names_that_one_types():
+def test_parameters_are_logged_by_their_dotted_keys():
     config = Config.build({"optim.lr": 0.3, "run.workers": 2, "data.features": ["a"], "run.dir": "here"})
     parameters = config.parameters()
     assert parameters["optim.lr"] == 0.3

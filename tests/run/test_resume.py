@@ -1,4 +1,4 @@
-"""Resuming: what it goes on from, what it refuses, and what it says of a run directory that is not whole."""
+"""Resuming: what a run resumes from, what is refused, and messages about incomplete run directories."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_checkpoints_of_which_none_is_valid_are_refused_and_not_begun_anew(kept)
     lines = found.err.splitlines()
     assert [line for line in lines if "its arrays are damaged" in line] == lines[:2]
     assert lines[2].startswith(f"distsgd: none of the checkpoints in {str(kept / 'checkpoints')!r} is valid")
-    assert "remove that folder to begin again at step 0" in lines[2]
+    assert "remove that folder to start again at step 0" in lines[2]
     shutil.rmtree(kept / "checkpoints")
     found = resume(kept)
     assert found.code == 0, found.err
@@ -100,7 +100,7 @@ def test_a_hole_in_the_journal_below_the_checkpoint_is_told(kept, left, lines, s
     (warning,) = result(kept)["warnings"]
     assert f"warning: {warning}" in found.err
     assert f"the journal {str(path)!r} lacks {lines} up to step {STOPPED}, from which the run continues" in warning
-    assert f"steps {steps}. It was damaged" in warning
+    assert f"steps {steps}. They were lost" in warning
     assert [record["step"] for record in journal(kept)][-1] == 138
 
 

@@ -102,7 +102,7 @@ def test_the_same_step_can_be_saved_twice(tmp_path):
 
 
 def test_damaged_ones_of_later_steps_do_not_push_out_new_ones(tmp_path):
-    """Training went back to step 10, because three newer checkpoints are damaged, and comes to step 15."""
+    """Training went back to step 10, because three newer checkpoints are damaged, and reaches step 15."""
     put(tmp_path, 10, 20, 30, 40, keep=4)
     for step in (20, 30, 40):
         (tmp_path / f"{step:08d}.npz").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Temporary folders: nobody else gets in, a live owner's is never removed, a dead owner's always."""
+"""Temporary folders: no other user gets in; a live owner's is never removed, a dead owner's always."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_folder_is_empty_and_gone_afterwards(parent, kind):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.timeout(60)
-def test_no_other_user_gets_in_even_if_ray_opens_the_folder_to_all(parent):
+def test_no_other_user_has_access_even_if_ray_makes_the_folder_world_writable(parent):
     """As Ray does with `_temp_dir`; another user could then put his own sockets in place of the raylet's."""
     parent.chmod(0o1777)
     attack = "import os, sys; os.setuid(65534); os.rename(sys.argv[1], sys.argv[1] + '.moved')"

@@ -35,7 +35,7 @@ def test_a_second_ctrl_c_interrupts():
 
 
 def test_a_second_hangup_does_nothing():
-    """The kernel and the shell both tell of a closed terminal."""
+    """The kernel and the shell both send a SIGHUP when a terminal is closed."""
     request = StopRequest()
     with noted_stop_signals(request):
         signal.raise_signal(signal.SIGHUP)

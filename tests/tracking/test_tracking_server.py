@@ -330,13 +330,13 @@ def test_a_folder_as_store_is_refused(tmp_path, uri):
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "sqllite:///mlflow.db", "http:", "sqlite:///", "postgresql:"])
-def test_what_is_no_store_is_refused(tmp_path, uri):
+def test_an_invalid_store_uri_is_refused(tmp_path, uri):
     with pytest.raises(ConfigError, match=r"tracking.uri is .*; expected sqlite:///mlflow.db"):
         train(tmp_path / "run", uri)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_environments_uri_is_checked_as_well(tmp_path, monkeypatch):
+def test_the_uri_from_the_environment_is_checked_too(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is 'mlruns'"):
         distsgd.train(SHORT | {"run.dir": str(tmp_path / "run")})
