@@ -1,4 +1,4 @@
-"""The errors that distsgd raises on purpose, and the exit codes that they stand for.
+"""The exceptions that distsgd raises deliberately, and their exit codes.
 
     DistsgdError
     ├── RefusedError            exit 2: nothing was started; the user can correct it
@@ -28,7 +28,7 @@ MAX_DATA_MESSAGE = 1_000
 
 
 class DistsgdError(Exception):
-    """Base of all errors that are part of distsgd's behaviour. `exit_code` is the command line's."""
+    """Base class of all deliberate errors. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -85,7 +85,7 @@ class TrackingError(DistsgdError):
     """A run could not be logged to MLflow."""
 
 
-class Stopped(DistsgdError):  # noqa: N818 - being asked to stop is not an error
+class Stopped(DistsgdError):  # noqa: N818 - a request to stop is not an error
     """The run was asked to stop by a signal; it has checkpointed and can be resumed."""
 
     def __init__(self, message: str, *, signum: int = signal.SIGINT) -> None:
@@ -99,6 +99,6 @@ class Stopped(DistsgdError):  # noqa: N818 - being asked to stop is not an error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
+    """Return ` (did you mean 'x'?)` for the known word most similar to `word`, or an empty string if none is."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""The command line: a file for each command, and what a user sees of a run. The only package that prints."""
+"""The command line: one file per command, plus the output of a run. The only package that prints."""
 
 from distsgd.cli import sync, train
 from distsgd.cli.group import main

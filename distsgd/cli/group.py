@@ -1,4 +1,4 @@
-"""The command `distsgd`, which the others belong to: an error becomes one message and an exit code."""
+"""The command group `distsgd`, which reports each error as one message and an exit code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distsgd.system.signals import stopped_outside_training
 from distsgd.version import __version__
 
 FAILED = 1
-"""Exit code of a failure, about which docs/failures.md says more than a message can."""
+"""Exit code of a failed run; its message refers to docs/failures.md for details."""
 
 
 class DistsgdGroup(click.Group):
-    """Turns the errors that distsgd raises on purpose into one message and an exit code."""
+    """Reports distsgd's own exceptions as one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -34,7 +34,7 @@ class DistsgdGroup(click.Group):
         except (DistsgdError, KeyboardInterrupt) as error:
             ending = error if isinstance(error, DistsgdError) else stopped_outside_training("Ctrl-C", signal.SIGINT)
             more = " (see docs/failures.md)" if ending.exit_code == FAILED else ""
-            with contextlib.suppress(OSError):  # the terminal may be what was closed
+            with contextlib.suppress(OSError):  # the terminal may have been closed
                 click.echo(f"distsgd: {ending}{more}", err=True)
             ctx.exit(ending.exit_code)
 

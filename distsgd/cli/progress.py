@@ -1,4 +1,4 @@
-"""What a user sees while a run is going on: a progress bar on a terminal, a plain line now and then elsewhere."""
+"""Progress output of a run: a progress bar on a terminal, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distsgd.engine.spec import RunSpec
 from distsgd.run.observer import Observer
 
 PLAIN_EVERY_S = 5.0
-"""Seconds between two plain lines at least."""
+"""Minimum seconds between two plain lines."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def make_observer(*, quiet: bool) -> Iterator[Observer]:
 
 
 class QuietObserver(Observer):
-    """Prints warnings alone."""
+    """Prints only warnings."""
 
     def note(self, text: str) -> None:
         """Print a warning to standard error."""
@@ -43,7 +43,7 @@ class QuietObserver(Observer):
 
 
 def opening(spec: RunSpec, run_dir: Path) -> str:
-    """Return a sentence on what is trained, on what, where."""
+    """Return a sentence that describes the net, its data, and where it is trained."""
     data, run, net = spec.data, spec.config.run, spec.net
     held_out = f" and {len(data.val)} held-out" if data.val is not None else ""
     where = "in this process" if run.workers == 0 else f"by {run.workers} worker{'s' * (run.workers != 1)} on Ray"
@@ -81,7 +81,7 @@ class PlainObserver(Observer):
         click.echo(opening(spec, run_dir), err=True)
 
     def logged(self, record: Mapping[str, Any]) -> None:
-        """Print the record if none was printed for a while, or if it is the last."""
+        """Print the record if the last one printed is old enough, or if it is the final record."""
         now = time.monotonic()
         if now - self._printed >= PLAIN_EVERY_S or record["step"] == self._total:
             self._printed = now
@@ -109,7 +109,7 @@ class LiveObserver(Observer):
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with contextlib.suppress(OSError):  # the terminal may be what was closed
+        with contextlib.suppress(OSError):  # the terminal may have been closed
             self._progress.__exit__(*exception)
 
     def note(self, text: str) -> None:
@@ -132,7 +132,7 @@ class LiveObserver(Observer):
         )
 
     def logged(self, record: Mapping[str, Any]) -> None:
-        """Move the bar."""
+        """Update the bar."""
         fields: dict[str, Any] = {"epoch": record["epoch"]}
         if "train/loss" in record:
             fields["loss"] = f"{record['train/loss']:.4f}"

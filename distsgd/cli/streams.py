@@ -1,4 +1,4 @@
-"""Standard streams whose readers may go away: what cannot be shown must not end a run."""
+"""Standard streams that tolerate write errors: a closed pipe or terminal must not end a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 
 class LenientStream:
-    """A text stream that turns into one to nowhere, down to its file descriptor, once writing to it has failed."""
+    """A text stream that is redirected to /dev/null, including its file descriptor, once a write fails."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, if it can be."""
+        """Write a text; ignore errors."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError):  # ValueError is that of a closed file
@@ -24,14 +24,14 @@ class LenientStream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered, if it can be."""
+        """Write buffered text; ignore errors."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             self._discard()
 
     def _discard(self) -> None:
-        """Direct the descriptor to nowhere, for what is still buffered and for libraries that write there."""
+        """Redirect the descriptor to /dev/null, for buffered text and for libraries that write to it directly."""
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -45,7 +45,7 @@ def lenient_streams() -> Iterator[None]:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # else the next file that is opened would be taken for standard error
+        except OSError:  # otherwise the next file opened would become a standard stream
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The short table that the command prints when a run has finished."""
+"""The summary table that is printed when a run has finished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distsgd.tracking.uri import view_command
 
 
 def summary(result: Result) -> list[tuple[str, str]]:
-    """Return names and values; what was not measured is left out."""
+    """Return names and values; values that were not measured are omitted."""
     path = result.run_dir
     stored = run_id.read(path) if result.mlflow_run_id else None
     lines: list[tuple[str, str | None]] = [

@@ -53,7 +53,7 @@ class ProcessConnection:
     def used(self, connect: Connect | None) -> Iterator[Use]:
         """Use the connection while the context lasts; if there is none, make it with `connect` if that is given.
 
-        Raises ResourceError in a process that was forked after Ray had been used: Ray would hang there.
+        Raise ResourceError in a process that was forked after Ray had been used: Ray would hang there.
         """
         if self._forked:
             raise ResourceError(
@@ -106,7 +106,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
     """Join the cluster that the configuration or RAY_ADDRESS names and yield it; None if a local Ray is to be started.
 
     A Ray that this process is connected to already is used, whatever the address, and the caller's is left running.
-    Raises ResourceError if the cluster cannot be reached or cannot hold what is asked of it.
+    Raise ResourceError if the cluster cannot be reached or cannot hold what is asked of it.
     """
     if config.run.workers == 0:
         check_local(config)
@@ -125,7 +125,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
 def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> Iterator[Cluster]:
     """Start a local Ray with room for `data_bytes` of rows, whose processes get `environment`, and yield it.
 
-    If a run in another thread has started one meanwhile, both use that. Raises ResourceError if it does not start.
+    If a run in another thread has started one meanwhile, both use that. Raise ResourceError if it does not start.
     """
     with CONNECTION.used(partial(_start, config, environment, data_bytes)) as use:
         made = use is Use.MADE

@@ -167,7 +167,7 @@ class Connections:
             time.sleep(0.01)
 
     def take_lost_peers(self, tick: Tick) -> None:
-        """Ask the server and the aggregators whom they have lost, and note it. Raises ServerLostError."""
+        """Ask the server and the aggregators whom they have lost, and note it. Raise ServerLostError."""
         aggregators = list(self._aggregators.items())
         calls = [(self._server.take_lost_peers.remote(), SERVER)]
         calls += [(aggregator.actor.take_lost_peers.remote(), aggregator.name) for _, aggregator in aggregators]

@@ -50,7 +50,7 @@ class BlockEvaluator:
         """Return the results of blocks 0 to `count` in any order, with the parameters that `flat` refers to.
 
         `poll` is called several times a second; it replaces lost workers, and returns whether to go on: if not, the
-        result is None. Raises WorkerLostError if no worker is left and none comes in time.
+        result is None. Raise WorkerLostError if no worker is left and none comes in time.
         """
         owed, found, requests = deque([range(count)]), list[BlockResult](), dict[Any, _Request]()
         last_seen = next_poll = time.monotonic()
@@ -66,7 +66,7 @@ class BlockEvaluator:
                         owed.append(self._lose(requests.pop(reply), f"has not answered for {request.timeout_s:g} s"))
             elif now > last_seen + self._group.start_timeout_s:
                 raise WorkerLostError(
-                    f"no worker is left in validation, and none came within {self._group.start_timeout_s:g} s"
+                    f"no worker is left in validation, and none joined within {self._group.start_timeout_s:g} s"
                 )
             else:
                 time.sleep(TICK_S)

@@ -30,7 +30,7 @@ DESCRIPTORS = 256
 def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> Iterator[None]:
     """Start a local Ray with room for `data_bytes` of rows, whose processes get `environment`; end it afterwards.
 
-    Raises ResourceError if it does not start.
+    Raise ResourceError if it does not start.
     """
     # Ray turns token authentication on for a local cluster. With a token of this process's own it need not write one
     # to the home directory, which would change what a later `ray start` does.

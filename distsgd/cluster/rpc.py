@@ -33,7 +33,7 @@ def no_tick() -> None:
 def await_reply(reply: Any, who: str, timeout_s: float) -> Any:
     """Return the reply of a worker or an aggregator; its errors are raised as they were there.
 
-    Raises WorkerLostError if it is dead, ResourceError if it does not reply in time.
+    Raise WorkerLostError if it is dead, ResourceError if it does not reply in time.
     """
     return _get(reply, who, timeout_s, dead=WorkerLostError, silent=ResourceError)
 

@@ -83,7 +83,7 @@ class RayTrainer:
     def run(self, until: int, tick: Tick) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done.
 
-        Lost workers are replaced meanwhile. Raises ServerLostError if the server dies, WorkerLostError if too few
+        Lost workers are replaced meanwhile. Raise ServerLostError if the server dies, WorkerLostError if too few
         workers are left.
         """
         reply = self._server.run.remote(until)
@@ -131,7 +131,7 @@ class RayTrainer:
         """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`.
 
         `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
-        Raises WorkerLostError if too few workers are left.
+        Raise WorkerLostError if too few workers are left.
         """
         if not self._held_out:
             return {}

@@ -43,7 +43,7 @@ class WorkerGroup:
     def start(self) -> None:
         """Start all workers and wait until they are ready.
 
-        Raises ResourceError if there is no room for one, and whatever error one has in its initialization.
+        Raise ResourceError if there is no room for one, and whatever error one has in its initialization.
         """
         for worker in self.workers.all:
             self._advance(worker)
@@ -60,7 +60,7 @@ class WorkerGroup:
     def _advance(self, worker: ManagedWorker) -> None:
         """Move a worker that is on its way to its next state, if what it waits for has come.
 
-        Raises DistsgdError if it died, failed or took too long.
+        Raise DistsgdError if it died, failed or took too long.
         """
         state, now = worker.state, time.monotonic()
         if isinstance(state, Waiting) and state.due <= now:
@@ -103,7 +103,7 @@ class WorkerGroup:
     def replace_lost(self, tick: Tick) -> None:
         """Notice who was lost, start others in their place, connect those that are ready.
 
-        Raises ServerLostError if the server is gone, WorkerLostError if too few workers are left.
+        Raise ServerLostError if the server is gone, WorkerLostError if too few workers are left.
         """
         self._connections.take_lost_peers(tick)
         for worker in self.workers.all:
@@ -133,7 +133,7 @@ class WorkerGroup:
         raise WorkerLostError(
             f"{left} of {len(workers)} workers {'is' if left == 1 else 'are'} left, which is fewer than "
             f"run.min_workers, {least}, and {why}; what was trained is in the newest checkpoint: find out what ends "
-            "the workers, then go on with --resume"
+            "the workers, then continue with --resume"
         )
 
     def resize(self, count: int) -> None:

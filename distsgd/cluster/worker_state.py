@@ -119,7 +119,7 @@ class ManagedWorker:
         return self._state
 
     def become(self, state: State, reason: str) -> None:
-        """Go to another state; `reason` is for the history. Raises InvalidTransition if it does not follow this one."""
+        """Go to another state; `reason` is for the history. Raise InvalidTransition if it does not follow this one."""
         before, after = type(self._state), type(state)
         if after not in TRANSITIONS[before]:
             raise InvalidTransition(

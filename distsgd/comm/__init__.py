@@ -1,1 +1,1 @@
-"""How processes communicate: transports, and the dispatcher that gets a step of gradients out of them."""
+"""Communication between processes: transports, and the dispatcher that collects the gradients of a step."""

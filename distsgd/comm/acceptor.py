@@ -1,6 +1,6 @@
-"""Accepts the workers of a server's own node: one thread listens, and one exchanges greetings with each that connects.
+"""Accepts connections from workers on the server's node: one thread listens, one per connection does the handshake.
 
-Not everything that connects greets, so the listening thread waits for nobody.
+A process that connects may never send a greeting, so the listening thread does not wait for one.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from distsgd.comm.shared_memory import SharedMemoryPeer
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError, Listener, WaitTimeoutError
 
 RETRY_S = 0.1
-"""Seconds after which accepting is tried again, if this process has too many open files or threads for now."""
+"""Seconds before accepting is retried when this process has too many open files or threads."""
 
 
 class Acceptor:
     """Accepts connections for a dispatcher until it is closed."""
 
     def __init__(self, dispatcher: Dispatcher, settings: PeerSettings, *, cores: int = 0) -> None:
-        """Give each worker one of `cores` cores of its own, as long as one is free.
+        """Assign each worker one of `cores` cores, as long as one is free.
 
-        Without that, where there are as many workers as cores, two of them wake up on one core every now and then, and
-        take turns there for a whole step while the other core is idle.
+        Otherwise, with as many workers as cores, two workers occasionally wake up on the same core and share it for a
+        whole step while another core is idle.
         """
         self._dispatcher, self._settings, self._cores = dispatcher, settings, deque(range(cores))
         self._listener, self._closing = Listener.open(), threading.Event()
@@ -38,15 +38,15 @@ class Acceptor:
         while True:
             try:
                 connection = self._listener.accept()
-            except PermissionError:  # another user's process; the listener goes on
+            except PermissionError:  # another user's process; keep listening
                 continue
-            except OSError:  # it is closed, or this process has too many open files for now
+            except OSError:  # closed, or this process has too many open files
                 if self._closing.wait(RETRY_S):
                     return
                 continue
             try:
                 threading.Thread(target=self._greet, args=(connection,), name="handshake", daemon=True).start()
-            except RuntimeError:  # there are too many threads for now, such as for connections that say nothing
+            except RuntimeError:  # too many threads, for instance because of connections that never send anything
                 connection.close()
                 self._closing.wait(RETRY_S)
 
@@ -54,7 +54,7 @@ class Acceptor:
         taken: list[int] = []
 
         def core() -> int | None:
-            with suppress(IndexError):  # there are none, or none is free
+            with suppress(IndexError):  # no core is free
                 taken.append(self._cores.popleft())
             return taken[0] if taken else None
 
@@ -68,7 +68,7 @@ class Acceptor:
             self._dispatcher.members.join(peer)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         self._closing.set()
         self._listener.close()
         self._thread.join()

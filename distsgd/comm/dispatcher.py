@@ -1,7 +1,7 @@
-"""A server's or an aggregator's way to its peers: sends out the shards of a step and returns every gradient.
+"""The dispatcher of a server or an aggregator: sends the shards of a step to its peers and returns all gradients.
 
-Who takes part is the affair of membership.py, what happens within one step that of exchange.py. Here are the parameter
-buffers that peers read, and the waiting: at what moment the dispatcher listens to whom.
+membership.py keeps track of the peers, exchange.py of the requests of one step. This module owns the parameter buffers
+that peers read, and decides when to wait for which peer.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from distsgd.core.reduction import PartialSum
 from distsgd.errors import WorkerLostError
 
 SINGLE_PEER_WAIT_MS = 5
-"""Milliseconds for which a step may wait for its slowest peer alone, and not notice the loss of another one."""
+"""Milliseconds for which a step may wait for its slowest peer only; the loss of another goes unnoticed meanwhile."""
 
 
 class Dispatcher:
     """Exchanges parameters for gradients with its `members`, one step at a time."""
 
     def __init__(self, parameters: int, *, timeout_s: float, arrival_timeout_s: float, spin: bool) -> None:
-        """Wait `timeout_s` for an answer, and `arrival_timeout_s` for a peer when there is none.
+        """Wait up to `timeout_s` for an answer, and up to `arrival_timeout_s` for a peer to join when there is none.
 
-        With `spin`, there is a core for each peer and one for this process, so that waits may poll.
+        Set `spin` if there is a core for each peer and one for this process, so that waits may poll.
         """
         self.parameter_buffers = Segment.create(2, parameters)
         self.members = Membership()
         self._timeout_s, self._arrival_timeout_s, self._spins = timeout_s, arrival_timeout_s, spin
-        # The descriptor of who answered last in some step; it may be another peer's by now, and a worse guess.
+        # Descriptor of the peer that answered last in a recent step. Another peer may have it by now: a worse guess.
         self._slowest: int | None = None
         self._slowest_poll = select.poll()
 
@@ -45,15 +45,15 @@ class Dispatcher:
     def exchange(self, step: int, buffer: int, shards: range) -> list[PartialSum]:
         """Return the gradients of `shards` for step `step`, with the parameters in `buffers[buffer]`.
 
-        The arrays are valid until the next call. Raises WorkerLostError if no peer is left and none joins in time,
-        TrainingError if a computation fails, InterruptedStepError as `Membership.interrupt` says.
+        The arrays are valid until the next call. Raise WorkerLostError if no peer is left and none joins in time,
+        TrainingError if a computation fails, and InterruptedStepError after `Membership.interrupt`.
         """
         members = self.members
         now = Exchange(members, step, buffer, self._timeout_s)
         assignments = members.assignments(shards)
         for descriptor, peer, run in assignments:
             now.start(descriptor, peer, run)
-        if not assignments:  # nobody is here yet
+        if not assignments:  # no peer has joined yet
             now.owed.append(shards)
         if self._spins:
             spin(members.poll, len(now.busy))
@@ -68,30 +68,30 @@ class Dispatcher:
         return now.partials()
 
     def _await_slowest(self, now: Exchange) -> None:
-        """Sleep until the peer answers that was last before, and receive from all who have by then.
+        """Wait until the usually slowest peer answers, then receive all answers that have arrived.
 
-        There is nothing to do sooner, and to wake up for each answer takes the core from a peer that still computes.
-        If it takes longer than SINGLE_PEER_WAIT_MS nothing is received here: `collect` then listens to everybody.
+        There is nothing to do sooner, and waking up for each answer takes the core from a peer that is still computing.
+        After SINGLE_PEER_WAIT_MS, return without receiving anything: `collect` then waits for all peers.
         """
         if self._slowest in now.busy and self._slowest_poll.poll(SINGLE_PEER_WAIT_MS):
             for descriptor, _ in self.members.poll.poll(0):
                 now.receive(descriptor)
 
     def _learn(self, last: int | None) -> None:
-        """Remember who was last."""
+        """Remember which peer answered last."""
         if last is not None and last != self._slowest:
             self._slowest, self._slowest_poll = last, select.poll()
             self._slowest_poll.register(last, select.POLLIN)
 
     def _await_arrival(self, step: int, shards: range) -> None:
-        """Wait until a peer joins, and let it take part at once: what is owed is for it."""
+        """Wait until a peer joins, and add it at once, so that it can compute the unassigned shards."""
         if not self.members.await_arrival(self._arrival_timeout_s):
             raise WorkerLostError(
-                f"no worker is left in step {step + 1}, and none came within {self._arrival_timeout_s:g} s"
+                f"no worker is left in step {step + 1}, and none joined within {self._arrival_timeout_s:g} s"
             )
         self.members.assignments(shards)
 
     def close(self) -> None:
-        """Hang up on all peers, and give the parameter buffers back."""
+        """Close the connections to all peers, and release the parameter buffers."""
         self.members.close()
         os.close(self.parameter_buffers.descriptor)

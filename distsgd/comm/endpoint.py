@@ -1,4 +1,4 @@
-"""A worker's side of shared memory: connects to the server of its node, and computes what that asks for."""
+"""The worker's side of the shared-memory transport: connects to the server on its node and executes its tasks."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from distsgd.core.reduction import PartialSum
 from distsgd.system import faults
 
 CONNECT_ERRORS = (OSError, ConnectionClosedError, WaitTimeoutError, ValueError)
-"""What `Endpoint.connect` raises where shared memory cannot be used."""
+"""The errors that `Endpoint.connect` raises if shared memory cannot be used."""
 
 
 class GradientComputer(Protocol):
-    """What an endpoint needs of a worker; see engine.worker.Worker."""
+    """The part of a worker that an endpoint uses; see engine.worker.Worker."""
 
     def compute(self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray]) -> Sequence[PartialSum]:
-        """Return the partial sums of a run of shards, with their gradients in `out`."""
+        """Return the partial sums of a contiguous range of shards, with their gradients in `out`."""
         ...
 
     def prefetch(self, step: int, shards: range) -> None:
-        """Gather the rows of shards that are likely to be computed next."""
+        """Gather the rows of the shards that are likely to be requested next."""
         ...
 
 
 class Endpoint:
-    """A worker's connection to its server, and the server's memory."""
+    """A worker's connection to its server, and the memory that it shares with it."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Endpoint:
     def connect(cls, address: str, number: int, parameters: int) -> Endpoint:
         """Connect worker `number` to the server that listens at `address` on this node.
 
-        Raises OSError if none can be reached, and ConnectionClosedError, WaitTimeoutError or ValueError if what
-        listens there is not a server of a net with so many parameters.
+        Raise OSError if no server can be reached, and ConnectionClosedError, WaitTimeoutError or ValueError if the
+        process that listens there is not a server for a net with `parameters` parameters.
         """
         connection = Connection.to(address)
         try:
@@ -78,15 +78,15 @@ class Endpoint:
         return cls(connection, parameter_buffers, slots, number=number, spin=settings.spin, core=settings.core)
 
     def serve(self, worker: GradientComputer) -> None:
-        """Compute what the server asks for until it hangs up, in this thread, which may be bound to a core for good.
+        """Execute the server's tasks until it closes the connection.
 
-        An error in the worker is sent to the server, which fails with it; whatever else goes wrong, it reads the end of
-        the stream.
+        The calling thread may be pinned to a core, and stays pinned afterwards. An error in the worker is sent to the
+        server, which fails with it; on any other problem the server reads the end of the stream.
         """
         if self._core is not None:
-            _keep_to(self._core)
+            _pin_to(self._core)
         try:
-            with suppress(ConnectionClosedError, struct.error):  # what sends such tasks is no server of this version
+            with suppress(ConnectionClosedError, struct.error):  # a malformed task is not from a server of this version
                 while True:
                     self._connection.wait_unbounded(self._spin_policy)
                     step, lo, hi, buffer = TASK.unpack(self._connection.receive())
@@ -95,7 +95,7 @@ class Endpoint:
             self._connection.close()
 
     def _compute(self, worker: GradientComputer, step: int, shards: range, buffer: int) -> None:
-        """Answer one task, and use the time until the next one."""
+        """Answer one task, then prefetch for the next one."""
         faults.reached("worker", self._number, step + 1, "asked")
         try:
             partials = worker.compute(step, self._parameter_buffers[buffer], shards, self._slots)
@@ -107,16 +107,16 @@ class Endpoint:
             worker.prefetch(step + 1, shards)
         except ConnectionClosedError:
             raise
-        except Exception as error:  # whatever it is, the run has to learn of it
+        except Exception as error:  # whatever it is, the server has to report it
             self._connection.send(encode_error(step, shards, error))
 
     def disconnect(self) -> None:
-        """Make `serve` return after the computation at hand; any thread may call it."""
+        """Make `serve` return after the current task. Thread-safe."""
         self._connection.shut_down()
 
 
-def _keep_to(core: int) -> None:
-    """Bind the calling thread to one of the cores that it may use, if the system allows that."""
+def _pin_to(core: int) -> None:
+    """Pin the calling thread to one of the cores that it may use, if the system allows it."""
     cores = sorted(os.sched_getaffinity(0))
-    with suppress(OSError):  # it is only for speed
+    with suppress(OSError):  # pinning only affects speed
         os.sched_setaffinity(0, {cores[core % len(cores)]})

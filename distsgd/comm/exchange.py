@@ -1,6 +1,7 @@
-"""One exchange: the shards of a step go to the peers, and every gradient comes back once, whoever is lost meanwhile.
+"""One exchange: sends the shards of a step to the peers and collects every gradient once, even if peers are lost.
 
-Shards are pure functions, so what a lost peer owes is computed by the others in the same step, with the same bits.
+The gradient of a shard is a pure function, so other peers compute a lost peer's shards in the same step, with the same
+bits.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from distsgd.errors import TrainingError
 
 
 class Exchange:
-    """What is asked and answered in one step."""
+    """The requests and answers of one step."""
 
     def __init__(self, members: Membership, step: int, buffer: int, timeout_s: float) -> None:
         self._members, self._step, self._buffer, self._timeout_s = members, step, buffer, timeout_s
         self._deadline = time.monotonic() + timeout_s
         self.busy: dict[int, tuple[Peer, range]] = {}
-        """By descriptor: the peers that compute, with their shards."""
+        """The peers that are computing and their shards, by descriptor."""
         self.owed: deque[range] = deque()
-        """Shards that nobody computes: those of peers that were lost."""
+        """Shards that no peer is computing: those of lost peers."""
         self.answers: dict[int, Sequence[PartialSum]] = {}
-        """By descriptor: the newest answer of each peer, whose arrays the peer overwrites when it is asked again."""
-        self._kept: list[PartialSum] = []  # copies of answers whose peers were asked again, or lost
+        """The newest answer of each peer, by descriptor; the peer overwrites the arrays when it gets another task."""
+        self._kept: list[PartialSum] = []  # copies of answers whose peers got another task or were lost
 
     def start(self, descriptor: int, peer: Peer, shards: range) -> None:
-        """Have a peer compute `shards`; if it is lost, they are owed."""
+        """Send `shards` to a peer; if it is lost, add them to `owed`."""
         try:
             peer.start(self._step, shards, self._buffer)
             self.busy[descriptor] = (peer, shards)
         except PeerLostError as error:
-            self._lose(descriptor, shards, f"hung up: {error}")
+            self._lose(descriptor, shards, f"closed the connection: {error}")
 
     def receive(self, descriptor: int) -> None:
-        """Take in the answer of a peer, if it has come, or that it is gone.
+        """Receive a peer's answer if it has arrived; mark the peer as lost if it is gone.
 
-        Raises TrainingError if its computation failed.
+        Raise TrainingError if its computation failed.
         """
         peer, shards = self.busy.pop(descriptor, (self._members.peers[descriptor], range(0)))
         try:
@@ -59,7 +60,10 @@ class Exchange:
             self._lose(descriptor, shards, f"died: {error}")
 
     def collect(self) -> int | None:
-        """Receive what has come, waiting for it until the deadline; return whose answer was the last one, if it was."""
+        """Wait for answers until the deadline and receive them.
+
+        Return the descriptor of the peer whose answer was the last outstanding one, or None if others are outstanding.
+        """
         ready = self._members.poll.poll(1000 * max(0.0, self._deadline - time.monotonic()))
         last = None
         for descriptor, _ in ready:
@@ -74,7 +78,7 @@ class Exchange:
         return last
 
     def reassign(self) -> None:
-        """Give what lost peers owe to peers that have nothing to do."""
+        """Assign the shards of lost peers to idle peers."""
         idle = [(descriptor, peer) for descriptor, peer in self._members.peers.items() if descriptor not in self.busy]
         while self.owed and idle:
             run = self.owed.popleft()
@@ -86,18 +90,18 @@ class Exchange:
             self._deadline = time.monotonic() + self._timeout_s
 
     def partials(self) -> list[PartialSum]:
-        """Return all that has been answered; the arrays are valid until the peers are asked again."""
+        """Return the partial sums of all answers; the arrays are valid until the peers get their next task."""
         return [partial for partials in self.answers.values() for partial in partials] + self._kept
 
     def _lose(self, descriptor: int, shards: range, problem: str, *, kill: bool = False) -> None:
-        """Do without a peer from now on; what it has answered in this step stays good, as a copy."""
+        """Mark a peer as lost; its answer in this step remains valid, as a copy."""
         self._keep(descriptor)
         if shards:
             self.owed.append(shards)
         self._members.lose(descriptor, self._step, problem, kill=kill)
 
     def _keep(self, descriptor: int) -> None:
-        """Copy a peer's answer in this step out of memory that is about to be written to, or to go."""
+        """Copy a peer's answer in this step, because its memory is about to be overwritten or freed."""
         partials = self.answers.pop(descriptor, ())
         self._kept += [partial._replace(gradient=partial.gradient.copy()) for partial in partials]
 

@@ -1,4 +1,4 @@
-"""Who a dispatcher's peers are: those that take part, join and are lost, and which shards each of them computes."""
+"""The peers of a dispatcher: which are active, joining or lost, and which shards each of them computes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from distsgd.core import reduction
 
 
 class LostPeer(NamedTuple):
-    """A peer that takes part no more."""
+    """A peer that was lost."""
 
     name: str
     host: str
     pid: int
-    """See `transport.Peer`: another process may go by this name by now."""
+    """See `transport.Peer`; a replacement may have the same name by now."""
     step: int
-    """The step, counted from 1, that it was lost in."""
+    """The step in which it was lost, counted from 1."""
 
     problem: str
-    """A clause on what was found."""
+    """What happened, as a clause for a message."""
 
 
 class Assignment(NamedTuple):
-    """The shards that one peer computes in a step, unless another is lost."""
+    """The shards that one peer computes in a step if no peer is lost."""
 
     descriptor: int
     peer: Peer
@@ -33,30 +33,30 @@ class Assignment(NamedTuple):
 
 
 class InterruptedStepError(Exception):
-    """A step without workers was waiting for one when it was interrupted."""
+    """A step was interrupted while it waited for a worker to join."""
 
 
 class Membership:
     """The peers of one dispatcher, in the order in which they joined.
 
-    Any thread may call `join`, `size`, `reweigh`, `take_lost_peers` and `interrupt`; all else is for the one thread
-    that exchanges gradients with the peers.
+    `join`, `size`, `reweigh`, `take_lost_peers` and `interrupt` are thread-safe; everything else is for the thread that
+    exchanges gradients with the peers.
     """
 
     def __init__(self) -> None:
         self.peers: dict[int, Peer] = {}
-        """Those that take part, by descriptor."""
+        """The active peers, by descriptor."""
         self.poll = select.poll()
-        """Of their descriptors, for what they send."""
+        """Polls their descriptors for input."""
         self._assignments: list[Assignment] = []
-        self._assigned: range | None = None  # the shards that the assignments are of; None if they are out of date
+        self._assigned: range | None = None  # the shards that are assigned; None if the assignments are out of date
         self._changed = threading.Condition()
         self._joining: list[Peer] = []
         self._lost: list[LostPeer] = []
         self._interrupted = self._closed = False
 
     def join(self, peer: Peer) -> None:
-        """Let a peer take part from the next step on; it is hung up on if the dispatcher is closed."""
+        """Add a peer from the next step on; close its connection if the dispatcher is closed."""
         with self._changed:
             if not self._closed:
                 self._joining.append(peer)
@@ -65,12 +65,12 @@ class Membership:
         peer.close()
 
     def size(self) -> int:
-        """Return the number of workers, those that take part from the next step on included."""
+        """Return the number of workers, including those that join with the next step."""
         with self._changed:
             return sum(peer.weight for peer in [*self.peers.values(), *self._joining])
 
     def reweigh(self, name: str, weight: int) -> None:
-        """Let the peer of that name stand for so many workers from the next step on."""
+        """Set the number of workers that the peer `name` represents, from the next step on."""
         with self._changed:
             for peer in [*self.peers.values(), *self._joining]:
                 if peer.name == name:
@@ -78,7 +78,7 @@ class Membership:
             self._assigned = None
 
     def take_lost_peers(self) -> list[LostPeer]:
-        """Return who was lost since the last call."""
+        """Return the peers that were lost since the last call."""
         with self._changed:
             lost, self._lost = self._lost, []
         return lost
@@ -90,19 +90,19 @@ class Membership:
             self._changed.notify_all()
 
     def assignments(self, shards: range) -> list[Assignment]:
-        """Return who computes which of `shards` in the step that begins; those that have joined take part."""
+        """Return which peer computes which of `shards` in the next step, including peers that have just joined."""
         if self._joining or shards != self._assigned:
             self._assign(shards)
         return self._assignments
 
     def _assign(self, shards: range) -> None:
-        """Give every peer a contiguous run of `shards` by its weight."""
+        """Assign every peer a contiguous range of `shards`, in proportion to its weight."""
         with self._changed:
             for peer in self._joining:
                 self.peers[peer.fileno()] = peer
                 self.poll.register(peer.fileno(), select.POLLIN)
             self._joining = []
-            weights = [peer.weight for peer in self.peers.values()]  # which `reweigh` may change
+            weights = [peer.weight for peer in self.peers.values()]  # `reweigh` may change them
             runs = iter(reduction.assign(sum(weights), len(shards)) if weights else ())
             self._assignments = []
             for descriptor, peer in self.peers.items():
@@ -113,16 +113,16 @@ class Membership:
             self._assigned = shards
 
     def lose(self, descriptor: int, step: int, problem: str, *, kill: bool) -> None:
-        """Hang up on a peer, which takes part no more; with `kill`, end its process. `step` is counted from 0."""
+        """Remove a peer and close its connection; with `kill`, kill its process. `step` is counted from 0."""
         peer = self.peers.pop(descriptor)
         self.poll.unregister(descriptor)
         peer.close(kill=kill)
-        self._assignments, self._assigned = [], None  # nor does its memory stay
+        self._assignments, self._assigned = [], None  # drop the references to it, so that its memory is freed
         with self._changed:
             self._lost.append(LostPeer(peer.name, peer.host, peer.pid, step + 1, problem))
 
     def await_arrival(self, timeout_s: float) -> bool:
-        """Return whether a peer has joined, or does within `timeout_s`."""
+        """Wait up to `timeout_s` for a peer to join; return whether one has."""
         with self._changed:
             self._changed.wait_for(lambda: self._joining or self._interrupted, timeout_s)
             if self._interrupted:
@@ -130,7 +130,7 @@ class Membership:
             return bool(self._joining)
 
     def close(self) -> None:
-        """Hang up on all peers, and on all that join later."""
+        """Close the connections to all peers, and to all that join later."""
         with self._changed:
             self._closed = True
             peers = [*self.peers.values(), *self._joining]

@@ -1,8 +1,8 @@
-"""Memory that two processes of one node share: anonymous, owned by whoever made it, gone with its last user.
+"""Anonymous memory shared between processes on one node; it is freed when the last process that uses it ends.
 
 A segment is a `memfd`: it has no name, so nothing can be left behind in /dev/shm or /tmp. Its descriptor is sent to
-another process over a Unix socket (unix_socket.py). Its size is sealed, so that no holder of the descriptor can turn an
-access inside the segment into one beyond its end, which would kill the process that makes it.
+another process over a Unix socket (unix_socket.py). Its size is sealed: if a holder of the descriptor could shrink it,
+an access beyond the new end would kill the process that makes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ALIGNMENT = 64
-"""Bytes that every row of a segment begins at a multiple of: a cache line, and the widest vector register."""
+"""Alignment of the rows of a segment, in bytes: a cache line, and the widest vector register."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -28,11 +28,11 @@ class Segment:
     """(count, width) float32; each row begins on a cache line."""
 
     descriptor: int
-    """The memfd; the segment's maker keeps it open to hand it out."""
+    """The memfd; the process that created the segment keeps it open to send it to others."""
 
     @classmethod
     def create(cls, count: int, width: int) -> Segment:
-        """Return a new segment of zeros; its pages take up memory only once they are written to."""
+        """Return a new segment of zeros; its pages use memory only once they are written to."""
         descriptor = os.memfd_create("distsgd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, max(count * _stride(width) * 4, 1))
@@ -44,19 +44,19 @@ class Segment:
 
     @classmethod
     def attach(cls, descriptor: int, count: int, width: int, *, writable: bool) -> Segment:
-        """Map the segment behind a descriptor that came from its maker.
+        """Map the segment behind a descriptor that was received from the process that created it.
 
-        Raises ValueError if it has another size, or if its size is not sealed.
+        Raise ValueError if its size is not the expected one or is not sealed.
         """
         size, expected = os.fstat(descriptor).st_size, max(count * _stride(width) * 4, 1)
         if size != expected:
             raise ValueError(f"a shared memory segment has {size} bytes, not {expected}")
         try:
             sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-        except OSError:  # it is a file, or something else that has no seals
+        except OSError:  # a file, or something else without seals
             sealed = False
         if not sealed:
-            raise ValueError("a shared memory segment could change its size while it is used")
+            raise ValueError("a shared memory segment could change its size while it is in use")
         return cls(_rows(descriptor, count, width, writable=writable), descriptor)
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Segment:
 
 
 def _stride(width: int) -> int:
-    """Return the numbers from one row's begin to the next one's."""
+    """Return the distance between the starts of two rows, in numbers."""
     per_line = ALIGNMENT // 4
     return -(-width // per_line) * per_line
 

@@ -1,8 +1,8 @@
-"""What a server and the workers of its node say to each other on a Unix socket.
+"""The protocol between a server and the workers on its node, over a Unix socket.
 
-A worker greets with HELLO and is sent its PeerSettings, with the descriptors of the parameter buffers and of its
-slots. From then on the server sends a TASK, and the worker answers with a HEAD: D with a sum for each subtree, or F
-with the text of an error. An F may come unasked, if something fails between two tasks.
+A worker sends HELLO and receives its PeerSettings, with the descriptors of the parameter buffers and of its slots. From
+then on the server sends a TASK, and the worker answers with a HEAD: D (done) with a sum for each subtree, or F (failed)
+with the text of an error. A worker may also send F without a task, if something fails between two tasks.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last
 
 HANDSHAKE_S = 30.0
-"""Seconds that each side waits for the other's greeting."""
+"""Seconds that each side waits for the other's first message."""
 
 ERROR_BYTES = 4000
-"""Bytes of an error's text that are sent."""
+"""Maximum length of an error's text, in bytes; the rest is cut off."""
 
 
 @functools.cache
 def reply_layout(subtrees: int) -> struct.Struct:
-    """Return the layout of a D: the head, and for each subtree the loss, the number of examples and their weight."""
+    """Return the layout of a D message: head, then loss, number of examples and their weight for each subtree."""
     return struct.Struct(HEAD.format + subtrees * "dqd")
 
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """What a server tells a worker that connects."""
+    """The settings that a server sends to a worker that connects."""
 
     parameters: int
     """P."""
 
     num_shards: int
     spin: bool
-    """Whether there are cores enough for waits to poll before they block."""
+    """Whether there are enough cores for waits to poll before they block."""
 
     core: int | None = None
-    """Which one of its cores the worker keeps to, counted from 0; none if it need not."""
+    """The core that the worker pins itself to, as an index into those that it may use; None for no pinning."""
 
     def encode(self) -> bytes:
         """Return the settings as a message."""
@@ -50,19 +50,21 @@ class PeerSettings:
 
     @classmethod
     def decode(cls, message: bytes) -> PeerSettings:
-        """Return the settings that a message holds; ValueError if it is another message."""
+        """Parse the settings in a message; raise ValueError if it is not a settings message."""
         try:
             fields = json.loads(message)
             settings = cls(**fields)
         except (TypeError, ValueError, RecursionError):
-            raise ValueError("what listens here answers with something else than settings for a worker") from None
+            raise ValueError("the process that listens here did not answer with settings for a worker") from None
         kinds = (type(settings.parameters), type(settings.num_shards), type(settings.spin))
         if kinds != (int, int, bool) or type(settings.core) not in (int, type(None)) or settings.num_shards < 1:
-            raise ValueError(f"what listens here answers with settings that no worker can have: {fields}"[:300])
+            raise ValueError(
+                f"the process that listens here answered with invalid settings for a worker: {fields}"[:300]
+            )
         return settings
 
 
 def encode_error(step: int, shards: range, error: BaseException) -> bytes:
-    """Return an F."""
+    """Return an F message."""
     text = f"{type(error).__name__}: {error}".encode(errors="replace")[:ERROR_BYTES]
     return HEAD.pack(b"F", step, shards.start, shards.stop) + text

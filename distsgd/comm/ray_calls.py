@@ -1,9 +1,9 @@
-"""Peers that are reached by Ray calls: aggregators on other nodes, and workers wherever there is no shared memory.
+"""Peers that are reached through Ray calls: aggregators on other nodes, and workers where shared memory is unavailable.
 
-Ray sends what is over 100 KB through its object store, which takes 10 ms for 250 KB from one node to another and back.
-Vectors of up to a few megabytes therefore travel cut into chunks that are small enough to go with the call itself:
-measured between two raylets of one machine, 250 KB took 1.9 ms in place of 9.6, 1 MB 5.0 in place of 11.8. The store
-is the better way for more (12.6 MB: 45 ms), and Ray's limit for a call is 10 MB.
+Ray sends values over 100 KB through its object store, which takes 10 ms for 250 KB from one node to another and back.
+Vectors of up to a few megabytes are therefore split into chunks that are small enough to be sent inline with the call:
+measured between two raylets on one machine, 250 KB took 1.9 ms instead of 9.6 ms, and 1 MB 5.0 ms instead of 11.8 ms.
+The object store is faster for larger vectors (12.6 MB: 45 ms), and Ray's limit for a call is 10 MB.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ from distsgd.core.reduction import PartialSum
 from distsgd.errors import WorkerLostError
 
 CHUNK = 24_000
-"""Numbers in a chunk: 96 KB, below the 100 KB up to which Ray sends a value with the call."""
+"""Numbers per chunk: 96 KB, below the 100 KB up to which Ray sends a value inline."""
 
 MAX_CHUNKS = 40
-"""Chunks that a vector is cut into at most; a longer one goes through the object store, whole."""
+"""Maximum number of chunks per vector; a longer vector goes through the object store as a whole."""
 
 
 def _is_long(vector: np.ndarray) -> bool:
-    """Return whether a vector (P,) is one for the object store."""
+    """Return whether a vector (P,) goes through the object store."""
     return len(vector) > CHUNK * MAX_CHUNKS
 
 
 def cut(vector: np.ndarray) -> list[np.ndarray]:
-    """Return a vector (P,) as the chunks that it travels in."""
+    """Split a vector (P,) into the chunks that it is sent in."""
     if _is_long(vector):
         return [vector]
     return [vector[start : start + CHUNK] for start in range(0, len(vector), CHUNK)]
 
 
 def join(chunks: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the vector that `cut` made the chunks of."""
+    """Return the vector that `cut` split into `chunks`."""
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
 def pack(partials: Sequence[PartialSum]) -> list[Any]:
-    """Return partial sums as values that travel well: all but the gradients first, then the gradients' chunks."""
+    """Return partial sums as values to send: everything but the gradients first, then the gradients' chunks."""
     heads = [partial._replace(gradient=None) for partial in partials]
     return [heads, *(chunk for partial in partials for chunk in cut(partial.gradient))]
 
 
 def unpack(values: Sequence[Any]) -> list[PartialSum]:
-    """Return the partial sums that `pack` packed."""
+    """Return the partial sums from the values that `pack` returned."""
     heads, chunks = values[0], values[1:]
     count = len(chunks) // len(heads)
     return [head._replace(gradient=join(chunks[i * count : (i + 1) * count])) for i, head in enumerate(heads)]
 
 
 class ParameterChunks:
-    """The parameters of the step at hand, cut into chunks once for all peers that they are sent to."""
+    """The parameters of the current step, split into chunks once for all peers."""
 
     def __init__(self, buffers: np.ndarray) -> None:
         self._buffers = buffers
         self.per_vector = len(cut(buffers[0]))
-        """The number of chunks of a vector (P,)."""
+        """The number of chunks per vector (P,)."""
         self._step = -1
         self._chunks: list[Any] = []
 
     def for_step(self, step: int, buffer: int) -> list[Any]:
-        """Return the parameters that step `step` starts from, as arguments of a call."""
+        """Return the parameters at the start of step `step`, as arguments of a call."""
         if step != self._step:
             flat = self._buffers[buffer]
             self._step, self._chunks = step, [ray.put(flat)] if _is_long(flat) else cut(flat)
@@ -93,12 +93,12 @@ class RayPeer:
         num_shards: int,
         timeout_s: float,
     ) -> None:
-        """Wait `timeout_s` for an answer that has been computed to get here."""
+        """Wait up to `timeout_s` for an answer that has been computed to arrive."""
         self.name, self.host, self.pid, self.weight = name, host, pid, weight
         self._actor, self._parameter_chunks, self._num_shards = actor, parameter_chunks, num_shards
         self._timeout_s = timeout_s
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._open = threading.Lock()  # held while the descriptor must not be another file's
+        self._open = threading.Lock()  # held while the descriptor must not be closed and reused
         self._replies: list[Any] = []
         self._asked = (-1, range(0))
 
@@ -112,11 +112,11 @@ class RayPeer:
         count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.per_vector
         method = self._actor.compute_chunks.options(num_returns=count)
         self._replies = method.remote(step, shards, *self._parameter_chunks.for_step(step, buffer))
-        first: Future[Any] = self._replies[0].future()  # all of them come with one message
-        first.add_done_callback(lambda _: self._ring())
+        first: Future[Any] = self._replies[0].future()  # all replies arrive in one message
+        first.add_done_callback(lambda _: self._notify())
 
-    def _ring(self) -> None:
-        """Tell `receive`, in a thread of Ray's, unless the peer was closed meanwhile."""
+    def _notify(self) -> None:
+        """Make the descriptor readable, in one of Ray's threads, unless the peer has been closed."""
         with self._open:
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
@@ -126,15 +126,15 @@ class RayPeer:
         os.eventfd_read(self._event)  # BlockingIOError if nothing has arrived
         try:
             return Answer(*self._asked, unpack(ray.get(self._replies, timeout=self._timeout_s)))
-        except GetTimeoutError:  # a large one is still in the object store of a node that does not send it
+        except GetTimeoutError:  # a large answer is still in the object store of its node, which does not send it
             raise PeerTimeoutError(
-                f"has computed its answer, which did not get here for {self._timeout_s:g} s"
+                f"has computed its answer, which did not arrive within {self._timeout_s:g} s"
             ) from None
         except RayTaskError as error:
             if isinstance(error.cause, WorkerLostError):  # an aggregator without workers
                 raise PeerLostError(_first_line(error.cause)) from None
             raise PeerFailedError(_first_line(error.cause)) from None
-        except RayError as error:  # the actor's death, or that of the node on which a large answer was
+        except RayError as error:  # the actor died, or the node that held a large answer did
             raise PeerLostError(_first_line(error)) from None
 
     def close(self, *, kill: bool = False) -> None:

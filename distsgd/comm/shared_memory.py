@@ -1,8 +1,8 @@
-"""Workers on the server's own node: bulk data in shared memory, short messages on a socket, no Ray call in a step.
+"""Workers on the server's node: bulk data in shared memory, short messages over a socket, no Ray calls during a step.
 
-The server owns the memory: the two parameter buffers, which workers can only read, and for each worker the slots that
-it writes its gradient sums to. A message carries the step, the shards and the buffer, so nothing depends on the order
-in which a processor's stores become visible. The worker's side is endpoint.py, what both say to each other messages.py.
+The server owns the memory: the two parameter buffers, which workers can only read, and the slots that each worker
+writes its gradient sums to. A message carries the step, the shards and the buffer, so nothing depends on the order in
+which a processor's stores become visible. The worker's side is in endpoint.py, the protocol in messages.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distsgd.core.reduction import PartialSum
 
 
 class SharedMemoryPeer:
-    """The server's side of one worker."""
+    """The server's side of a worker's connection."""
 
     def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
         self.name, self.host, self.weight, self.pid = name, host, 1, connection.peer_pid
@@ -40,21 +40,21 @@ class SharedMemoryPeer:
     def greeted(
         cls, connection: Connection, parameter_buffers: Segment, settings: PeerSettings, core: Callable[[], int | None]
     ) -> SharedMemoryPeer:
-        """Exchange greetings and memory with a worker that has connected; `core` is asked for its core once it has.
+        """Do the handshake with a worker and exchange memory; `core` is called to get the worker's core.
 
-        Raises ConnectionClosedError, WaitTimeoutError or ValueError if it is not one, or is gone.
+        Raise ConnectionClosedError, WaitTimeoutError or ValueError if the other side is not a worker, or is gone.
         """
         connection.wait(messages.HANDSHAKE_S)
         message = connection.receive()
         if len(message) != HELLO.size or not message.startswith(MAGIC):
-            raise ValueError("what has connected is no worker")
+            raise ValueError("the process that connected is not a worker")
         _, number, parameters = HELLO.unpack(message)
         if parameters != settings.parameters:
-            raise ValueError(f"a worker greets with {parameters} parameters and not with {settings.parameters}")
+            raise ValueError(f"a worker has a net of {parameters} parameters, not {settings.parameters}")
         slots = Segment.create(reduction.max_subtrees(settings.num_shards), settings.parameters)
         try:
-            told = dataclasses.replace(settings, core=core())
-            connection.send(told.encode(), (parameter_buffers.descriptor, slots.descriptor))
+            own_settings = dataclasses.replace(settings, core=core())
+            connection.send(own_settings.encode(), (parameter_buffers.descriptor, slots.descriptor))
         finally:
             slots.close()
         return cls(connection, worker_name(number), socket.gethostname(), slots, settings.num_shards)
@@ -83,13 +83,13 @@ class SharedMemoryPeer:
         except (ConnectionClosedError, struct.error) as error:
             raise PeerLostError(str(error)) from None
         if (lo, hi) != (self._shards.start, self._shards.stop):
-            raise PeerLostError(f"it answers for shards {lo} to {hi - 1}, which it was not asked for")
+            raise PeerLostError(f"it answers for shards {lo} to {hi - 1}, which it was not asked to compute")
         partials = list(map(PartialSum, self._nodes, self._slots, sums[::3], sums[1::3], sums[2::3]))
         return Answer(step, self._shards, partials)
 
     def close(self, *, kill: bool = False) -> None:
         """See `transport.Peer`."""
-        if kill and self.pid > 0:  # 0 is a process that cannot be seen from here, and would be this one's whole group
+        if kill and self.pid > 0:  # 0: not visible from here; killing it would kill this process group
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._connection.close()

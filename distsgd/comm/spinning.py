@@ -1,7 +1,7 @@
-"""Waiting for another process: polling for a moment where there are idle cores, and only then blocking.
+"""Waiting for another process: poll briefly if there are idle cores, then block.
 
-Waking a process on an idle core takes about 40 µs, which is much of a small net's step and nothing of a large one's.
-Who polls gives the core away in between, and stops after `SPIN_S` at the latest.
+Waking up a process on an idle core takes about 40 µs, a large part of a small net's step and negligible for a large
+one. A polling thread yields the core between polls, and blocks after `SPIN_S` at the latest.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import select
 import time
 
 SPIN_S = 250e-6
-"""Seconds that a wait polls at most before it blocks."""
+"""Maximum time that a wait polls before it blocks, in seconds."""
 
 
 def spin(poll: select.poll, count: int) -> None:
-    """Return as soon as `count` of the descriptors are readable, or when it is time to block."""
+    """Poll until `count` of the descriptors are readable, or for `SPIN_S`."""
     end = time.perf_counter() + SPIN_S
     while len(poll.poll(0)) < count and time.perf_counter() < end:
         os.sched_yield()
 
 
 class SpinPolicy:
-    """Polls for as long as waits have usually been, and not at all if they are long: the server then needs the core."""
+    """Polls about as long as recent waits took, and not at all if they were long: the server then needs the core."""
 
     def __init__(self) -> None:
         self._usual_s = 0.0
@@ -32,11 +32,11 @@ class SpinPolicy:
         return min(2 * self._usual_s + 50e-6, SPIN_S) if self._usual_s < SPIN_S else 0.0
 
     def learn(self, waited_s: float) -> None:
-        """Take into account how long a wait was."""
+        """Update the moving average with the duration of a wait."""
         self._usual_s += 0.125 * (min(waited_s, 8 * SPIN_S) - self._usual_s)
 
     def wait(self, poll: select.poll) -> None:
-        """Return when one of the descriptors is readable, however long that takes."""
+        """Wait until one of the descriptors is readable, without a timeout."""
         begun, ready = time.perf_counter(), poll.poll
         end = begun + self.spin_s()
         while not (found := ready(0)) and time.perf_counter() < end:

@@ -1,8 +1,8 @@
-"""What a transport is: a way to reach whoever computes gradients, which a server knows as a `Peer`.
+"""The transport interface: a `Peer` is a server's connection to a process that computes gradients.
 
-There are two: shared memory on the server's own node (shared_memory.py), and Ray calls anywhere else (ray_calls.py). A
-`Dispatcher` (dispatcher.py) holds all peers of a server, and gets a step's gradients from them whichever of them are
-lost meanwhile.
+There are two transports: shared memory on the server's node (shared_memory.py), and Ray calls elsewhere (ray_calls.py).
+A `Dispatcher` (dispatcher.py) manages all peers of a server and collects the gradients of a step from them, even if
+some are lost during it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from distsgd.core.reduction import PartialSum
 
 
 def worker_name(number: int) -> str:
-    """Return what messages call a worker."""
+    """Return the name of a worker in messages."""
     return f"worker {number}"
 
 
 class Answer(NamedTuple):
-    """What a peer computed of one run of shards."""
+    """A peer's result for a contiguous range of shards."""
 
     step: int
     shards: range
     partials: Sequence[PartialSum]
-    """One for each subtree that lies whole within `shards`; the arrays are valid until the peer is asked again."""
+    """One per maximal subtree within `shards`; the arrays are valid until the peer gets its next task."""
 
 
 class PeerLostError(Exception):
-    """A peer died, or has hung up, or does not keep to the protocol; its shards are for others to compute."""
+    """A peer died, closed the connection or violated the protocol; other peers have to compute its shards."""
 
 
 class PeerTimeoutError(Exception):
-    """A peer's answer was on its way for too long; it is lost, and its process is ended."""
+    """A peer's answer took too long to arrive; the peer is lost and its process is killed."""
 
 
 class PeerFailedError(Exception):
-    """A peer's computation raised an error, which another's would as well."""
+    """A peer's computation raised an error; the same computation would fail on another peer."""
 
 
 class Peer(Protocol):
-    """Computes runs of shards, one at a time, for one dispatcher, whose thread alone calls it.
+    """Computes contiguous ranges of shards, one at a time, for one dispatcher. Only the dispatcher's thread calls it.
 
-    The dispatcher calls `start`, waits until the descriptor `fileno()` is readable, and calls `receive`. So a transport
-    needs a descriptor that becomes readable when an answer has arrived, and when the other side is gone: a socket does
-    both, and an `eventfd` that some other thread writes to will do.
+    The dispatcher calls `start`, waits until the descriptor `fileno()` is readable, and calls `receive`. A transport
+    therefore needs a descriptor that becomes readable when an answer arrives, and when the other side is gone. A socket
+    does both; an `eventfd` that another thread writes to also works.
 
-    The whole of a transport, to a worker in the server's own process that computes as soon as it is asked:
+    A complete transport, for a worker in the server's process that computes synchronously:
 
         import os
 
@@ -71,7 +71,7 @@ class Peer(Protocol):
                 os.eventfd_write(self._event, 1)
 
             def receive(self):
-                os.eventfd_read(self._event)  # BlockingIOError if nothing has come
+                os.eventfd_read(self._event)  # BlockingIOError if nothing has arrived
                 if isinstance(self._answer, PeerFailedError):
                     raise self._answer
                 return self._answer
@@ -79,37 +79,38 @@ class Peer(Protocol):
             def close(self, *, kill=False):
                 os.close(self._event)
 
-    It takes part from the next step on after `dispatcher.members.join(InProcessPeer(worker, dispatcher.buffers))`.
+    To add it from the next step on, call `dispatcher.members.join(InProcessPeer(worker, dispatcher.buffers))`.
     """
 
     name: str
-    """Which worker or aggregator it is, as messages name it."""
+    """The name of the worker or aggregator in messages."""
 
     host: str
     pid: int
-    """Its process on that host; 0 if that cannot be seen from here."""
+    """Its process on that host; 0 if it is not visible from here, as in another PID namespace."""
 
     weight: int
-    """The number of workers that it stands for."""
+    """The number of workers that it represents."""
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to receive."""
         ...
 
     def start(self, step: int, shards: range, buffer: int) -> None:
-        """Have the gradients of `shards` computed with the parameters in one of the two buffers.
+        """Start computing the gradients of `shards` with the parameters in one of the two buffers.
 
-        Raises PeerLostError if the peer is gone.
+        Raise PeerLostError if the peer is gone.
         """
         ...
 
     def receive(self) -> Answer:
         """Return the answer that has arrived.
 
-        Raises PeerLostError, PeerTimeoutError or PeerFailedError in its place, BlockingIOError if there is none yet.
+        Raise PeerLostError, PeerTimeoutError or PeerFailedError if the peer failed, and BlockingIOError if no answer
+        has arrived yet.
         """
         ...
 
     def close(self, *, kill: bool = False) -> None:
-        """Hang up; with `kill`, end a process that does not answer any more."""
+        """Close the connection; with `kill`, also kill the process, which no longer answers."""
         ...

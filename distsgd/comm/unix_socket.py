@@ -1,8 +1,8 @@
-"""Short messages between the processes of one node, on Unix sockets.
+"""Short messages between processes on one node, over Unix sockets.
 
-They are `SOCK_SEQPACKET` sockets with an abstract name: messages keep their bounds and their order, nothing is left in
-the file system, and when a process dies, however it dies, the other side reads the end of the stream within
-milliseconds. Abstract names have no file permissions, so the kernel is asked who is at the other end.
+These are `SOCK_SEQPACKET` sockets with an abstract name: message boundaries and order are preserved, nothing is left in
+the file system, and when a process dies, for whatever reason, the other side reads the end of the stream within
+milliseconds. Abstract names have no file permissions, so the peer's user is checked through the kernel.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from distsgd.comm.spinning import SpinPolicy
 
 LONGEST = 8192
-"""Bytes of the longest message."""
+"""Maximum length of a message, in bytes."""
 
 
 class ConnectionClosedError(Exception):
-    """The other end of a connection is gone."""
+    """The other side has closed the connection."""
 
 
 class WaitTimeoutError(Exception):
-    """Nothing arrived within the time that was set."""
+    """Nothing arrived within the timeout."""
 
 
 class Connection:
@@ -40,7 +40,7 @@ class Connection:
 
     @classmethod
     def to(cls, name: str) -> Connection:
-        """Connect to the listener of that name on this node; OSError if there is none, or it is another user's."""
+        """Connect to the listener `name` on this node; OSError if there is none, or it belongs to another user."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             sock.connect("\0" + name)
@@ -51,31 +51,31 @@ class Connection:
         return cls(sock)
 
     def fileno(self) -> int:
-        """Return the descriptor, readable when a message, or the end of the stream, has arrived."""
+        """Return the descriptor; it is readable when a message or the end of the stream has arrived."""
         return self._socket.fileno()
 
     @property
     def peer_pid(self) -> int:
-        """The process at the other end, as the kernel knows it."""
+        """The process ID of the other end, as reported by the kernel."""
         return _credentials(self._socket)[0]
 
     def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message; ConnectionClosedError if the other end is gone or takes nothing any more."""
+        """Send a message; ConnectionClosedError if the other side is gone or no longer reads."""
         try:
             if descriptors:
                 socket.send_fds(self._socket, [message], descriptors)
             else:
                 self._socket.send(message)
-        except OSError as error:  # BlockingIOError, too: a peer with a full buffer of these does not read them
+        except OSError as error:  # including BlockingIOError: a peer whose buffer is full does not read
             raise ConnectionClosedError(str(error)) from None
 
     def wait(self, timeout_s: float) -> None:
-        """Return when something can be received; WaitTimeoutError if that takes longer than `timeout_s`."""
+        """Wait until something can be received; WaitTimeoutError after `timeout_s`."""
         if not self._poll.poll(1000 * timeout_s):
             raise WaitTimeoutError
 
     def wait_unbounded(self, policy: SpinPolicy | None) -> None:
-        """Return when something can be received, however long that takes; without a policy, block at once."""
+        """Wait until something can be received, without a timeout; without a policy, block at once."""
         if policy is None:
             self._poll.poll()
         else:
@@ -92,12 +92,12 @@ class Connection:
         return message
 
     def receive_descriptors(self, count: int) -> tuple[bytes, list[int]]:
-        """Return a message and the descriptors that came with it; ConnectionClosedError if it is not so many."""
+        """Return a message and its descriptors; ConnectionClosedError if there are not exactly `count`."""
         try:
             message, descriptors, flags, _ = socket.recv_fds(self._socket, LONGEST, count, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError as error:
             raise ConnectionClosedError(str(error)) from None
-        more = bool(flags & socket.MSG_CTRUNC)  # the kernel has closed those that there was no room for
+        more = bool(flags & socket.MSG_CTRUNC)  # the kernel has closed those that did not fit
         if not message or len(descriptors) != count or more:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -106,27 +106,27 @@ class Connection:
         return message, descriptors
 
     def shut_down(self) -> None:
-        """Let both ends read the end of the stream; any thread may call it, whatever another does here."""
-        with suppress(OSError):  # it is closed already
+        """Make both sides read the end of the stream. Thread-safe, even while another thread uses the connection."""
+        with suppress(OSError):  # already closed
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up, and free the descriptor."""
+        """Close the connection and its descriptor."""
         self._socket.close()
 
 
 @dataclass(frozen=True)
 class Listener:
-    """What the processes of a node connect to."""
+    """A listening socket that processes on the node connect to."""
 
     name: str
-    """The abstract name: random, so that only who learnt it from Ray, as it was meant, knows it."""
+    """The abstract name: random, so that only processes that received it through Ray know it."""
 
     socket: socket.socket
 
     @classmethod
     def open(cls) -> Listener:
-        """Listen under a new name."""
+        """Listen on a new name."""
         name = f"distsgd-{secrets.token_hex(16)}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.bind("\0" + name)
@@ -134,7 +134,7 @@ class Listener:
         return cls(name, sock)
 
     def accept(self) -> Connection:
-        """Wait for a connection and return it; OSError if it is another user's, or if the listener was closed."""
+        """Wait for a connection and return it; OSError if it is another user's, or the listener was closed."""
         sock, _ = self.socket.accept()
         try:
             _check_user(sock)
@@ -144,7 +144,7 @@ class Listener:
         return Connection(sock)
 
     def close(self) -> None:
-        """Stop listening; a thread in `accept` gets an OSError."""
+        """Stop listening; a thread that is blocked in `accept` gets an OSError."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         finally:
@@ -152,7 +152,7 @@ class Listener:
 
 
 def _credentials(sock: socket.socket) -> tuple[int, int]:
-    """Return the process and the user at the other end."""
+    """Return the process ID and user ID of the other end."""
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return pid, uid

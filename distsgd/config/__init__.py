@@ -1,7 +1,7 @@
-"""What a run is: validated, frozen, read from TOML and from `KEY=VALUE`.
+"""The configuration of a run: validated, frozen, read from TOML files and `KEY=VALUE` arguments.
 
-Every key is dotted, `section.name`. The sections `model`, `optim`, `train` and `data` decide what is learned;
-`run`, `tracking` and `checkpoint` say where and how, and may differ between a run and its resumption.
+Every key is dotted, `section.name`. The sections `model`, `optim`, `train` and `data` determine the
+result; `run`, `tracking` and `checkpoint` determine where and how it is computed, and may change when a run is resumed.
 """
 
 from distsgd.config.config import Config, flatten, known_keys

@@ -1,4 +1,4 @@
-"""A whole configuration: what its sections must agree on, and what is the same about two of them."""
+"""A whole configuration: checks across sections, and the digest that identifies what affects the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESULT_SECTIONS = ("model", "optim", "train", "data")
 
 
 class Config(Section):
-    """A whole run. Build it with `Config.build` to get messages that name the nearest known key."""
+    """The configuration of a run. Use `Config.build` for error messages that suggest the nearest known key."""
 
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
@@ -52,8 +52,8 @@ class Config(Section):
             )
         if isinstance(workers, int) and 0 < workers < self.run.min_workers:
             raise ValueError(
-                f"run.workers is {workers}, fewer than run.min_workers, {self.run.min_workers}: raise the one or lower "
-                "the other"
+                f"run.workers is {workers}, fewer than run.min_workers, {self.run.min_workers}: raise workers or lower "
+                "min_workers"
             )
         if isinstance(workers, int) and workers > shards:
             raise ValueError(
@@ -64,7 +64,7 @@ class Config(Section):
 
     @classmethod
     def build(cls, *layers: Mapping[str, Any]) -> Config:
-        """Validate the union of `layers`, later ones winning; each is nested or has dotted keys.
+        """Merge and validate `layers`, each nested or with dotted keys; later ones take precedence.
 
         Raises ConfigError for unknown keys (with the nearest known one), wrong types and wrong values.
         """
@@ -91,7 +91,7 @@ class Config(Section):
         return Config.build(self.flat(), values)
 
     def without_secrets(self) -> Config:
-        """Return a copy that may be written down: of `tracking.uri`, no password is left."""
+        """Return a copy that is safe to store: passwords in `tracking.uri` are removed."""
         uri = self.tracking.uri
         return self if uri is None else self.with_values({"tracking.uri": redacted(uri)})
 
@@ -100,13 +100,13 @@ class Config(Section):
         return flatten(self.model_dump(mode="json"))
 
     def explicit(self) -> dict[str, Any]:
-        """Return the dotted keys that were given rather than left at their defaults."""
+        """Return the dotted keys that were set explicitly, with their values."""
         return flatten(self.model_dump(mode="json", exclude_unset=True))
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters that tracking logs, by the names that one types: `optim.lr`, `data.train`, ...
+        """Return the parameters that are logged to MLflow, by their dotted keys: `optim.lr`, `data.train`, ...
 
-        The run directory, which differs between any two runs, is none of them.
+        The run directory is not included, since it differs for every run.
         """
         return {
             key: value
@@ -115,10 +115,10 @@ class Config(Section):
         }
 
     def digest(self) -> str:
-        """Return the SHA-256 of all that the trained weights depend on, but for the data itself.
+        """Return the SHA-256 of everything that the trained weights depend on, except the data itself.
 
-        Where the rows lie (`data.train`, `data.val`) is left out: the same rows may lie elsewhere on another
-        machine, and the data's own digest says whether they are the same.
+        The paths of the data (`data.train`, `data.val`) are left out: the same rows may be stored elsewhere on another
+        machine, and the digest of the data shows whether they are the same.
         """
         values = {k: v for k, v in self.flat().items() if k.split(".")[0] in RESULT_SECTIONS}
         del values["data.train"], values["data.val"]
@@ -127,7 +127,7 @@ class Config(Section):
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `values` with nested mappings folded into dotted keys."""
+    """Return `values` with nested mappings flattened to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What is said about keys and values that are refused."""
+"""Error messages for invalid configuration keys and values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from distsgd.errors import nearest
 from distsgd.system.secrets import redacted_text
 
 SHOWN = 100
-"""Characters of a refused value that a message repeats."""
+"""Maximum number of characters of an invalid value that a message shows."""
 
 SECRET = "tracking.uri"
-"""The key whose value may hold a password, in whatever form it is given."""
+"""The key whose value may contain a password."""
 
 
 def nearest_key(key: str, known: list[str]) -> str:
@@ -26,7 +26,7 @@ def nearest_key(key: str, known: list[str]) -> str:
 
 
 def sentences(error: ValidationError) -> str:
-    """Return what pydantic found as `key is ...: input should ...`, once for each key."""
+    """Return pydantic's findings as `key is ...: input should ...`, one for each key."""
     found: dict[str, str] = {}
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"][:2])
@@ -36,7 +36,7 @@ def sentences(error: ValidationError) -> str:
             expected += f'; put it in quotes, "{problem["input"]}"'
             if len(problem["loc"]) == 2:
                 expected += f""" (in a shell: --set '{key}="{problem["input"]}"')"""
-        if len(problem["loc"]) < 2:  # of several keys together
+        if len(problem["loc"]) < 2:  # an error about several keys together
             found[message] = message
         elif key not in found:
             value = problem["input"]
@@ -47,9 +47,9 @@ def sentences(error: ValidationError) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a refused value as Python writes it, without secrets, shortened if it is long."""
+    """Return the repr of an invalid value, without secrets and shortened if it is long."""
     try:
         text = redacted_text(repr(value))
-    except (ValueError, RecursionError):  # integers of more than 4,300 digits, tables in tables without end
+    except (ValueError, RecursionError):  # integers of more than 4,300 digits, tables nested without end
         return f"of type {type(value).__name__} and too large to print"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"

@@ -1,4 +1,4 @@
-"""Where configurations come from: TOML files, and `KEY=VALUE` texts of the command line."""
+"""Reads configuration from TOML files and from `KEY=VALUE` arguments on the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Return `KEY=VALUE` texts as a mapping; a value is TOML if it parses as such, else the text itself."""
+    """Return `KEY=VALUE` texts as a mapping; a value that is not valid TOML is taken as text."""
     values: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")

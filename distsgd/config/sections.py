@@ -1,6 +1,6 @@
-"""The sections of a configuration: every key with its type, its bounds, its default and a sentence on what it means.
+"""The sections of a configuration: every key with its type, bounds, default and a one-sentence description.
 
-`docs/configuration_table.py` and the refusals are made from this file alone.
+`docs/configuration_table.py` and the error messages are generated from this file alone.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 INTEGER_LIMIT = 2**63
-"""Bound of all integers: what 64 bits hold, and float64 without overflow."""
+"""All integers are below this, so that they fit into 64 bits and convert to float64 without overflow."""
 
 WEEK_S = 7.0 * 24 * 60 * 60
-"""Longest timeout, in seconds: the system calls that wait take no more than 24 days."""
+"""Longest timeout, in seconds; the system calls that wait accept at most 24 days."""
 
 Seconds = Annotated[float, Field(gt=0, le=WEEK_S)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, finite numbers only, integers of at most 64 bits."""
+    """Base class of all sections: frozen, no unknown keys, finite numbers only, integers of at most 64 bits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -40,13 +40,13 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """The two-layer net."""
+    """The two-layer network."""
 
     hidden: int = Field(default=64, ge=1, le=2**24)
-    """Units of the hidden layer, H."""
+    """Number of hidden units, H."""
 
     scale: float | None = Field(default=None, gt=0)
-    """Standard deviation of the initial weights; unset, He-normal: sqrt(2 / fan-in) for each layer."""
+    """Standard deviation of the initial weights; unset: He initialisation, sqrt(2 / fan-in) for each layer."""
 
 
 class OptimConfig(Section):
@@ -56,90 +56,90 @@ class OptimConfig(Section):
     """Learning rate α."""
 
     l2: float = Field(default=1e-4, ge=0)
-    """L2 strength λ; the loss holds λ(ΣW1² + ΣW2²), so the gradient holds 2λW. Biases are not regularised."""
+    """L2 strength λ: adds λ(ΣW1² + ΣW2²) to the loss and 2λW to the gradient. Biases are not regularised."""
 
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum μ; 0 is plain gradient descent."""
+    """Momentum μ; 0 is plain SGD."""
 
     nesterov: bool = False
-    """Nesterov's momentum in place of the classical one."""
+    """Use Nesterov momentum instead of classical momentum."""
 
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the averaged gradient, L2 included: a larger one is scaled down to it; unset, no clipping."""
+    """Maximum norm of the averaged gradient, L2 term included; larger gradients are scaled down. Unset: no clipping."""
 
     schedule: Literal["constant", "step", "cosine"] = "constant"
-    """How the learning rate changes after warm-up."""
+    """Learning rate schedule after the warm-up."""
 
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises linearly from α/(warmup_steps+1) towards α."""
+    """Number of steps over which the learning rate rises linearly from α/(warmup_steps+1) towards α."""
 
     decay_every: float = Field(default=10.0, ge=1e-6)
-    """Epochs between two decays of the `step` schedule."""
+    """Epochs between decays in the `step` schedule."""
 
     decay_factor: float = Field(default=0.5, gt=0, le=1)
-    """What the `step` schedule multiplies the learning rate by."""
+    """Factor by which the `step` schedule multiplies the learning rate at each decay."""
 
     final_lr: float = Field(default=0.0, ge=0)
-    """Learning rate at which the `cosine` schedule ends, at the run's last step."""
+    """Learning rate at the last step in the `cosine` schedule."""
 
 
 class TrainConfig(Section):
     """The training loop."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Examples in a mini-batch, over all workers; larger than the data means the whole set."""
+    """Examples per mini-batch, over all workers; if it exceeds the training rows, all of them form one mini-batch."""
 
     num_shards: int = Field(default=4, ge=1, le=65536)
-    """Shards that every mini-batch is cut into. Part of the result, unlike the number of workers."""
+    """Number of shards that each mini-batch is split into. Affects the result, unlike the number of workers."""
 
     epochs: int = Field(default=30, ge=0)
     """Passes over the training rows."""
 
     max_steps: int | None = Field(default=None, ge=0)
-    """Stop after this many steps if that comes before the last epoch's end; 0 writes the initial weights."""
+    """Maximum number of steps, if reached before the end of the last epoch; 0 saves the initial weights."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the initial weights and of the order of the rows."""
+    """Seed for the initial weights and the order of the rows."""
 
     sampling: Literal["shuffle", "replacement"] = "shuffle"
-    """`shuffle`: every row exactly once per epoch; `replacement`: each position draws any row."""
+    """`shuffle`: each row exactly once per epoch; `replacement`: rows are drawn with replacement."""
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or a gradient is not finite: `stop` the run, or `skip` that mini-batch's update."""
+    """What to do if a loss or gradient is not finite: `stop` the run, or `skip` the update for that mini-batch."""
 
     log_every: int = Field(default=10, ge=1)
-    """Steps between two lines of the journal; the last step of an epoch is always logged."""
+    """Steps between journal lines; the last step of each epoch is always logged."""
 
     eval_every: int = Field(default=1, ge=1)
-    """Epochs between two validations; the last step is always validated."""
+    """Epochs between validations; there is always one after the last step."""
 
 
 class DataConfig(Section):
     """The training and held-out rows."""
 
     train: str = "digits"
-    """Training rows: a Parquet, Arrow IPC, .npz or CSV file, a folder or a glob of such files, or `digits`."""
+    """Training rows: a Parquet, Arrow IPC, .npz or CSV file, a folder or glob of such files, or `digits`."""
 
     val: str | None = None
-    """Held-out rows, in the same forms; unset, they are split off the training rows."""
+    """Held-out rows, specified in the same way; unset: split off from the training rows."""
 
     val_fraction: float | None = Field(default=None, ge=0, lt=1)
-    """Fraction of the training rows held out when `val` is not set; unset, 0.2. 0 holds out none."""
+    """Fraction of the training rows to hold out if `val` is not set; unset: 0.2; 0 holds out none."""
 
     split_seed: int = Field(default=1, ge=0, lt=2**63)
-    """Seed of the hold-out split; apart from `train.seed`, so that runs with other seeds see the same split."""
+    """Seed for the hold-out split; separate from `train.seed`, so that changing that seed keeps the split."""
 
     label: str = "label"
     """Name of the label column."""
 
     features: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Names of the feature columns; unset, all columns but the label."""
+    """Names of the feature columns; unset: all columns except the label."""
 
     normalize: Literal["none", "unit", "standard"] = "standard"
-    """`unit`: integers divided by their type's maximum; `standard`: zero mean, unit variance per feature."""
+    """`unit`: divide integers by the maximum of their type; `standard`: zero mean and unit variance per feature."""
 
     classes: int | None = Field(default=None, ge=2)
-    """Number of classes C when labels are integers in [0, C); unset, the distinct labels of the training rows."""
+    """Number of classes C, for integer labels in [0, C); unset: one class for each distinct training label."""
 
     @field_validator("features", mode="before")
     @classmethod
@@ -154,43 +154,43 @@ class DataConfig(Section):
 
 
 class RunConfig(Section):
-    """Where and how the run is executed."""
+    """Where and how the run executes."""
 
     workers: int | Literal["auto"] = "auto"
-    """Worker processes; 0 is the serial loop without Ray; `auto` is the cores there are, at most num_shards."""
+    """Number of worker processes; 0: a serial loop without Ray; `auto`: one per available core, at most num_shards."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What workers compute on; `auto` takes a GPU only if a product on it works, `cuda` never falls back."""
+    """Device that workers compute on; `auto` uses a GPU only if a test product on it works; `cuda` never falls back."""
 
     gpus_per_worker: float = Field(default=1.0, gt=0)
-    """GPUs for each worker on `cuda`; a fraction lets workers share one."""
+    """GPUs per worker with `cuda`; with a fraction, workers share a GPU."""
 
     blas_threads: int = Field(default=1, ge=1)
-    """BLAS threads of each worker; another number may give other bits."""
+    """BLAS threads per worker; changing it may change the last bits of the result."""
 
     blas_kernel: str | None = None
-    """OpenBLAS kernel that all workers must use, such as `Haswell`; unset, each processor's own."""
+    """OpenBLAS kernel that all workers use, such as `Haswell`; unset: the default for each CPU."""
 
     address: str | None = None
-    """Ray cluster to join; unset, RAY_ADDRESS, or else a local Ray."""
+    """Address of the Ray cluster to join; unset: RAY_ADDRESS, or else a local Ray is started."""
 
     dir: str | None = None
-    """Run directory, in which `~` is the home directory; unset, `runs/<data>-<date>-<time>`."""
+    """Run directory; `~` is expanded. Unset: `runs/<data>-<date>-<time>`."""
 
     timeout_s: Seconds = 60.0
-    """Seconds after which a worker that does not answer counts as lost, at most a week; half of that behind an
-    aggregator."""
+    """Seconds without an answer after which a worker is marked as lost, at most one week; half of that for workers
+    behind an aggregator."""
 
     link: Literal["auto", "ray"] = "auto"
-    """How workers are reached: `auto`, shared memory on the server's node and an aggregator on every other node; `ray`,
-    Ray calls."""
+    """How the server communicates with workers. `auto`: shared memory on its own node, and an aggregator on each other
+    node; `ray`: Ray calls."""
 
     max_restarts: int = Field(default=3, ge=0)
-    """Times that a lost worker is replaced; after that the run continues with fewer."""
+    """How many times a lost worker, or a lost parameter server, is replaced; after that the run continues with fewer
+    workers, or fails."""
 
     min_workers: int = Field(default=1, ge=1)
-    """Fewest workers that the run continues with when lost ones are no longer replaced; below that it stops, with a
-    checkpoint."""
+    """Minimum number of workers; if fewer are left and none can be replaced, the run writes a checkpoint and fails."""
 
     @field_validator("workers", mode="after")
     @classmethod
@@ -201,22 +201,22 @@ class RunConfig(Section):
 
 
 class TrackingConfig(Section):
-    """MLflow."""
+    """Tracking with MLflow."""
 
     enabled: bool = True
-    """Log to MLflow; if false, only the journal in the run directory is written."""
+    """Log to MLflow; if false, metrics are written only to the journal in the run directory."""
 
     uri: str | None = None
-    """MLflow tracking store; unset, MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`."""
+    """MLflow tracking URI; unset: MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`."""
 
     experiment: str = "distsgd"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
 
     timeout_s: Seconds = 30.0
-    """Seconds that the end of a run waits for MLflow to accept the rest of the journal, at most a week."""
+    """Seconds to wait for MLflow at the end of the run until it has everything, at most one week."""
 
     required: bool = False
-    """Refuse to start if the store cannot be reached; if false, train anyway and leave the rest to `distsgd sync`."""
+    """Refuse to start if the store cannot be reached; if false, train anyway and send the run with `distsgd sync`."""
 
     @model_validator(mode="after")
     def _required_is_enabled(self) -> Self:
@@ -229,7 +229,7 @@ class CheckpointConfig(Section):
     """Checkpoints, from which a run is resumed."""
 
     every_s: float = Field(default=30.0, gt=0)
-    """Seconds between two checkpoints within an epoch; the end of an epoch is always checkpointed."""
+    """Seconds between checkpoints within an epoch; there is always one at the end of an epoch."""
 
     keep: int = Field(default=3, ge=1)
-    """How many of the newest checkpoints are kept."""
+    """Number of checkpoints to keep, the newest ones."""

@@ -1,4 +1,4 @@
-"""Matrix products added to what is in the output: `sgemm` with beta = 1, from the BLAS that NumPy has loaded.
+"""Matrix products accumulated into the output: `sgemm` with beta = 1, from the BLAS that NumPy has loaded.
 
 NumPy's own products can only replace their output, so the sum of two leaves needs a second buffer of the gradient's
 size and a pass over both. For shards of a few hundred rows, `C ← AᵀB + C` gives the canonical sum `leaf + leaf` with
@@ -19,10 +19,10 @@ from distsgd.core.net import Net
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 SYMBOLS = {"scipy_cblas_sgemm64_": ctypes.c_int64, "cblas_sgemm64_": ctypes.c_int64, "cblas_sgemm": ctypes.c_int}
-"""The names of `cblas_sgemm` in the builds that NumPy comes with, and the type of its integer arguments there."""
+"""The names of `cblas_sgemm` in NumPy's BLAS builds, and the type of its integer arguments."""
 
 TRIED = 4096
-"""How many numbers are compared at least. Where NumPy uses another routine, for a single row or column, at least one
+"""Minimum number of values to compare. Where NumPy uses another routine, for a single row or column, at least one
 number in 140 had other bits; the few numbers of a tiny net may agree by chance."""
 
 

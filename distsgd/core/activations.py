@@ -17,7 +17,7 @@ class Activation(Protocol):
     """h = f(a), elementwise, of the hidden layer's pre-activations a (n, H)."""
 
     def forward(self, h: Array, kept: Array, xp: ModuleType) -> None:
-        """Overwrite the pre-activations in `h` (n, H) by activations; `kept` (n, H) is for what `backward` needs."""
+        """Overwrite the pre-activations in `h` (n, H) by activations; store what `backward` needs in `kept` (n, H)."""
         ...
 
     def backward(self, dh: Array, h: Array, kept: Array, xp: ModuleType) -> None:
@@ -49,4 +49,4 @@ class ReLU:
 
 
 ACTIVATIONS: dict[str, Activation] = {"relu": ReLU()}
-"""The activations, by the names that a `Net` knows them by."""
+"""The activations by name; `Net.activation` is a key."""

@@ -49,7 +49,7 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def gpu_fingerprint() -> dict[str, str]:
-    """Return what the last bits of this process's results on a GPU depend on."""
+    """Return what determines the last bits of this process's GPU results."""
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)

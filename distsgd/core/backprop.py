@@ -1,7 +1,7 @@
-"""The passes through the net: forward to the scores, and backward from the loss to the gradients.
+"""The forward pass to the scores, and the backward pass from the loss to the gradients.
 
-All is summed over the examples; the division by their number and the L2 term belong to the whole mini-batch and are
-applied once, by whoever holds the sum (update_rules.py). This file is copied into every model that is logged to
+Results are summed over the examples; the division by their number and the L2 term belong to the whole mini-batch and
+are applied once, to the total (update_rules.py). This file is copied into every model that is logged to
 MLflow, so it needs NumPy alone.
 """
 
@@ -40,7 +40,7 @@ def loss_and_gradient_sums(
     """Return the sum of the examples' losses and fill `out` with the sum of their gradients, without L2.
 
     X is (n, D) float32, y (n,) integers in [0, C). With no examples the sums are zero. With `add_product` the
-    gradients are added to what is in `out`.
+    gradients are added to `out`.
     """
     xp = workspace.xp
     if not len(X):

@@ -65,4 +65,4 @@ class SoftmaxCrossEntropy:
 
 
 LOSSES: dict[str, Loss] = {"softmax": SoftmaxCrossEntropy()}
-"""The losses, by the names that a `Net` knows them by."""
+"""The losses by name; `Net.loss` is a key."""

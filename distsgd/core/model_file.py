@@ -1,6 +1,6 @@
 """The file of a trained model, `model.npz`: W1 b1 W2 b2 float32, classes, shift and scale, and its format's version.
 
-It is read with the same checks wherever it is read. This file is copied into every model that is logged to MLflow, so
+All readers use the same checks. This file is copied into every model that is logged to MLflow, so
 it needs NumPy alone.
 """
 
@@ -16,7 +16,7 @@ from .npz import read_arrays
 from .predictor import Predictor
 
 FORMAT_VERSION = 1
-"""What this program writes, and the newest that it reads; a file without a version is of version 1."""
+"""The version that is written, and the newest that can be read; a file without a version has version 1."""
 
 
 def encode(predictor: Predictor) -> bytes:
@@ -34,7 +34,7 @@ def encode(predictor: Predictor) -> bytes:
 
 
 def read(path: str | Path) -> Predictor:
-    """Return the model in a file that `encode` made; ValueError, with one sentence, if it is not one."""
+    """Return the model in a file that `encode` wrote; raise ValueError if it is not one."""
     try:
         if Path(path).exists() and not Path(path).is_file():  # to open a pipe may block
             raise ValueError("it is not a regular file")

@@ -1,4 +1,4 @@
-"""The two-layer net: its parameters' shapes, their place in one flat vector, and their initial values.
+"""The two-layer net: its parameters' shapes, their positions in one flat vector, and their initial values.
 
     h = f(X W1 + b1)       scores s = h W2 + b2
     L = (1/N) Σ_i L_i(s_i, y_i) + λ (Σ W1² + Σ W2²)
@@ -66,8 +66,8 @@ class Net:
     def initial(self, seed: int, scale: float | None = None) -> np.ndarray:
         """Return initial parameters, flat (P,) float32: normal weights, zero biases.
 
-        Without `scale` the activation says what the standard deviation of a layer is. The generator is Philox, keyed
-        by the seed and the layer, so a weight depends on nothing that was drawn before.
+        Without `scale` the activation determines the standard deviation of a layer. The generator is Philox, keyed by
+        the seed and the layer, so the weights do not depend on earlier draws.
         """
         flat = np.zeros(self.size, np.float32)
         parameters, activation = self.split(flat), ACTIVATIONS[self.activation]

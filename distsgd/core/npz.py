@@ -1,7 +1,7 @@
-"""Reading `.npz` files that may be damaged or malicious: what does not hold together is refused before it is used.
+"""Reads `.npz` files that may be damaged or malicious: inconsistent content is refused before it is used.
 
-NumPy trusts an array's header and allocates what it asks for; here the header is compared with the bytes that there
-are. This file is copied into every model that is logged to MLflow, so it needs NumPy alone.
+NumPy trusts an array's header and allocates what it asks for; here the header is compared with the actual size first.
+This file is copied into every model that is logged to MLflow, so it needs NumPy alone.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What zipfile and NumPy raise for files that are damaged or something else."""
+"""The errors that zipfile and NumPy raise for files that are damaged or of another format."""
 
 MAX_CHARACTERS = 200
-"""Characters of such an error's message that are passed on: NumPy's may quote a header of thousands."""
+"""Maximum length of such an error's message; NumPy's may quote a header of thousands of characters."""
 
 
 def read_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
     """Return the arrays of an uncompressed `.npz` file, read-only, by name.
 
-    ValueError, in a clause on what is wrong, unless each of them is whole and needs no pickle; OSError if the file
+    Raise ValueError, with a clause on what is wrong, unless all are complete and need no pickle; OSError if the file
     cannot be read.
     """
     size = file.seek(0, io.SEEK_END)
@@ -53,7 +53,7 @@ def read_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> np.ndarray:
     """Return one array of an archive of `size` bytes."""
-    if info.file_size > size:  # it is compressed, or its size is a lie
+    if info.file_size > size:  # it is compressed, or its stated size is wrong
         raise ValueError(f"its array {info.filename!r} is said to have {info.file_size} bytes, in a file of {size}")
     content = archive.read(info)
     opened = io.BytesIO(content)

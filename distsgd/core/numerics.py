@@ -1,4 +1,4 @@
-"""What a result's last bits depend on: versions, BLAS build and kernel, threads, device."""
+"""The environment that determines the last bits of a result: versions, BLAS build and kernel, threads, device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distsgd.core.backend import Device, gpu_fingerprint
 from distsgd.errors import ResourceError
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables from which BLAS libraries take their number of threads when they are loaded."""
+"""Environment variables that set the number of threads of BLAS libraries when they are loaded."""
 
 
 def environment(blas_threads: int, blas_kernel: str | None) -> dict[str, str]:
@@ -44,7 +44,7 @@ def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
 
 
 def fingerprint(device: Device) -> dict[str, str]:
-    """Return what the promise of equal bits depends on, as it is in this process."""
+    """Return what has to be equal for equal bits, for this process."""
     libraries = _blas_libraries()
     found = {
         "machine": platform.machine(),

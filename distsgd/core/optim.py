@@ -1,11 +1,11 @@
-"""What all update rules share: the blocks that parameters are updated in, L2, and clipping by the gradient's norm.
+"""Shared by all update rules: the blocks that parameters are updated in, L2, and clipping by the gradient's norm.
 
 The gradient of a mini-batch is formed once, from the sum over its shards, with N the sum of its examples' weights:
 
     g = (Σ_i ∂L_i/∂W) / N + 2λW        (biases: without 2λW)
 
 With `clip_norm` c, g is multiplied by min(1, c / ‖g‖), ‖g‖ over all parameters (Pascanu et al., "On the difficulty of
-training recurrent neural networks", 2013). All of it is elementwise but for that norm, whose blocks are fixed, so any
+training recurrent neural networks", 2013). Everything is elementwise except that norm, whose blocks are fixed, so any
 number of threads, and any division of the blocks between processes, gives the same bits.
 """
 
@@ -29,10 +29,10 @@ class Block(NamedTuple):
     """Consecutive parameters that are updated together."""
 
     part: slice
-    """Where they are in the flat vector."""
+    """Their slice of the flat vector."""
 
     biases: tuple[slice, ...]
-    """Where, within the block, L2 does not apply."""
+    """The slices within the block that L2 does not apply to."""
 
 
 def blocks(net: Net) -> Iterator[Block]:
@@ -47,9 +47,9 @@ def blocks(net: Net) -> Iterator[Block]:
 def add_decay(
     total: Array, weights: Array, factor: float, *, biases: tuple[slice, ...], scratch: Array, xp: ModuleType
 ) -> None:
-    """Add `factor`·weights to `total`, but for the biases; `scratch`, of the same length, is overwritten.
+    """Add `factor`·weights to `total`, except for the biases; `scratch`, of the same length, is overwritten.
 
-    It is not a factor 1 − 2αλ of the weights: float32 would round a small αλ badly, or to nothing.
+    The weights are not multiplied by 1 − 2αλ instead: float32 would round a small αλ badly, or to nothing.
     """
     xp.multiply(weights, xp.float32(factor), out=scratch)
     for bias in biases:
@@ -78,7 +78,7 @@ def squared_norm(
 
 
 def clip_factor(config: OptimConfig, squares: list[float]) -> float:
-    """Return what clipping multiplies the gradient by, from all blocks' squared norms, in any order."""
+    """Return the factor that clips the gradient, from the squared norms of all blocks, in any order."""
     norm = math.sqrt(math.fsum(squares))
     return 1.0 if config.clip_norm is None or norm <= config.clip_norm else config.clip_norm / norm
 

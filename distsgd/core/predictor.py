@@ -1,6 +1,6 @@
-"""Prediction: the one place that turns raw features into classes and probabilities, on the CPU.
+"""Prediction: computes classes and probabilities from raw features, on the CPU.
 
-The trained classifier, the model that is logged to MLflow and commands that predict all come here; validation uses the
+The trained classifier, the model logged to MLflow and the predict commands all use this module; validation uses the
 same forward pass. This file is copied into every model that is logged to MLflow, so it needs NumPy alone.
 """
 
@@ -55,7 +55,7 @@ class Predictor:
         raw = np.asarray(X)
         if raw.ndim != 2 or raw.shape[1] != self.net.features:
             raise ValueError(f"features have the shape {raw.shape}; this model takes (n, {self.net.features})")
-        if raw.dtype == object:  # a data frame with columns of truth values beside columns of numbers
+        if raw.dtype == object:  # a data frame with boolean and numeric columns
             try:
                 raw = raw.astype(np.float64)
             except (TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from .predictor import Predictor
 
 
 class PyfuncModel:
-    """What MLflow calls to predict."""
+    """The object that MLflow calls to predict."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor

@@ -1,10 +1,10 @@
-"""The canonical tree in which shard gradients are added, and who holds which part of it.
+"""The canonical tree in which shard gradients are added, and the division of its shards among workers.
 
 Floating-point addition is not associative, so the order is fixed by the shard index alone: `sum(lo, hi)` is the leaf
 if `hi - lo == 1`, else `sum(lo, mid) + sum(mid, hi)`, where `mid - lo` is the largest power of two below `hi - lo`.
 
-Everything that adds along the tree does it in two moves: `additions` plans which sums are added when, from the names of
-the parts alone, and is cached; `combine` carries a plan out for gradients, losses or weights.
+Adding along the tree takes two steps: `additions` plans the order from the nodes alone, and is cached; `combine`
+executes a plan for gradients, losses or weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def additions(parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
     """Return, for each of `parts`, how many additions follow it; each adds the two newest sums that are left.
 
     That is the sum over `root` in postfix notation: parts (0, 1), (1, 2), (2, 4) of (0, 4) give 0, 1, 1.
-    Raises ValueError unless the parts are subtrees, from left to right, that cover each shard of `root` exactly once.
+    Raise ValueError unless the parts are subtrees, from left to right, that cover each shard of `root` exactly once.
     """
     counts = [0] * len(parts)
     position = 0
@@ -55,7 +55,7 @@ def additions(parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
 def combine(parts: Iterable[T], plan: Sequence[int], add: Callable[[T, T, int], T]) -> T:
     """Return the sum of `parts`, which come from left to right, added as `plan` says; see `additions`.
 
-    A part is asked for only when it is needed. `add` also gets the number of the buffer that it may write its result
+    Parts are consumed lazily. `add` also gets the number of the buffer that it may write its result
     to. That is the position of its left operand among the sums that are left: a part itself may be written to the
     buffer that `part_buffers` names, and `buffers(num_shards)` of them are enough.
     """
@@ -83,7 +83,7 @@ def buffers(num_shards: int) -> int:
 
 
 def maximal_subtrees(shards: range, num_shards: int) -> list[Node]:
-    """Return the largest subtrees of the tree over `num_shards` that lie whole within `shards`, from left to right."""
+    """Return the largest subtrees of the tree over `num_shards` within `shards`, from left to right."""
 
     def visit(lo: int, hi: int) -> list[Node]:
         if shards.start <= lo and hi <= shards.stop:
@@ -125,7 +125,7 @@ class PartialSum(NamedTuple):
     weight: float  # the sum of the examples' weights, added like the loss; the server divides by it
 
     def combined(self, right: PartialSum, gradient: Any) -> PartialSum:
-        """Return the partial sum of this subtree and the next one, whose gradients add up to `gradient`."""
+        """Return the partial sum of this subtree and the next one, with the sum of their gradients in `gradient`."""
         return PartialSum(
             (self.node[0], right.node[1]),
             gradient,
@@ -141,9 +141,9 @@ def added(left: PartialSum, right: PartialSum, _buffer: int = 0) -> PartialSum:
 
 
 def sum_over(root: Node, partials: Iterable[PartialSum]) -> PartialSum:
-    """Return the sum over a subtree, in new arrays; partials may come in any order, those of other subtrees too.
+    """Return the sum over a subtree, in new arrays; partials may be in any order and include other subtrees.
 
-    Raises ValueError unless those within `root` cover each of its shards exactly once.
+    Raise ValueError unless those within `root` cover each of its shards exactly once.
     """
     inside = sorted([p for p in partials if root[0] <= p.node[0] and p.node[1] <= root[1]], key=lambda p: p.node)
     return combine(inside, additions(tuple([p.node for p in inside]), root), added)

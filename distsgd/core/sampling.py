@@ -1,6 +1,6 @@
-"""Which rows make up a step's shard: pure functions of the seed, the step, the shard and the number of rows.
+"""Which rows a shard of a step consists of: pure functions of the seed, the step, the shard and the number of rows.
 
-There is no generator state: any process can work out the rows of any shard of any step, at any time, in constant
+There is no generator state: any process can compute the rows of any shard of any step, at any time, in constant
 memory beyond the answer. The order of an epoch is a keyed bijection on [0, N): an alternating (unbalanced) Feistel
 network on the next power of two, with cycle walking back into the range (Black and Rogaway, "Ciphers with arbitrary
 finite domains", 2002; used for shuffling by Mitchell et al., "Bandwidth-optimal random shuffling for GPUs", 2022).
@@ -116,8 +116,8 @@ def keyed_draws(seed: int, stream: int, size: int, positions: IntArray) -> IntAr
 class Sampler:
     """Which rows each shard of each step consists of.
 
-    A mini-batch is `batch_size` consecutive positions of its epoch, the last one of an epoch what is left over; it is
-    cut into `num_shards` runs of consecutive positions whose sizes differ by one at most.
+    A mini-batch is `batch_size` consecutive positions of its epoch, the last one of an epoch has the remaining ones; it
+    is cut into `num_shards` runs of consecutive positions whose sizes differ by one at most.
     """
 
     rows: int
@@ -172,7 +172,7 @@ class Sampler:
 
     @property
     def max_shard_count(self) -> int:
-        """The largest number of examples that a shard ever holds."""
+        """The largest number of examples in any shard."""
         return -(-min(self.batch_size, self.rows) // self.num_shards)
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the configuration and of how far a run has come.
+"""Learning-rate schedules: pure functions of the configuration and the progress of a run.
 
 To add one, write a function with the decorator `register`, and name it in the choices of `optim.schedule`.
 """
@@ -13,24 +13,24 @@ from distsgd.config import OptimConfig
 
 
 class Progress(NamedTuple):
-    """How far a run has come; all but `epochs` in steps."""
+    """The progress of a run; everything except `epochs` in steps."""
 
     step: int
-    """The step that is to be taken, counted from 0 at the run's beginning."""
+    """The current step, counted from 0."""
     epochs: float
-    """The passes over the data that were made before it."""
+    """The passes over the data before this step."""
     total_steps: int
-    """The steps of the whole run."""
+    """The number of steps of the whole run."""
 
 
 Schedule = Callable[[OptimConfig, Progress], float]
 
 SCHEDULES: dict[str, Schedule] = {}
-"""The schedules, by the names that `optim.schedule` knows them by."""
+"""The schedules by name, a value of `optim.schedule`."""
 
 
 def register(name: str) -> Callable[[Schedule], Schedule]:
-    """Enter the decorated function in `SCHEDULES`."""
+    """Register the decorated function in `SCHEDULES`."""
 
     def entered(schedule: Schedule) -> Schedule:
         SCHEDULES[name] = schedule
@@ -42,7 +42,7 @@ def register(name: str) -> Callable[[Schedule], Schedule]:
 def learning_rate(config: OptimConfig, step: int, *, steps_per_epoch: int, total_steps: int) -> float:
     """Return the learning rate α of step `step`, counted from 0, of a run of `total_steps`.
 
-    During warm-up it is α·(step + 1)/(warmup_steps + 1); after that it is as the schedule says.
+    During warm-up it is α·(step + 1)/(warmup_steps + 1); after that the schedule determines it.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / (config.warmup_steps + 1)

@@ -1,7 +1,7 @@
 """Update rules: how a step changes the parameters, and the state that a rule keeps from one step to the next.
 
-A rule names its state vectors, its `slots`; snapshots, checkpoints, the serial loop and the parameter server carry
-them by these names and know nothing else about them. What a rule does is elementwise, block by block, on NumPy or
+A rule names its state vectors, its `slots`; snapshots, checkpoints, the serial loop and the parameter server store
+them by name and know nothing else about them. All operations of a rule are elementwise, block by block, on NumPy or
 CuPy arrays. To add one, write a class like `SGD`, enter it in `RULES`, and name it in the configuration's choices.
 """
 
@@ -23,18 +23,18 @@ class Step(NamedTuple):
     """The numbers of a step that all its blocks share."""
 
     weight: float
-    """What the weights of the mini-batch's examples add up to: their number, if each counts once."""
+    """The sum of the weights of the mini-batch's examples: their number if all weights are 1."""
     lr: float
     """Learning rate α."""
     clip: float
-    """What the gradient is multiplied by so that its norm is not above optim.clip_norm; 1 without clipping."""
+    """The factor that limits the norm of the gradient to optim.clip_norm; 1 without clipping."""
 
 
 class UpdateRule(Protocol):
     """An update rule, with its settings."""
 
     slots: tuple[str, ...]
-    """The names of its state vectors, which are zero at a run's beginning; `parameters` is taken."""
+    """The names of its state vectors, which are zero at the start of a run; `parameters` is reserved."""
 
     def update(
         self,
@@ -85,7 +85,7 @@ class SGD:
     ) -> None:
         """See UpdateRule.update."""
         lr = step.lr * step.clip
-        total *= xp.float32(lr / step.weight)  # αg, of which L2's part is still missing
+        total *= xp.float32(lr / step.weight)  # αg, still without the L2 term
         decay = 2 * self._l2 * lr
         if decay:
             add_decay(total, weights, decay, biases=biases, scratch=scratch, xp=xp)
@@ -108,5 +108,5 @@ RULES = {"sgd": SGD}
 
 
 def update_rule(config: OptimConfig) -> UpdateRule:
-    """Return the update rule that a configuration asks for."""
+    """Return the update rule for a configuration."""
     return RULES["sgd"](config)

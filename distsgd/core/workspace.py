@@ -1,4 +1,4 @@
-"""Buffers for the passes through a net, allocated once, so that a step allocates nothing of a mini-batch's size.
+"""Buffers for the forward and backward pass, allocated once, so that a step allocates nothing of mini-batch size.
 
 This file is copied into every model that is logged to MLflow, so it needs NumPy alone.
 """
@@ -17,7 +17,7 @@ class Workspace:
     """Buffers for at most `count` examples at a time, with the net's activation and loss.
 
     Scores are kept class by class, (C, n) in memory: reductions over the classes then run along whole rows, which
-    NumPy does three times faster than along ten neighbours, and the matrix products do not care.
+    NumPy does three times faster than along ten neighbours, and the matrix products are as fast.
     """
 
     def __init__(self, net: Net, count: int, xp: ModuleType) -> None:
@@ -33,7 +33,7 @@ class Workspace:
         self._views: dict[int, Views] = {}
 
     def views(self, n: int) -> Views:
-        """Return the buffers cut to n examples; there are only a few sizes, so the cuts are kept."""
+        """Return views of the buffers for n examples; cached, as there are only a few sizes."""
         if n not in self._views:
             flat = self._scores[: n * self._net.classes]
             self._views[n] = Views(

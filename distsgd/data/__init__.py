@@ -1,4 +1,4 @@
-"""The rows: opened, checked, normalised, split, and gathered into batches.
+"""Data loading: opening, checking, normalising and splitting rows, and gathering them into batches.
 
 `load` turns what a `DataConfig` names into a `DataSet`; a `Gatherer` fills mini-batches from its rows. The files are,
 from the outside in: `loading` (the order of things), `filling` (the arrays that rows are read into), `sources` (a

@@ -19,7 +19,7 @@ DROP = "cast it in the file, drop it, or name the feature columns in data.featur
 
 
 def resolve(file: DataFile, label: str, features: tuple[str, ...] | None, *, labelled: bool = True) -> InputSchema:
-    """Return what the columns of a file mean: `features` in their order, or else all but the label.
+    """Return the schema of a file: the columns `features` in that order, or by default all but the label.
 
     Without `labelled` the label column need not be there. DataError if a column is missing, appears twice or is of a
     type that cannot be used.

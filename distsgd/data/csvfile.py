@@ -1,4 +1,4 @@
-"""CSV files, whose types have to be found by reading them."""
+"""CSV files, whose column types are inferred by reading them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from distsgd.data.datafile import reading
+from distsgd.data.datafile import reading, with_text_names
 
 BLOCK_BYTES = 2**23
-"""Bytes that are parsed at a time; a row may not be longer."""
+"""Bytes parsed at a time; also the maximum length of a row."""
 
 REMEDY = "correct that row"
 
@@ -32,7 +32,7 @@ class CsvFile:
             # One thread, so that an error names the row.
             options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
             table = csv.read_csv(path, read_options=options)
-        return cls(path, table.schema, table.num_rows)
+            return cls(path, with_text_names(table.schema), table.num_rows)
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, read as the types of the schema."""

@@ -1,4 +1,4 @@
-"""What every data file is to the rest of this package, and how errors of the libraries that read it are reported."""
+"""The interface of data files, and the reporting of errors from the libraries that read them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def reading(path: str, form: str, remedy: str = DAMAGED) -> Iterator[None]:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, PermissionError):
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        if "Expected all lists to be of size" in problem:  # Parquet holds a null as a list of nothing
+        if "Expected all lists to be of size" in problem:  # Parquet stores a null as an empty list
             raise DataError(
                 f"{path}: a list column holds a null or a list of another length; leave such rows out"
             ) from None

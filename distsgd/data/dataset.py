@@ -1,4 +1,4 @@
-"""What loading gives: rows in memory, and what is needed to train on them and to predict later."""
+"""Loaded data: the rows, and what is needed to train on them and to predict later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Rows(Protocol):
 
     @property
     def labelled(self) -> bool:
-        """Whether the rows have classes; without them they are good for prediction alone."""
+        """Whether the rows have labels; without labels they can be used only for prediction."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The data set that comes with scikit-learn, for a first run without any data of one's own."""
+"""The data set that comes with scikit-learn, for a first run without your own data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Digits:
-    """The 1,797 handwritten digits that scikit-learn carries: 64 pixels of 0 to 16, as uint8."""
+    """The 1,797 handwritten digits included with scikit-learn: 64 pixels of 0 to 16, as uint8."""
 
     path: str
     table: pa.Table
 
     @classmethod
     def open(cls, path: str) -> Digits:
-        """Take the rows out of scikit-learn, which reads them from a file of its own."""
+        """Load the rows from scikit-learn, which bundles them."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

@@ -11,13 +11,17 @@ from pathlib import Path
 from distsgd.data.formats import BY_SUFFIX
 from distsgd.errors import DataError, nearest
 
+RUN_FILES = {"config.json", "metrics.jsonl"}
+"""Files by which a run directory is known, which may lie in the folder of the data."""
+
 
 def find(location: str) -> list[str]:
     """Return the sorted paths of the data files that a file's, a folder's or a glob's name stands for.
 
-    A folder stands for all files with a data suffix in it and below it, except hidden ones and those whose name (or
-    whose folder's name) begins with `_`. Symbolic links to folders are not followed. DataError if there is no such
-    file, or if one of them is not a regular file: a pipe could only be read once, and opening it may block.
+    A folder stands for all files with a data suffix in it and below it, except hidden ones, those whose name (or whose
+    folder's name) begins with `_`, and those in a run directory. Symbolic links to folders are not followed. DataError
+    if there is no such file, or if one of them is not a regular file: a pipe could only be read once, and opening it
+    may block.
     """
     path = os.path.expanduser(location)
     try:
@@ -50,6 +54,9 @@ def _walk(folder: str) -> Iterator[str]:
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if name[0] not in "._"]
+        if set(names) >= RUN_FILES:  # its model.npz and checkpoints are no rows
+            folders.clear()
+            continue
         for name in names:
             if name[0] not in "._" and Path(name).suffix.lower() in BY_SUFFIX:
                 path = os.path.join(place, name)

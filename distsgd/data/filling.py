@@ -23,7 +23,7 @@ from distsgd.system.memory import memory_limit
 
 
 class RowBuilder:
-    """Those rows of a source that `chosen` (N,) marks, in the source's order, while they are being filled."""
+    """Collects the rows of a source that are marked in `chosen` (N,), in source order."""
 
     def __init__(self, source: Source, chosen: NDArray[np.bool_], dtype: np.dtype[Any] | None = None) -> None:
         self._source = source
@@ -34,7 +34,7 @@ class RowBuilder:
         self.y = np.empty(count, np.int64)
 
     def append(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
-        """Append what is chosen of the source's next rows, X (n, D) and y (n,)."""
+        """Append the chosen ones of the source's next rows, X (n, D) and y (n,)."""
         chosen = self.chosen[self._seen : self._seen + len(y)]
         self._seen += len(y)
         if not chosen.all():
@@ -62,7 +62,7 @@ class RowBuilder:
                 )
 
     def rows(self) -> ArrayRows:
-        """Return the filled arrays, no longer to be written to."""
+        """Return the filled arrays, now read-only."""
         self.X.flags.writeable = self.y.flags.writeable = False
         return ArrayRows(self.X, self.y)
 

@@ -12,7 +12,7 @@ from distsgd.data.normalization import BatchTransform
 
 
 class Gatherer:
-    """Rows as a device reaches them, and buffers there for at most `count` of them each, ready for the net."""
+    """Rows on a device, and buffers there that each take a batch of at most `count` rows, ready for the net."""
 
     def __init__(self, rows: Rows, transform: BatchTransform, count: int, device: Device) -> None:
         xp = self._xp = array_module(device)

@@ -1,4 +1,4 @@
-"""From a configuration to rows in memory: open, split, fill, normalise."""
+"""Loads the rows that a configuration names: open, split, read, normalise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distsgd.data.normalization import BatchTransform
 from distsgd.errors import DataError
 
 VAL_FRACTION = 0.2
-"""What is held out if neither `data.val` nor `data.val_fraction` says so."""
+"""Fraction held out if neither `data.val` nor `data.val_fraction` is set."""
 
 
 def load(config: DataConfig) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
 
-    DataError, with file, column and row as far as there are such, for anything that cannot be trained on.
+    DataError, naming file, column and row where applicable, for anything that cannot be trained on.
     """
     # These import pyarrow, which a process that only gathers never needs.
     from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training

@@ -1,4 +1,4 @@
-"""Normalisation: its statistics, its use on whole sets, and what is left of it to do to a batch."""
+"""Normalisation: computing its statistics, and applying it to whole data sets and to batches."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class BatchTransform:
-    """What is left to do to a gathered batch: `(X - shift) * scale` in float32; None leaves a step out.
+    """The normalisation to apply to a gathered batch: `(X - shift) * scale` in float32; None leaves a step out.
 
     The arrays may be NumPy's or CuPy's.
     """
@@ -88,7 +88,7 @@ class Moments:
         self._varies = np.zeros(width, bool)
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Take in rows (n, D) of any numeric type."""
+        """Add rows (n, D) of any numeric type."""
         if self._count == self._filled == 0 and len(rows):
             self._origin[:] = rows[0]
         start = 0

@@ -1,1 +1,1 @@
-"""What a step and a run are, without Ray: run spec, plan, serial loop, worker, parameter server, validation."""
+"""The training algorithm, without Ray: run spec, plan, serial loop, worker, parameter server, validation."""

@@ -1,7 +1,7 @@
-"""The server's arithmetic: add subtrees in the canonical order and apply the update, block by block.
+"""The server's arithmetic: adds subtrees in the canonical order and applies the update, block by block.
 
-Blocks are fixed and all of it is elementwise, so the bits are the same for any number of threads, and for any division
-of the blocks between several owners.
+The blocks are fixed and all operations are elementwise, so the bits are the same for any number of threads, and for any
+division of the blocks among several owners.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from distsgd.core.reduction import Node
 from distsgd.core.update_rules import Slots, Step, update_rule
 
 THREADED = 8 * optim.BLOCK
-"""Parameters from which on the work is split over threads: for fewer, waking one takes as long as it saves."""
+"""Minimum number of parameters for several threads; below it, waking a thread takes as long as it saves."""
 
 T = TypeVar("T")
 
 Gradients = Mapping[Node, Array]
-"""The sum (P,) float32 of each subtree that is there, from left to right."""
+"""The gradient sum (P,) float32 of each subtree, from left to right."""
 
 BlockTotal = tuple[Block, Array, Array]
-"""A block, the gradients' sum over it in a buffer that may be overwritten, and another buffer."""
+"""A block, the gradient sum over it in a buffer that may be overwritten, and a scratch buffer."""
 
 
 class Aggregation:
-    """Buffers and threads for the updates of some blocks of a net: all of them, or those of one owner.
+    """Buffers and threads for updating blocks of a net: all of them, or those of one owner.
 
-    Vectors are those of all parameters, (P,), on the device of `xp`; only what lies in the blocks is read and written.
+    Vectors (P,) cover all parameters, on the device of `xp`; only the parts within the blocks are read and written.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Aggregation:
         sizes = [part.stop - part.start for part, _ in blocks]
         count = threads if sum(sizes) >= THREADED else 1
         buffers = xp.empty((count, reduction.buffers(num_shards) + 1, max(sizes)), xp.float32)
-        # From the last to the first: what workers wrote last, and will read first, is then still in a cache.
+        # From last to first: what workers wrote last and will read first is then still in the cache.
         self._shares = [
             [(block, list(own[:, : block.part.stop - block.part.start])) for block in blocks[::-1][number::count]]
             for number, own in enumerate(buffers)
         ]
         self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
-    @np.errstate(all="ignore")  # what overflows is found by looking at the results
+    @np.errstate(all="ignore")  # overflow is detected from the results
     def squares(self, gradients: Gradients, total_weight: float, weights: Array) -> list[float]:
         """Return the squared norm of each block of the gradient, L2 included.
 
-        The sum of `gradients` is divided by `total_weight`, which the weights of its examples add up to.
+        The sum of `gradients` is divided by `total_weight`, the sum of the examples' weights.
         """
 
         def of_thread(thread: int) -> list[float]:
@@ -101,13 +101,13 @@ class Aggregation:
         return all(self._each_thread(updated))
 
     def _totals(self, thread: int, gradients: Gradients) -> Iterator[BlockTotal]:
-        """Yield each of a thread's blocks, one after the other in the same buffers."""
+        """Yield each block of a thread with its gradient sum, reusing the same buffers."""
         plan, held = reduction.additions(tuple(gradients), self._root), list(gradients.values())
         for block, buffers in self._shares[thread]:
             yield block, _block_sum(held, plan, block.part, buffers, self._xp), buffers[-1]
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
-        """Return what `work` returns for each thread's number, in order; this thread is number 0."""
+        """Run `work` in each thread with the thread's number and return the results in order; this is thread 0."""
         if self._pool is None:
             return [work(0)]
         others = [self._pool.submit(work, number) for number in range(1, len(self._shares))]
@@ -121,9 +121,9 @@ def _ignore_overflow() -> None:
 def _block_sum(
     gradients: list[Array], plan: tuple[int, ...], part: slice, buffers: list[Array], xp: ModuleType
 ) -> Array:
-    """Return one block of the gradients' sum over all shards, in one of the block's buffers."""
+    """Return one block of the gradient sum over all shards, in one of the block's buffers."""
     if len(gradients) == 1:
-        xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards, which is not to be overwritten
+        xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards must not be overwritten
         return buffers[0]
 
     def add(left: Array, right: Array, buffer: int) -> Array:
@@ -133,5 +133,5 @@ def _block_sum(
 
 
 def _is_finite(values: Array, xp: ModuleType) -> bool:
-    """Return whether all values are finite; the square of a huge one may overflow, so that a second look is needed."""
+    """Return whether all values are finite; the square of a large one may overflow, hence the second check."""
     return math.isfinite(xp.dot(values, values)) or bool(xp.isfinite(values).all())

@@ -1,4 +1,4 @@
-"""Which examples made a step's loss or gradient not finite: shards are pure functions, so they are computed again."""
+"""Finds the examples that made a step's loss or gradient non-finite, by computing its shards again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 
 NAMED_ROWS = 5
-"""The largest number of offending rows that a message names."""
+"""Maximum number of offending rows in a message."""
 
 
 def offending_rows(spec: RunSpec, state: Snapshot) -> str:
-    """Return a clause that names the first shard with losses that are not finite in `state`, and its first such rows.
+    """Return a clause that names the first shard with non-finite losses in `state`, and its first such rows.
 
     Rows are counted from 0 among the training rows, after the held-out rows have been removed.
     """
@@ -32,4 +32,4 @@ def offending_rows(spec: RunSpec, state: Snapshot) -> str:
             if len(bad):
                 named = ", ".join(map(str, bad[:NAMED_ROWS]))
                 return f"first in shard {shard}, at {len(bad)} of its {len(rows)} training rows: {named}"
-    return "although every example's loss is: the gradient's sum overflowed"
+    return "although every example's loss is: the sum of the gradients overflowed"

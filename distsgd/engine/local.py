@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: the serial loop behind the interface of the trainer on Ray."""
+"""Training in this process, without Ray: the serial loop with the interface of the Ray trainer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TICK_S = 0.2
 
 
 class LocalTrainer:
-    """Runs the serial loop, with the interface of the trainer on Ray."""
+    """Runs the serial loop, with the interface of RayTrainer."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._plan, self._state = spec.config, spec.plan, spec.start
@@ -42,7 +42,7 @@ class LocalTrainer:
         next_tick = time.monotonic() + TICK_S
         while self._state.step < until and not self._stopped:
             count = self._plan.sampler.batch_count(self._state.step)
-            with np.errstate(all="ignore"):  # what overflows is found by looking at the results
+            with np.errstate(all="ignore"):  # overflow is detected from the results
                 state, loss = self._loop.step(self._state)
             self._times.add(time.perf_counter(), count)
             self._state = state
@@ -59,7 +59,7 @@ class LocalTrainer:
         self._state = dataclasses.replace(self._state, last_record=record)
 
     def stop(self) -> None:
-        """Make `run` return after the step at hand."""
+        """Make `run` return after the current step."""
         self._stopped = True
 
     def take_records(self) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ class LocalTrainer:
         return records
 
     def take_notices(self) -> list[str]:
-        """Return no notices: there is no other process to report on."""
+        """Return no notices: there are no other processes to report on."""
         return []
 
     def recover(self, start: Snapshot) -> None:
@@ -80,11 +80,11 @@ class LocalTrainer:
         return self._state
 
     def timings(self) -> dict[str, float]:
-        """Return the percentiles and the throughput that the result names."""
+        """Return the step-time percentiles and the throughput for the result."""
         return self._times.summary()
 
     def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
-        """Return loss and accuracy over the held-out rows; None if `stop` was called meanwhile, by `tick`."""
+        """Return loss and accuracy over the held-out rows; None if `tick` has called `stop`."""
         if self._validation is None or self._val is None:
             return {}
         rows, found = len(self._val), list[tuple[float, int]]()
@@ -99,5 +99,5 @@ class LocalTrainer:
         return validation.metrics(found, rows)
 
     def close(self) -> None:
-        """Restore this process's number of BLAS threads."""
+        """Restore the number of BLAS threads of this process."""
         self._blas.close()

@@ -1,4 +1,4 @@
-"""The plan of a run: which rows each step takes, its learning rate, and where epochs and the run end."""
+"""The plan of a run: the rows and the learning rate of each step, and where epochs and the run end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distsgd.core.schedules import learning_rate
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which rows each step takes, and where epochs and the run end. Steps are counted from 0."""
+    """The rows and the learning rate of each step, and where epochs and the run end. Steps are counted from 0."""
 
     sampler: Sampler
     total_steps: int
@@ -36,16 +36,16 @@ class Plan:
         return cls(sampler=sampler, total_steps=total, config=config)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of the step after `step` steps."""
+        """Return the learning rate of the step that follows `step` steps."""
         steps_per_epoch = self.sampler.steps_per_epoch
         return learning_rate(self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
 
     def epoch(self, step: int) -> float:
-        """Return the passes over the data that `step` steps make."""
+        """Return the number of epochs, possibly fractional, after `step` steps."""
         return step / self.sampler.steps_per_epoch
 
     def epoch_end(self, step: int) -> int:
-        """Return the end of the epoch that goes on after `step` steps, or the run's end if that comes first."""
+        """Return the step at which the current epoch ends after `step` steps, or the run if that is earlier."""
         steps = self.sampler.steps_per_epoch
         return min((step // steps + 1) * steps, self.total_steps)
 
@@ -55,14 +55,14 @@ class Plan:
         return step == self.total_steps or step % steps == 0 < step
 
     def logged_steps(self, until: int) -> set[int]:
-        """Return the steps up to `until` that have a line in the journal; the run's last one apart."""
+        """Return the steps up to `until` that are logged in the journal, except the last step of the run."""
         every = (self.config.train.log_every, self.sampler.steps_per_epoch)
         return {step for interval in every for step in range(interval, until + 1, interval)}
 
     def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
-        """Return the journal record of training after `step` steps; `loss` is L of the last step's mini-batch.
+        """Return the journal record after `step` steps; `loss` is L of the last step's mini-batch.
 
-        A loss that is not finite is left out.
+        A non-finite loss is left out.
         """
         record = {"step": step, "epoch": self.epoch(step), "train/lr": self.learning_rate(step - 1)}
         if math.isfinite(loss):

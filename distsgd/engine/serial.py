@@ -1,7 +1,7 @@
-"""The serial loop, in one process and without Ray: the specification that every distributed path must reproduce.
+"""The serial loop, in one process and without Ray: the reference that every distributed path must reproduce.
 
-Read `SerialLoop.step` for what training is. It shares no code with the parameter server and the workers but pure
-functions: the passes through the net, the update rule, the canonical tree, the sampling, and which step is applied.
+Read `SerialLoop.step` to see the training algorithm. It shares only pure functions with the parameter server and the
+workers: forward and backward pass, update rule, canonical tree, sampling, and the check whether an update is applied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from distsgd.engine.spec import RunSpec
 
 
 class SerialLoop:
-    """One step after the other, one shard after the other."""
+    """Computes one step after another, one shard after another."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._net, self._plan = spec.config, spec.net, spec.plan
@@ -38,8 +38,8 @@ class SerialLoop:
     def step(self, state: Snapshot) -> tuple[Snapshot, float]:
         """Return the state after one more step, and the loss L of the step's mini-batch.
 
-        An update that is not finite is not applied: NonFiniteError, or, if the configuration says `skip`, one more
-        skipped step.
+        A non-finite update is not applied: raise NonFiniteError, or count the step as skipped if `train.on_nonfinite`
+        is `skip`.
         """
         W, rows = state.parameters, self._rows.of(state.step, self._shards)
         leaves = (self.shard_gradient(W, shard, rows[shard]) for shard in self._shards)
@@ -52,7 +52,7 @@ class SerialLoop:
         return new, loss + optim.l2_loss(self._net, W, self._config.optim.l2, np)
 
     def _updated(self, state: Snapshot, total: PartialSum) -> Snapshot:
-        """Return the state after the update by a mini-batch's gradient, which is overwritten."""
+        """Return the state after the update with a mini-batch's gradient sum, which is overwritten."""
         W, config, clip = state.parameters, self._config.optim, 1.0
         new, scratch = np.empty_like(W), np.empty_like(W)
         slots = {name: np.empty_like(W) for name in state.slots}
@@ -79,7 +79,7 @@ class SerialLoop:
         return replace(state, step=state.step + 1, parameters=new, slots=slots)
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> PartialSum:
-        """Return the sums of losses and gradients over the examples of one shard, in arrays of their own."""
+        """Return the sums of losses and gradients over the examples of one shard, in new arrays."""
         gradient = np.empty_like(flat)
         X, y = self._batch.gather(rows)
         out = self._net.split(gradient)

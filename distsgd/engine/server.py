@@ -1,6 +1,6 @@
 """The parameter server: owns the parameters, averages the workers' gradients and applies the update.
 
-A plain class that runs without Ray; cluster/actors.py makes an actor of it. It reaches the workers through a `Link`.
+A plain class that runs without Ray; cluster/actors.py wraps it in an actor. It communicates with workers over a `Link`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: i
 
 
 class Link(Protocol):
-    """What the parameter server needs of its link to the workers; comm.dispatcher.Dispatcher is one."""
+    """The interface of the parameter server to the workers; implemented by comm.dispatcher.Dispatcher."""
 
     @property
     def buffers(self) -> np.ndarray:
@@ -46,12 +46,12 @@ class Link(Protocol):
 
 
 class ParameterServer:
-    """Parameters, update rule and step counter. `run` trains; the other methods may be called meanwhile."""
+    """Parameters, update rule and step counter. `run` trains; other methods may be called from other threads."""
 
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, link: Link, threads: int = 1) -> None:
         self.config, self.net, self.plan, self.link = config, net, plan, link
         self.step, self.skipped = start.step, start.skipped
-        # Updates are written to the other buffer, so that no reader sees half of one and a bad one is dropped.
+        # Updates go to the other buffer, so that readers never see a partial one, and a bad one can be dropped.
         self._parameters = link.buffers
         self._parameters[:] = start.parameters
         self._slots = [{name: slot.copy() for name, slot in start.slots.items()} for _ in self._parameters]
@@ -73,9 +73,9 @@ class ParameterServer:
         return current
 
     def run(self, until: int) -> int:
-        """Train up to step `until`, or until `stop` is called; return the number of steps done in all.
+        """Train up to step `until`, or until `stop` is called; return the total number of steps done.
 
-        Raises NonFiniteError with the parameters as they were before the offending step, and whatever the link raises.
+        Raise NonFiniteError, with the parameters as before the offending step, and any error that the link raises.
         """
         self._times.start(time.perf_counter())
         log_every, clock = self.config.train.log_every, time.perf_counter
@@ -91,19 +91,19 @@ class ParameterServer:
         return self.step
 
     def apply(self, partials: Sequence[PartialSum]) -> float:
-        """Add the gradients in the canonical tree, apply the update; return the mini-batch's mean loss without L2.
+        """Add the gradients along the canonical tree and apply the update; return the mean loss, without L2.
 
-        If the loss or the gradient is not finite the parameters stay as they were: NonFiniteError, or, if the
-        configuration says `skip`, one more skipped step.
+        If the loss or the gradient is not finite, the parameters remain unchanged: raise NonFiniteError, or count the
+        step as skipped if `train.on_nonfinite` is `skip`.
         """
-        # Sorted, so that `additions` keeps a plan for each division of the shards and not for each order of arrival.
+        # Sorted, so that `additions` caches one plan per division of the shards, not one per order of arrival.
         partials = sorted(partials, key=_node)
         nodes = tuple([partial.node for partial in partials])
         try:
             plan = reduction.additions(nodes, (0, len(self._shards)))
         except ValueError as error:
             raise ValueError(
-                f"step {self.step + 1}: gradients came for {nodes} of {len(self._shards)} shards: {error}"
+                f"step {self.step + 1}: received gradients for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
         sums = [(partial.loss, partial.weight) for partial in partials]
         loss, weight = reduction.combine(sums, plan, _add_pairs)
@@ -135,9 +135,9 @@ class ParameterServer:
             slots_out=self._slots[new],
         )
 
-    @np.errstate(all="ignore")  # a record says what is not finite by leaving it out
+    @np.errstate(all="ignore")  # a record leaves out a non-finite loss
     def _record(self, loss: float) -> None:
-        """Note the step just done for the journal: its mini-batch's loss L, with the weights that it started from."""
+        """Record the last step for the journal: its mini-batch's loss L, with the weights before the update."""
         loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)
         record = self.plan.record(self.step, loss, skipped=self.skipped) | self._times.since_last()
         with self._lock:
@@ -166,9 +166,9 @@ class ParameterServer:
         return self.snapshot().parameters
 
     def stop(self) -> None:
-        """Make `run` return at the end of the step at hand."""
+        """Make `run` return after the current step."""
         self._stop.set()
 
     def timings(self) -> dict[str, float]:
-        """Return the percentiles and the throughput that the result names."""
+        """Return the step-time percentiles and the throughput for the result."""
         return self._times.summary()

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All that training needs to go on from the end of a step."""
+    """Everything needed to resume training from the end of a step."""
 
     step: int
     parameters: np.ndarray  # (P,) float32
@@ -20,4 +20,4 @@ class Snapshot:
     skipped: int = 0
     """Steps whose update was not applied because it was not finite."""
     last_record: dict[str, Any] = field(default_factory=dict)
-    """The newest journal record of training; validation completes it if the step is an epoch's last."""
+    """The newest journal record; validation adds to it if the step is the last of an epoch."""

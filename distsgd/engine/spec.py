@@ -1,4 +1,4 @@
-"""All that decides what a run computes, put together before anything is started."""
+"""The run spec: everything that determines the result of a run, resolved before any process starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distsgd.engine.snapshot import Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Configuration, rows, net, plan, and the state to go on from."""
+    """Configuration, rows, net, plan, and the state to start from."""
 
     config: Config
     data: DataSet
@@ -26,7 +26,7 @@ class RunSpec:
 
     @classmethod
     def beginning(cls, config: Config, data: DataSet, start: Snapshot | None = None) -> RunSpec:
-        """Return the spec of a run that goes on from `start`, or is before its first step."""
+        """Return the spec of a run that resumes from `start`, or starts at step 0 if that is None."""
         net = Net(data.train.features, config.model.hidden, len(data.classes))
         if start is None:
             flat = net.initial(config.train.seed, config.model.scale)

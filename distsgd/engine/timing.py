@@ -1,4 +1,4 @@
-"""How long steps take, for the journal and the result."""
+"""Step times, for the journal and the result."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import deque
 import numpy as np
 
 WARM_UP_S = 1.0
-"""Seconds of steps at the start that the summary leaves out, unless there are no later steps."""
+"""Warm-up, in seconds of step time, that the summary leaves out unless there are no later steps."""
 
 KEPT = 100_000
-"""The number of newest steps that the percentiles are taken over."""
+"""Number of most recent steps that the percentiles are computed over."""
 
 
 class StepTimes:
-    """Durations of steps, each from the end of the one before."""
+    """Durations of steps, each measured from the end of the previous one."""
 
     def __init__(self) -> None:
         self._end = 0.0
@@ -45,7 +45,7 @@ class StepTimes:
         return {"time/step_ms": 1e3 * seconds / steps, "time/samples_per_s": examples / seconds}
 
     def summary(self) -> dict[str, float]:
-        """Return `step_ms_p50`, `step_ms_p95` and `samples_per_s`; nothing if no step was timed."""
+        """Return `step_ms_p50`, `step_ms_p95` and `samples_per_s`; an empty dict if no step was timed."""
         if not self._steps:
             return {}
         seconds, examples = np.array(self._steps).T

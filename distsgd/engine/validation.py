@@ -18,7 +18,7 @@ __all__ = ["BLOCK", "Validation", "block_count", "metrics"]
 
 
 class Validation:
-    """The held-out rows, evaluated in blocks of a fixed size, so that any number of workers adds up the same blocks."""
+    """Evaluates the held-out rows in blocks of a fixed size, so that results do not depend on the number of workers."""
 
     def __init__(self, net: Net, rows: Rows, transform: BatchTransform, device: Device) -> None:
         self._net, self._xp, self._size = net, array_module(device), len(rows)
@@ -36,7 +36,7 @@ class Validation:
 
 
 def block_count(rows: int) -> int:
-    """Return the number of blocks that `rows` held-out rows are evaluated in."""
+    """Return the number of blocks for `rows` held-out rows."""
     return math.ceil(rows / BLOCK)
 
 

@@ -1,6 +1,6 @@
-"""A worker: the gradient sums of its shards, and the validation of its blocks of held-out rows.
+"""A worker: computes the gradient sums of shards, and evaluates blocks of held-out rows.
 
-A plain class that runs without Ray; actors.py makes an actor of it.
+A plain class that runs without Ray; cluster/actors.py wraps it in an actor.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from distsgd.data.gatherer import Gatherer
 from distsgd.engine.validation import Validation
 
 PREFETCH_BYTES = 2**26
-"""Bytes of mini-batch buffers up to which the next step's rows are gathered while the server works."""
+"""Maximum size of the mini-batch buffers, in bytes, for prefetching the next step's rows."""
 
 KEPT_SPLITS = 128
-"""Vectors whose `net.split` is kept: buffers that are used in every step."""
+"""Maximum number of vectors whose `net.split` is cached: buffers that are used in every step."""
 
 
 class Subtree(NamedTuple):
-    """How a worker adds up a subtree of its shards."""
+    """How a worker computes the sum over a subtree of its shards."""
 
     parts: list[Node]
-    """One shard each, or two that are added in one buffer."""
+    """Each is one shard, or two that are accumulated in one buffer."""
 
     buffers: list[int]
-    """Which of the worker's buffers each part is computed in."""
+    """The index of the worker's buffer for each part."""
 
     plan: tuple[int, ...]
     """See reduction.additions."""
 
     @classmethod
     def of(cls, root: Node, size: int) -> Subtree:
-        """Return the subtree `root`, in parts of at most `size` shards."""
+        """Return the plan for the subtree `root`, in parts of at most `size` shards."""
         parts = reduction.split(root, size)
         plan = reduction.additions(tuple(parts), root)
         return cls(parts, reduction.part_buffers(plan), plan)
@@ -56,7 +56,7 @@ def _add_in_place(left: PartialSum, right: PartialSum, _buffer: int) -> PartialS
 
 
 class Worker:
-    """Computes whatever shards it is asked for. Of its own it has only buffers; the rows are shared by the node."""
+    """Computes any shards that it is asked for. It owns only buffers; the rows are shared by all workers of a node."""
 
     def __init__(
         self,
@@ -80,35 +80,37 @@ class Worker:
         self._rows = PrefetchedRows(sampler)
         accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
         self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
-        self._leaves_per_part = 1 if accumulator is None else 2  # two shards in one buffer
+        self._leaves_per_part = 1 if accumulator is None else 2  # two shards accumulated in one buffer
         self._prefetched: tuple[int, range] | None = None
         self._gathered: list[tuple[Any, Any]] = []
 
     def compute(
         self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray] | None = None
     ) -> list[PartialSum]:
-        """Return the gradient sums of a run of shards: one partial sum for each subtree that lies whole within it.
+        """Return the gradient sums of a contiguous range of shards: one partial sum for each maximal subtree within it.
 
-        flat (P,) float32 are the parameters. The gradients are written to arrays (P,) float32 on the host: those of
-        `out`, or else new ones.
+        The parameters are `flat` (P,) float32. The gradients are written to arrays (P,) float32 on the host: those in
+        `out` if given, else new ones.
         """
         if shards != self._shards:
             if not 0 <= shards.start < shards.stop <= self.sampler.num_shards:
-                raise ValueError(f"{shards} is not a run of the {self.sampler.num_shards} shards of a mini-batch")
+                raise ValueError(
+                    f"{shards} is not a contiguous range of the {self.sampler.num_shards} shards of a mini-batch"
+                )
             roots = reduction.maximal_subtrees(shards, self.sampler.num_shards)
             self._shards, self._subtrees = shards, [Subtree.of(root, self._leaves_per_part) for root in roots]
         if out is None:
             out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
-            self._splits.clear()  # of the last step's arrays, which are not used again
+            self._splits.clear()  # drop the last step's arrays, which are not used again
         parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
-        with np.errstate(all="ignore"):  # the server looks at every result
+        with np.errstate(all="ignore"):  # the server checks every result
             return [
                 self._sum(subtree, step, parameters, shards, row)
                 for subtree, row in zip(self._subtrees, out, strict=False)
             ]
 
     def _split(self, flat: Array) -> Parameters:
-        """Return `net.split` of a vector; what it returned for one that is used in every step is kept."""
+        """Return `net.split` of a vector, cached for vectors that are used in every step."""
         known = self._splits.get(id(flat))
         if known is None or known[0] is not flat:
             if len(self._splits) > KEPT_SPLITS:
@@ -117,10 +119,10 @@ class Worker:
         return known[1]
 
     def prefetch(self, step: int, shards: range) -> None:
-        """Gather the mini-batch rows of a run of shards that is likely to be computed next.
+        """Gather the mini-batch rows of the shards that are likely to be requested next.
 
-        Not if memory does not allow it, nor if the server's work, which takes about as long for a parameter as
-        gathering does for a feature, will be done before: the workers' cores would then not be free for the server.
+        Skip this if the buffers would be too large, or if the server would finish first: its work takes about as long
+        per parameter as gathering takes per feature, and prefetching would keep the cores that the server needs busy.
         """
         size = len(shards) * self._batch.buffer_bytes
         if size <= PREFETCH_BYTES and size <= 4 * self.net.size:
@@ -129,7 +131,7 @@ class Worker:
             self._prefetched = (step, shards)
 
     def _examples(self, step: int, shards: range, shard: int) -> tuple[Any, Any]:
-        """Return features (n, D) and classes (n,) of one of the shards."""
+        """Return the features (n, D) and classes (n,) of one of `shards`."""
         number = shard - shards.start
         if self._prefetched == (step, shards):
             return self._gathered[number]
@@ -137,7 +139,7 @@ class Worker:
         return self._batch.gather(self._rows.of(step, shards)[number])
 
     def _sum(self, subtree: Subtree, step: int, parameters: Parameters, shards: range, out: np.ndarray) -> PartialSum:
-        """Return the partial sum of one subtree of `shards`, its gradient in `out`."""
+        """Return the partial sum of one subtree of `shards`, with its gradient in `out`."""
         on_host = self._xp is np
         buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
 

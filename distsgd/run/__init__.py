@@ -1,1 +1,1 @@
-"""From a configuration to a result: what is refused, what is set up, and training until the result is written."""
+"""Executes a run from its configuration to its result: checks, setup, training and writing the result."""

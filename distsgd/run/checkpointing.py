@@ -1,4 +1,4 @@
-"""When a run's state is written to a checkpoint, and which state it goes on from when its server is lost."""
+"""When a run writes checkpoints, and which state it continues from after losing its parameter server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distsgd.tracking import run_id
 
 
 class Checkpointing:
-    """Writes checkpoints in the background, each after the journal's lines up to it."""
+    """Writes checkpoints in the background, each after the journal lines up to its step are on disk."""
 
     def __init__(
         self, directory: RunDirectory, config: CheckpointConfig, *, data_digest: str, start: Snapshot, log: RunLog
@@ -30,15 +30,15 @@ class Checkpointing:
             mlflow_run_id=lambda: run_id.known(directory.path),
         )
         self.newest = start
-        """The newest state that a checkpoint was, or is being, written of."""
+        """The newest state that has been submitted as a checkpoint."""
         self._submitted = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether it is time for a checkpoint within the epoch."""
+        """Return whether a checkpoint within the epoch is due."""
         return time.monotonic() - self._submitted >= self._every_s
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have a checkpoint written. Raises the CheckpointError of an earlier one that could not be."""
+        """Queue a checkpoint for writing. Raises the CheckpointError of an earlier one that could not be written."""
         self._log.sync()
         self._writer.submit(snapshot)
         faults.reached("driver", 0, snapshot.step, "checkpointed")
@@ -58,9 +58,9 @@ class Checkpointing:
         self._writer.check()
 
     def flush(self) -> None:
-        """Return when all checkpoints are on disk; CheckpointError if one could not be written."""
+        """Wait until all checkpoints are on disk; CheckpointError if one could not be written."""
         self._writer.flush()
 
     def close(self) -> None:
-        """End the thread that writes."""
+        """Stop the writer thread."""
         self._writer.close()

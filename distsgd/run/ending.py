@@ -1,4 +1,4 @@
-"""The ends of a run: a closed set of reasons, and what each means for the result and for the caller."""
+"""How a run can end: a fixed set of reasons, and what each means for the result and the caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distsgd.rundir.result import Status
 
 
 class Reason(Enum):
-    """Why a run ends. A reason that ends training well before its last step is another member here."""
+    """Why a run ends. A new reason to end training early becomes another member."""
 
     COMPLETE = "complete"
     STOPPED = "stopped by a signal"
@@ -21,7 +21,7 @@ class Reason(Enum):
 
     @property
     def status(self) -> Status:
-        """The status in the result and in MLflow. Only a run that is FINISHED has a model, and cannot be resumed."""
+        """The status in the result and in MLflow. Only a FINISHED run has a model; it cannot be resumed."""
         return STATUS[self]
 
 
@@ -30,22 +30,22 @@ STATUS: dict[Reason, Status] = {Reason.COMPLETE: "FINISHED", Reason.STOPPED: "KI
 
 @dataclass(frozen=True)
 class End:
-    """The end of a run: its reason, and what the caller gets."""
+    """The end of a run: its reason, and the error that the caller gets, if any."""
 
     reason: Reason
     error: BaseException | None = None
-    """What is raised once the result is on disk; its exit code is the command's. None: the result is returned."""
+    """Raised once the result is on disk; it determines the exit code. None: the result is returned."""
 
 
 def stopped_in_training(signum: int, *, step: int, total_steps: int, run_dir: Path) -> Stopped:
-    """Return the error of a run that a signal has stopped after `step` of its steps."""
+    """Return the error for a run that was stopped by a signal after `step` steps."""
     return Stopped(
         f"stopped by {signal.Signals(signum).name} after step {step} of {total_steps}; "
-        f"go on with: distsgd train --resume --run-dir {shlex.quote(str(run_dir))}",
+        f"continue with: distsgd train --resume --run-dir {shlex.quote(str(run_dir))}",
         signum=signum,
     )
 
 
 def stopped_at_once() -> Stopped:
-    """Return the error of a run that was not given the time to end its step."""
-    return Stopped("stopped at once by a second Ctrl-C; go on with --resume")
+    """Return the error for a run that was stopped before it could finish its step."""
+    return Stopped("stopped at once by a second Ctrl-C; continue with --resume")

@@ -1,7 +1,7 @@
-"""What happens at the end of an epoch: a list of hooks, called in turn with what they need to know.
+"""Hooks that are called in order at the end of each epoch.
 
-A hook that adds a measurement puts it into `EpochEnd.metrics` and stands before the one that journals them. A hook
-that wants training to end returns the reason; the hooks after it are called nevertheless, and the first reason counts.
+A hook that adds a metric puts it into `EpochEnd.metrics`, and comes before the one that journals them. A hook that
+ends training returns the reason; the hooks after it are still called, and the first reason counts.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from distsgd.system import faults
 
 @dataclass(kw_only=True)
 class EpochEnd:
-    """The end of an epoch, or of the run within one."""
+    """The end of an epoch, or of a run that ends within one."""
 
     snapshot: Snapshot
-    """The state that training has come to."""
+    """The current state of training."""
     is_evaluated: bool
-    """Whether the state is validated; then its record is journalled by a hook, with the metrics."""
+    """Whether this state is to be validated; if so, a hook journals its record together with the metrics."""
     tick: Callable[[], None]
-    """What a hook that takes long calls several times a second."""
+    """To be called several times a second by hooks that take long."""
     interrupted: bool = False
-    """Whether a signal has ended a measurement before its time; nothing is journalled then, and --resume repeats it."""
+    """Whether a signal interrupted the validation; then nothing is journalled, and --resume repeats it."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What hooks have measured of the state, by the names of the journal."""
+    """Metrics measured by hooks, by their names in the journal."""
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of steps completed."""
         return self.snapshot.step
 
 
@@ -51,7 +51,7 @@ def standard_hooks(trainer: Trainer, plan: Plan, log: RunLog, checkpointing: Che
 
 
 def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
-    """Measure loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
+    """Compute loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
     if not end.is_evaluated:
         return None
     measured = trainer.evaluate(end.tick)
@@ -79,5 +79,5 @@ def journal(plan: Plan, log: RunLog, end: EpochEnd) -> None:
 
 
 def write_checkpoint(checkpointing: Checkpointing, end: EpochEnd) -> None:
-    """Have a checkpoint of the state written."""
+    """Queue a checkpoint of the state."""
     checkpointing.submit(end.snapshot)

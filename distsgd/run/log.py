@@ -1,4 +1,4 @@
-"""What a run says of itself: its journal, the observer who is told of each line, and its warnings."""
+"""Logging of a run: its journal, the observer that is notified of each line, and its warnings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from distsgd.system import faults
 VALIDATED = ("val/loss", "val/accuracy")
 
 NAMED_STEPS = 5
-"""Missing steps that a warning names at most."""
+"""Maximum number of missing steps that a warning names."""
 
 
 class RunLog:
-    """Writes a run's journal, tells the observer of each line, and keeps the warnings for the result."""
+    """Writes a run's journal, notifies the observer of each line, and collects the warnings for the result."""
 
     def __init__(self, journal: Journal, plan: Plan, observer: Observer, *, start: int) -> None:
-        """`start` is the step that the run goes on from; what the journal lacks up to it is told in a warning."""
+        """`start` is the step that the run starts from; warn if journal lines up to it are missing."""
         self._journal, self._plan, self._observer = journal, plan, observer
         self.warnings: list[str] = []
         self.validated: dict[str, float] = {}
@@ -32,18 +32,18 @@ class RunLog:
         self._warn_of_missing_lines({record["step"] for record in have}, start)
 
     def note(self, text: str) -> None:
-        """Show a sentence."""
+        """Show a message to the user."""
         self._observer.note(text)
 
     def warn(self, text: str) -> None:
-        """Show a warning and keep it for the result."""
+        """Show a warning and record it for the result."""
         self.warnings.append(text)
         self.note(f"warning: {text}")
 
     def _warn_of_missing_lines(self, have: set[int], start: int) -> None:
-        """Warn if lines up to `start` are missing, which were on disk before the checkpoint of that step."""
+        """Warn if lines up to `start` are missing, which were on disk before the checkpoint of that step was."""
         expected = self._plan.logged_steps(start)
-        if self._plan.is_evaluated(start):  # a stop leaves its validation, and with it the line, to be done now
+        if self._plan.is_evaluated(start):  # after a stop, this step's validation and line are still to be done
             expected.discard(start)
         missing = sorted(expected - have)
         if not missing:
@@ -51,18 +51,18 @@ class RunLog:
         named = ", ".join(map(str, missing[:NAMED_STEPS])) + (", ..." if len(missing) > NAMED_STEPS else "")
         lines = "1 line" if len(missing) == 1 else f"{len(missing):,} lines"
         self.warn(
-            f"the journal {str(self._journal.path)!r} lacks {lines} up to step {start}, after which the run goes on: "
-            f"steps {named}. It was damaged after they had been written, and they are not computed again; the weights "
+            f"the journal {str(self._journal.path)!r} lacks {lines} up to step {start}, from which the run continues: "
+            f"steps {named}. They were lost after being written, and are not computed again; the weights "
             "do not depend on them"
         )
 
     def lacks_validation(self, step: int) -> bool:
-        """Return whether the end of an epoch at `step` has to be validated, and the journal has not got that yet."""
+        """Return whether `step` ends an epoch that has to be validated and is not yet in the journal."""
         last = self._journal.last_step
         return self._plan.is_evaluated(step) and (last is None or last < step)
 
     def write_records(self, records: list[dict[str, Any]]) -> None:
-        """Journal the trainer's records; what could not be written is kept and comes first the next time."""
+        """Journal the trainer's records; records that could not be written are kept and retried first next time."""
         self._unwritten += records
         while self._unwritten:
             if not self._plan.is_evaluated(self._unwritten[0]["step"]):  # else its validation completes the record
@@ -70,15 +70,15 @@ class RunLog:
             self._unwritten.pop(0)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Journal a record; a line that is there from before an interruption must agree with what it is now."""
+        """Journal a record; warn if it differs from a line that was written before an interruption."""
         line = self._journal.append(record)
         key = difference(line, record)
         if key is not None and not self._warned_of_difference:
             self._warned_of_difference = True
             self.warn(
                 f"step {record['step']} was computed again after an interruption and {key} is {record[key]!r} now, "
-                f"where the journal has {line.get(key)!r}: this machine's arithmetic has other last bits than the one "
-                "before; run.blas_kernel holds both to one kernel"
+                f"where the journal has {line.get(key)!r}: this machine rounds differently from the one "
+                "before; set run.blas_kernel to use one kernel on both"
             )
         self._note_validation(record)
         self._observer.logged(line)
@@ -89,5 +89,5 @@ class RunLog:
             self.validated = {key: record[key] for key in VALIDATED}
 
     def sync(self) -> None:
-        """Return when all lines are on disk."""
+        """Flush all lines to disk."""
         self._journal.sync()

@@ -1,4 +1,4 @@
-"""Whether a net's parameters fit into memory, asked before anything of their size is allocated."""
+"""Checks whether a net's parameters fit into memory, before anything of their size is allocated."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from distsgd.errors import ResourceError
 from distsgd.system.memory import memory_limit
 
 DRIVER_COPIES = 3
-"""Vectors of parameter size that a driver holds: the first parameters, a snapshot, and a checkpoint being written."""
+"""Parameter-sized vectors in the driver: the initial parameters, a snapshot, and a checkpoint being written."""
 
 SERVER_COPIES = 2
-"""Those of a parameter server: its two parameter buffers; and two of each state vector of the update rule."""
+"""The same in the parameter server: two parameter buffers; plus two copies of each state vector of the update rule."""
 
 WORKER_COPIES = 2
-"""Those of a worker, at least: the sum of its shards' gradients, and one more to add to it."""
+"""The minimum in a worker: the sum of its shards' gradients, and one gradient to add to it."""
 
 
 def check_parameters_fit(config: Config, features: int, classes: int) -> None:
     """Raise ResourceError if the parameters and gradients of a run need more memory than this process may use.
 
-    It is a lower bound, for the driver, the server and one worker on this machine: whatever is refused here fails.
+    This is a lower bound, for the driver, the server and one worker on this machine: a run refused here would fail.
     """
     net = Net(features, config.model.hidden, classes)
     state = 2 * len(update_rule(config.optim).slots)

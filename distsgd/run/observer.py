@@ -1,4 +1,4 @@
-"""Those who are told how a run goes."""
+"""Observers of a run's progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from distsgd.engine.spec import RunSpec
 
 
 class Observer:
-    """Is told how a run goes, and ignores it; the command line's observers print it."""
+    """Callbacks for the progress of a run. This one does nothing; those of the command line print it."""
 
     def note(self, text: str) -> None:
-        """Take a sentence that the user should see."""
+        """Called with a message for the user."""
 
     def started(self, spec: RunSpec, run_dir: Path) -> None:
-        """Take note that training begins."""
+        """Called when training begins."""
 
     def logged(self, record: Mapping[str, Any]) -> None:
-        """Take a line that was added to the journal."""
+        """Called with each line that was added to the journal."""

@@ -1,4 +1,4 @@
-"""Where a run comes from: it is new, or goes on in the directory that it has."""
+"""How a run starts: as a new run, or resumed from its run directory."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from pathlib import Path
 from distsgd.config import Config
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.errors import ConfigError, RunDirectoryError
+from distsgd.errors import ConfigError, DataError, RunDirectoryError
 from distsgd.run.observer import Observer
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
+from distsgd.rundir.classifier import Classifier, weights_sha256
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.result import Result
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run that begins, in a directory that is made when nothing can be refused any more."""
+    """A new run. Its directory is created only after all checks have passed."""
 
     config: Config
     path: Path | None
-    """None: below `runs/`, by a name that no other run has."""
+    """None: a new folder below `runs/`."""
 
     resumed = False
 
     @classmethod
     def of(cls, config: Config) -> NewRun:
-        """Return the run; RunDirectoryError if its directory is known and is not empty."""
+        """Return the run; RunDirectoryError if a directory was given and is not empty."""
         path = rundir.named(config)
         if path is not None:
             rundir.check_new(path)
@@ -40,7 +41,7 @@ class NewRun:
         return None
 
     def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:
-        """Make the run directory and hold it until `stack` ends."""
+        """Create the run directory and lock it until `stack` is closed."""
         path = rundir.make_default(self.config) if self.path is None else self.path
         stack.enter_context(rundir.locked(path))
         rundir.check_new(path)
@@ -49,34 +50,33 @@ class NewRun:
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """A run that goes on from its newest valid checkpoint."""
+    """A run that is resumed from its newest valid checkpoint."""
 
     config: Config
-    """The one that the run began with, but for what was given now."""
+    """The run's original configuration, with the values that were given now."""
     directory: RunDirectory
     data_digest: str
     finished: Result | None
-    """The result, if nothing is left to do."""
+    """The result, if the run has already finished."""
 
     resumed = True
 
     @classmethod
     def of(cls, given: Config, stack: contextlib.ExitStack) -> ResumedRun:
-        """Return the run in `run.dir`, or the newest of this configuration, and hold its directory.
+        """Return the run in `run.dir`, or the newest of this configuration, and lock its directory.
 
-        Raises ConfigError if what was given would change the result, RunDirectoryError if there is no such run.
+        Raises ConfigError if a value given now would change the result, RunDirectoryError if there is no such run.
         """
         path = rundir.named(given) or rundir.find_resumable(given)
         directory, stored, data_digest = rundir.read(path)
         config = _resumed_config(stored, given, path)
         stack.enter_context(rundir.locked(path))
-        result = Result.read(path)
-        return cls(config, directory, data_digest, result if result and result.status == "FINISHED" else None)
+        return cls(config, directory, data_digest, _finished(directory))
 
     def start(self, data_digest: str, observer: Observer) -> Snapshot | None:
-        """Return the state of the newest valid checkpoint; None if the run was ended before its first one.
+        """Return the state of the newest valid checkpoint; None if the run ended before its first one.
 
-        Raises RunDirectoryError if the rows are others, or if there are checkpoints and none is valid.
+        Raises RunDirectoryError if the data has changed, or if there are checkpoints and none is valid.
         """
         path = self.directory.path
         if data_digest != self.data_digest:
@@ -90,20 +90,32 @@ class ResumedRun:
             observer.note(f"warning: {problem}")
         if newest is None and problems:
             raise RunDirectoryError(
-                f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot go on "
-                "from one; put them back from a copy, or remove that folder to begin again at step 0"
+                f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot "
+                "be resumed; restore them from a backup, or remove that folder to start again at step 0"
             )
         if newest is None:
             observer.note(f"the run in {str(path)!r} has no checkpoint yet, and begins again at step 0")
         return newest
 
     def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:  # noqa: ARG002
-        """Return the run directory, which is held already."""
+        """Return the run directory, which is already locked."""
         return self.directory
 
 
+def _finished(directory: RunDirectory) -> Result | None:
+    """Return the result of a run that has finished and whose model is as it was written."""
+    result = Result.read(directory.path)
+    if result is None or result.status != "FINISHED":
+        return None
+    try:
+        whole = weights_sha256(Classifier.load(directory.model).flat) == result.weights_sha256
+    except DataError:
+        whole = False
+    return result if whole else None  # else the run goes on from its last checkpoint, and writes the model again
+
+
 def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
-    """Return the stored configuration with what was given explicitly now; ConfigError if that changes the result."""
+    """Return the stored configuration with explicitly given values; ConfigError if they change the result."""
     explicit = given.explicit()
     config = stored.with_values(explicit)
     if config.digest() != stored.digest():

@@ -1,4 +1,4 @@
-"""What a run leaves at its end: the result and the model."""
+"""The files written at the end of a run: the result and the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distsgd.rundir.result import Result, Status
 def measured_result(
     status: Status, *, spec: RunSpec, trainer: Trainer, log: RunLog, newest: Snapshot, run_dir: Path, wall_s: float
 ) -> Result:
-    """Return the result of a run whose last state is `newest`; its MLflow run is not known yet."""
+    """Return the result of a run whose last state is `newest`, without the MLflow run ID."""
     timings: dict[str, float] = {}
     with contextlib.suppress(TrainingError):  # the parameter server may be what died
         timings = trainer.timings()
@@ -43,7 +43,7 @@ def measured_result(
 
 
 def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> None:
-    """Write `model.npz`; TrainingError if the disk does not take it."""
+    """Write `model.npz`; TrainingError if that fails."""
     data = spec.data
     model = Classifier(net=spec.net, flat=newest.parameters, classes=data.classes, normalization=data.normalization)
     with writing(directory.model):
@@ -51,14 +51,14 @@ def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> Non
 
 
 def write_result(directory: RunDirectory, result: Result) -> None:
-    """Write `result.json`; TrainingError if the disk does not take it."""
+    """Write `result.json`; TrainingError if that fails."""
     with writing(directory.result):
         directory.write_json(directory.result.name, result.to_json())
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a full or broken disk raises into a TrainingError."""
+    """Turn the OSError of a full or faulty disk into a TrainingError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Training that has begun: epochs, recovery from a lost server, and the end, of which the result is written."""
+"""The training session: epochs, recovery from a lost parameter server, and writing the result at the end."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ GRACE_S = 1.5
 """Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
 
 LEAST_S = 0.5
-"""Seconds that it waits in any case, if the stop itself has taken longer than that."""
+"""Minimum seconds to wait for MLflow, even if stopping took longer than GRACE_S."""
 
 
 @dataclass(kw_only=True)
 class Session:
-    """One driver's work on a run, from the state that `spec` starts from to an end."""
+    """Training of one run by one driver, from the start state in `spec` until the run ends."""
 
     spec: RunSpec
     directory: RunDirectory
@@ -49,7 +49,7 @@ class Session:
 
     stop_request: StopRequest = field(default_factory=StopRequest)
     recoveries: int = 0
-    """Lost servers that were replaced."""
+    """Number of lost servers that were replaced."""
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -64,7 +64,7 @@ class Session:
         observer: Observer,
         resumed: bool,
     ) -> Iterator[Session]:
-        """Yield a session with the run's journal and checkpoints open and its tracker at work."""
+        """Yield a session with the run's journal and checkpoints open and tracking started."""
         start = spec.start
         with contextlib.ExitStack() as stack:
             journal = Journal.open(directory.journal, resume_step=start.step if resumed else None)
@@ -110,7 +110,7 @@ class Session:
                 self.stop_request.note(signal.SIGINT)
             self._take_notices()
             if not isinstance(error, ServerLostError):
-                with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to tell of
+                with contextlib.suppress(DistsgdError, OSError):  # the first error is the one to report
                     self._checkpoint_last_state()
             if interrupted:
                 return End(Reason.STOPPED, stopped_at_once())
@@ -152,7 +152,7 @@ class Session:
         return step
 
     def _end_epoch(self) -> Reason | None:
-        """Call the hooks; return the first reason to end training that one of them gives."""
+        """Call the hooks; return the first reason to end training that any of them returns."""
         snapshot = self.trainer.snapshot()
         is_evaluated = self.spec.plan.is_evaluated(snapshot.step)
         end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, tick=self._tick)
@@ -160,15 +160,15 @@ class Session:
         return next((reason for reason in reasons if reason is not None), None)
 
     def _recover(self, error: ServerLostError) -> int:
-        """Go on with a new server from the newest valid checkpoint; return its step.
+        """Continue with a new server from the newest valid checkpoint; return its step.
 
-        What is computed again gives the same bits, so lines that the journal has already are left as they are.
+        Repeated steps give identical results, so existing journal lines are kept as they are.
         """
         newest = self.checkpointing.reload()
         limit = self.spec.config.run.max_restarts
         while self.recoveries < limit:
             self.recoveries += 1
-            self.log.warn(f"{error}; a new one goes on from step {newest.step}")
+            self.log.warn(f"{error}; a new one continues from step {newest.step}")
             try:
                 self.trainer.recover(newest)
                 return newest.step
@@ -177,16 +177,16 @@ class Session:
         raise ServerLostError(
             f"{error}, and is not replaced any more (run.max_restarts is {limit}); what was "
             f"trained up to step {newest.step} is in the newest checkpoint: find out what ends the parameter "
-            "server, then go on with --resume"
+            "server, then continue with --resume"
         )
 
     def _tick(self) -> None:
-        """Journal what is new, checkpoint if it is time, pass a request to stop on."""
+        """Journal new records, write a checkpoint if one is due, and pass on a request to stop."""
         self._take_notices()
         if self.stop_request.signum is not None:
             self.trainer.stop()
         snapshot = self.trainer.snapshot() if self.checkpointing.is_due() else None
-        self.log.write_records(self.trainer.take_records())  # after the snapshot, so that its own are among them
+        self.log.write_records(self.trainer.take_records())  # after the snapshot, so that its records are included
         if snapshot is not None and not self.spec.plan.is_evaluated(snapshot.step):
             self.checkpointing.submit(snapshot)
         self.checkpointing.check()
@@ -208,11 +208,11 @@ class Session:
                 if snapshot.step > newest:
                     self.checkpointing.submit(snapshot)
             except ServerLostError as error:
-                self.log.warn(f"{error}; what it did after step {newest} is lost, and is done again on --resume")
+                self.log.warn(f"{error}; the steps after step {newest} are lost, and are computed again on --resume")
         self.checkpointing.flush()
 
     def _explained(self, error: NonFiniteError) -> NonFiniteError:
-        """Return `error` with the rows that caused it, and what to do."""
+        """Return `error` with the rows that caused it and advice on what to do."""
         where = offending_rows(self.spec, self.checkpointing.newest)
         return NonFiniteError(
             f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
@@ -220,18 +220,18 @@ class Session:
         )
 
     def _conclude(self, end: End) -> Result:
-        """Write what the run came to, and end the tracking; return the result or raise the end's error."""
+        """Write the result and finish tracking; return the result, or raise the error that ended the run."""
         try:
             result = self._finish(end.reason.status)
         except (DistsgdError, OSError):
-            if end.reason is not Reason.FAILED:  # else the first error is the one to tell of
+            if end.reason is not Reason.FAILED:  # otherwise the first error is the one to report
                 raise
         if end.error is not None:
             raise end.error
         return result
 
     def _finish(self, status: Status) -> Result:
-        """Write the result, and the model if the run is finished; end the tracking, which completes the result."""
+        """Write the result, and the model if the run finished; then finish tracking and add its run ID."""
         result = measured_result(
             status,
             spec=self.spec,

@@ -1,4 +1,4 @@
-"""A run from its configuration to its result: what is checked and set up before the first step."""
+"""`distsgd.train`: the checks and setup before the first step of a run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from distsgd.tracking.tracker import make_tracker
 def train(
     config: Config | Mapping[str, Any] | None = None, *, resume: bool = False, observer: Observer | None = None
 ) -> Result:
-    """Train a classifier and return how it went; `result.model` predicts.
+    """Train a classifier and return the result; `result.model` is the trained classifier.
 
     `config` is a Config or a mapping with nested or dotted keys, such as {"optim.lr": 0.1}; without it, the defaults.
-    With `resume` the run in `run.dir`, or the newest of this configuration below `runs/`, goes on.
+    With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed.
     Raises RefusedError before the first step, TrainingError after it, Stopped on SIGINT, SIGTERM or SIGHUP.
     """
     if not isinstance(config, Config):
@@ -43,9 +43,9 @@ def train(
 
 
 def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.ExitStack) -> Session:
-    """Set a run up, in the order in which something may be refused; all of it is taken down with `stack`.
+    """Set up a run, ordered so that refusals come as early as possible; `stack` cleans everything up.
 
-    The rows that were read are not referred to any more afterwards: on Ray, training uses the node's shared copy.
+    No reference to the rows read here is kept: on Ray, training uses the node's shared copy.
     """
     requested = origin.config
     tracker = stack.enter_context(make_tracker(requested.tracking))
@@ -71,7 +71,7 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
 
 
 def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
-    """Return the result of a finished run; it is sent to MLflow if the driver died before it had done that."""
+    """Return the result of a finished run, after sending it to MLflow if the driver died before doing so."""
     if not config.tracking.enabled or finished.mlflow_run_id is not None:
         return finished
     try:
@@ -79,5 +79,5 @@ def _tracked(finished: Result, config: Config, observer: Observer) -> Result:
     except TrackingError as error:
         observer.note(f"warning: {error}")
         return finished
-    observer.note(f"MLflow did not have the whole run; it has it now, as run {synced.run_id}")
+    observer.note(f"MLflow did not have the complete run; it now does, as run {synced.run_id}")
     return dataclasses.replace(finished, mlflow_run_id=synced.run_id)

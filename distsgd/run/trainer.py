@@ -1,4 +1,4 @@
-"""The trainer of a run: on Ray or in this process, with a configuration in which nothing is left to decide."""
+"""Starts the trainer of a run, on Ray or in this process, with all `auto` values resolved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distsgd.system import faults
 
 
 class Trainer(Protocol):
-    """What a session needs of a trainer: local.LocalTrainer or trainer.RayTrainer."""
+    """The interface that a session uses; implemented by engine.local.LocalTrainer and cluster.trainer.RayTrainer."""
 
     numerics: dict[str, str]
 
@@ -38,25 +38,25 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What `auto` comes to on a cluster."""
+    """The values of `auto` settings, resolved for a cluster."""
 
     workers: int
     device: Device
     config: Config
-    """The configuration with these in it."""
+    """The configuration with the resolved values."""
 
 
 def environment(config: Config) -> dict[str, str]:
-    """Return the variables that the processes of a run need, on whatever node they are."""
+    """Return the environment variables that all processes of a run need, on every node."""
     return numerics.environment(config.run.blas_threads, config.run.blas_kernel) | faults.environment()
 
 
 def resolve(config: Config, found: Cluster) -> Resolved:
-    """Decide what is `auto`; ResourceError if the cluster cannot carry it."""
+    """Resolve `auto` settings; ResourceError if the cluster does not have the resources."""
     workers = default_workers(config, found.cpus)
     if workers < config.run.min_workers:
         raise ResourceError(
-            f"run.workers is 'auto', which comes to {workers} here, fewer than run.min_workers, "
+            f"run.workers is 'auto', which is {workers} here, fewer than run.min_workers, "
             f"{config.run.min_workers}; lower that, or add nodes"
         )
     device = choose_device(config, workers, found)
@@ -69,7 +69,7 @@ def start_trainer(
 ) -> tuple[RunSpec, Trainer]:
     """Start a trainer, which is closed with `stack`, at a state or at the first step; return it with its run's spec.
 
-    Without a cluster that was joined, a local Ray is started, unless the run is the serial loop's.
+    If no cluster was joined, a local Ray is started, unless the run uses the serial loop.
     """
     if config.run.workers == 0:
         spec = RunSpec.beginning(config.with_values({"run.device": "cpu"}), data, start)

@@ -1,4 +1,4 @@
-"""Checkpoints: a crash at any moment leaves the older ones valid, and one is loaded only if every byte is right.
+"""Checkpoints: a crash at any moment leaves the older ones valid, and one is loaded only if every byte is correct.
 
 A checkpoint is two files of one name, `00000120.npz` with the arrays and `00000120.json`, its manifest, which is
 written last and holds the SHA-256 of the arrays' file and of itself. Without a valid manifest there is no checkpoint.
@@ -34,8 +34,8 @@ def save(
 ) -> None:
     """Write `snapshot` as a checkpoint of the run that `identity` names, and remove all but the newest `keep`.
 
-    The id of the MLflow run, if there is one yet, is for people who find a checkpoint by itself; nothing reads it.
-    Raises CheckpointError if it cannot be written; older checkpoints then stand as they were.
+    The ID of the MLflow run, if known, is stored for reference only; nothing reads it. Raises CheckpointError if the
+    checkpoint cannot be written; older checkpoints are then unchanged.
     """
     buffer = io.BytesIO()
     np.savez(buffer, parameters=snapshot.parameters, **snapshot.slots)  # type: ignore[arg-type]
@@ -68,10 +68,10 @@ def save(
 
 
 def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | None, list[str]]:
-    """Return the newest valid checkpoint, or None, and a sentence about each newer one that was passed over.
+    """Return the newest valid checkpoint, or None, and a message about each newer one that was skipped.
 
-    One that another run wrote, or this one with other rows, counts as damaged. What else its identity holds, such as
-    the digest of a configuration that versions before this one wrote, is of no account.
+    A checkpoint of another run, or of this one with different rows, counts as damaged. Additional entries in its
+    identity are ignored, such as the configuration digest that earlier versions wrote.
     """
     problems: list[str] = []
     try:
@@ -85,7 +85,7 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         try:
             return _load(folder / f"{name}.json", folder / f"{name}.npz", identity), problems
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"the checkpoint {str(folder / name)!r} is passed over: {error}")
+            problems.append(f"the checkpoint {str(folder / name)!r} was skipped: {error}")
     return None, problems
 
 
@@ -105,10 +105,10 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -> Snapshot:
-    """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if anything about it is wrong."""
+    """Return what one checkpoint holds; ValueError, KeyError, TypeError or OSError if it is not valid."""
     manifest = _read_manifest(manifest_path)
     step, skipped, last_record = manifest["step"], manifest["skipped"], manifest["last_record"]
-    # Its digest is right, so it is what somebody wrote, but that need not have been this program.
+    # The digest is correct, but that does not prove that this program wrote the manifest.
     if type(step) is not int or step != int(manifest_path.stem) or type(skipped) is not int or not 0 <= skipped <= step:
         raise ValueError(f"its manifest says step {step!r} and {skipped!r} skipped steps")
     if not isinstance(last_record, dict):
@@ -137,7 +137,7 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Return a manifest; ValueError unless every byte of it is as it was written."""
+    """Return a manifest; ValueError unless every byte is as it was written."""
     if not path.exists():
         raise ValueError("it has no manifest")
     content = read_file(path)
@@ -145,7 +145,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError):
         raise ValueError("its manifest is damaged") from None
-    # The digest is of what the text means; `1E-5` for `1e-5` has to be found in the text itself.
+    # The digest covers the parsed content; a change such as `1E-5` for `1e-5` only shows in the text itself.
     if (
         not isinstance(manifest, dict)
         or manifest.get("manifest_sha256") != _manifest_digest(manifest)
@@ -156,9 +156,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _remove_old(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and what an interrupted writer left.
+    """Remove all but the newest `keep` checkpoints up to `step`, manifests first, and leftovers of interrupted writes.
 
-    Those of later steps are removed too: training returned to an earlier step because they are damaged.
+    Checkpoints of later steps are removed too: training went back to an earlier step because they are damaged.
     """
     names = sorted((path.stem for path in folder.glob("*.json") if path.stem.isdecimal()), key=int)
     kept = set([name for name in names if int(name) <= step][-keep:])
@@ -171,7 +171,7 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
 
 
 class Writer:
-    """Writes checkpoints in its own thread, so that training does not wait for the disk.
+    """Writes checkpoints in a background thread, so that training does not wait for the disk.
 
     If newer snapshots are submitted while one is being written, only the newest of them is kept.
     """
@@ -207,13 +207,13 @@ class Writer:
             raise error
 
     def flush(self) -> None:
-        """Return when the newest submitted snapshot is on disk; raises CheckpointError if it could not be written."""
+        """Wait until the newest submitted snapshot is on disk; raises CheckpointError if it could not be written."""
         with self._wake:
             self._wake.wait_for(lambda: self._pending is None and not self._busy)
         self.check()
 
     def close(self) -> None:
-        """Write the pending snapshot and end the thread."""
+        """Write the pending snapshot and stop the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -231,6 +231,6 @@ class Writer:
                 self._busy = True
             try:
                 save(self._folder, snapshot, self._identity, keep=self._keep, mlflow_run_id=self._mlflow_run_id())
-            except Exception as error:  # whatever it is, it is raised where it can be seen, and nobody waits for ever
+            except Exception as error:  # of any kind: re-raised by check(), and flush() never hangs
                 with self._wake:
                     self._error = error

@@ -25,7 +25,7 @@ def weights_sha256(flat: np.ndarray) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A trained net that takes raw features and gives the classes as they were in the data."""
+    """A trained net that takes raw features and predicts the original class labels."""
 
     net: Net
     flat: np.ndarray  # (P,) float32
@@ -42,7 +42,7 @@ class Classifier:
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return class probabilities (n, C) float32 for raw features X (n, D), columns in the order of `classes`.
 
-        DataError if X has another shape, or holds what is not a finite number.
+        DataError if X has the wrong shape or contains values that are not finite numbers.
         """
         try:
             return self._predictor.predict_proba(X)
@@ -62,7 +62,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
-        """Read what `save` wrote; DataError if the file is not such a model."""
+        """Read a file that `save` wrote; DataError if it is not a valid model."""
         try:
             found = model_file.read(path)
         except ValueError as error:

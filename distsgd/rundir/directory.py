@@ -1,4 +1,4 @@
-"""The run directory: who may use it, what configuration it holds, and where things are in it."""
+"""The run directory: its lock, its stored configuration, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from distsgd.system.files import read_file, temporary_name, write_atomically
 from distsgd.version import __version__
 
 RUNS = Path("runs")
-"""Where runs go that are given no directory."""
+"""Parent folder of run directories whose path is not given."""
 
 CONFIG = "config.json"
-"""File with the run's configuration and key: where it is, there is a run."""
+"""File with the run's configuration and key; a folder that contains it is a run directory."""
 
 LOCK = ".lock"
-"""File that the driver at work in a run directory holds a lock on."""
+"""File that the driver using a run directory holds a lock on."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of a run's files, and the key by which its parts know each other."""
+    """Paths of a run's files, and the key that identifies the run."""
 
     path: Path
     run_key: str
 
     @property
     def journal(self) -> Path:
-        """A JSON line for each logged step."""
+        """The journal: a JSON line for each logged step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -57,13 +57,13 @@ class RunDirectory:
         return self.path / "result.json"
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file into the directory, atomically, for its owner alone to read."""
+        """Write a JSON file into the directory, atomically, readable only by its owner."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode(), private=True)
 
 
 def named(config: Config) -> Path | None:
-    """Return the run directory that the configuration names, or None; RunDirectoryError if its `~` is of nobody."""
+    """Return the run directory that the configuration names, or None; RunDirectoryError if its `~` is unknown."""
     if not config.run.dir:
         return None
     try:
@@ -75,9 +75,9 @@ def named(config: Config) -> Path | None:
 
 
 def make_default(config: Config) -> Path:
-    """Make `runs/<data>-<date>-<time>` for a new run, with a number behind it if that is taken, and return it.
+    """Create and return `runs/<data>-<date>-<time>` for a new run, with a number appended if that name is taken.
 
-    RunDirectoryError if it cannot be made. Runs that ask for one in the same second get one each.
+    RunDirectoryError if it cannot be created. Runs that start in the same second get different folders.
     """
     parts = [part for part in Path(config.data.train).parts if not set(part) & set("*?[")]
     stem = (Path(parts[-1]).stem if parts else "") or "run"
@@ -87,7 +87,7 @@ def make_default(config: Config) -> Path:
 
 
 def _is_made(path: Path) -> bool:
-    """Make a folder; return False if there is one already, RunDirectoryError if it cannot be made."""
+    """Create a folder; return False if it already exists, RunDirectoryError if it cannot be created."""
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
@@ -102,7 +102,7 @@ def _is_made(path: Path) -> bool:
 def check_new(path: Path) -> None:
     """Raise RunDirectoryError unless a new run may start in `path`: it does not exist, or is an empty folder.
 
-    What a run leaves that was killed while its directory was made counts as nothing.
+    Leftovers of a run that was killed while it created its directory are ignored.
     """
     try:
         entries = {entry.name for entry in path.iterdir()} - {LOCK, temporary_name(path / CONFIG).name}
@@ -114,12 +114,12 @@ def check_new(path: Path) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} cannot be looked into: {getattr(error, 'strerror', error)}; "
+            f"the run directory {str(path)!r} cannot be listed: {getattr(error, 'strerror', error)}; "
             "give another one with --run-dir"
         ) from None
     if CONFIG in entries:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} holds another run; add --resume to go on with it, or give another one"
+            f"the run directory {str(path)!r} holds another run; add --resume to continue it, or give another one"
         )
     if entries:
         raise RunDirectoryError(
@@ -130,9 +130,9 @@ def check_new(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the run directory against other drivers; RunDirectoryError if one is at work in it.
+    """Lock the run directory; RunDirectoryError if another driver is using it.
 
-    The lock is the kernel's and goes with the process that holds it, however that ends.
+    It is a kernel lock, released when the process that holds it exits, however it exits.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunDirectoryError(
-                f"another driver is at work in the run directory {str(path)!r}; wait for its end, or stop it"
+                f"another driver is using the run directory {str(path)!r}; wait for it to finish, or stop it"
             ) from None
         except OSError as error:
             raise RunDirectoryError(
@@ -163,7 +163,7 @@ def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
 
 
 def identity(directory: RunDirectory, data_digest: str) -> dict[str, str]:
-    """Return what a checkpoint must agree with for this run to go on from it."""
+    """Return what must match for this run to resume from a checkpoint."""
     return {"run_key": directory.run_key, "data_digest": data_digest}
 
 
@@ -183,7 +183,7 @@ def create(path: Path, *, resolved: Config, requested: Config, data_digest: str)
 
 
 def read(path: Path) -> tuple[RunDirectory, Config, str]:
-    """Return an existing run's directory, the configuration that was asked for, and the data's digest."""
+    """Return an existing run's directory, its configuration as requested, and the digest of its data."""
     try:
         content = json.loads(read_file(path / CONFIG))
         stored = content["distsgd"]

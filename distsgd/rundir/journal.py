@@ -1,8 +1,7 @@
-"""The run's journal, `metrics.jsonl`: a line for each logged step, written before MLflow or the user see it.
+"""The run's journal, `metrics.jsonl`: a line for each logged step, written before MLflow or the user sees it.
 
-A line that has been written is never changed. A resumed run computes the steps after its checkpoint again, and finds
-their lines already there, with the same losses: so whoever follows the file, such as the tracking, never sees a step
-twice.
+A line that has been written is never changed. A resumed run computes the steps after its checkpoint again, and their
+lines are already there with the same losses, so readers that follow the file, such as tracking, never see a step twice.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """Lines in the order of their steps; each is written whole, by one call."""
+    """An append-only file of lines in step order; each is written by a single call."""
 
     def __init__(self, path: Path, file: BinaryIO, records: list[Record]) -> None:
         self.path, self._file = path, file
@@ -34,10 +33,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, *, resume_step: int | None) -> Journal:
-        """Open a new journal, or with `resume_step` one that exists, cut off before its first damaged line.
+        """Create a journal, or with `resume_step` open an existing one, truncated before its first damaged line.
 
-        Raises RunDirectoryError if a line up to `resume_step` is damaged: no step before the checkpoint that the run
-        goes on from would write it again.
+        Raises RunDirectoryError if a line up to `resume_step` is damaged: the run resumes after that step, so the line
+        would not be written again.
         """
         if resume_step is None:
             return cls(path, open(path, "xb", buffering=0), [])
@@ -69,9 +68,9 @@ class Journal:
         return self._last
 
     def append(self, record: Mapping[str, Any]) -> Record:
-        """Write a record with the time of day added, and return its line; one that is there for this step stays.
+        """Write a record with a timestamp and return the line; an existing line for this step is kept and returned.
 
-        Raises TrainingError if it cannot be written, or has a later line already; the journal is then as it was.
+        Raises TrainingError if it cannot be written, or has a later line already; the journal is then unchanged.
         """
         step = record["step"]
         if step in self._records:
@@ -108,7 +107,7 @@ class Journal:
         return list(self._records.values())
 
     def sync(self) -> None:
-        """Return when all lines are on disk; TrainingError if they cannot be brought there."""
+        """Flush all lines to disk; TrainingError if that fails."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -124,13 +123,13 @@ class Journal:
 
 
 class Reader:
-    """Reads a journal that another part of the program, or another process, may be adding to."""
+    """Reads a journal while another thread or process may be appending to it."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset, self._lines = path, 0, 0
 
     def new(self) -> list[Record]:
-        """Return the whole lines since the last call; RunDirectoryError if one is damaged, or there is no journal."""
+        """Return complete lines since the last call; RunDirectoryError if one is damaged, or there is no journal."""
         try:
             with open_regular(self._path) as file:
                 file.seek(self._offset)
@@ -146,18 +145,18 @@ class Reader:
 
 def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(
-        f"the journal {str(path)!r} cannot be read: {error.strerror}; put it back from a copy, or start a new run"
+        f"the journal {str(path)!r} cannot be read: {error.strerror}; restore it from a backup, or start a new run"
     )
 
 
 def difference(line: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """Return the first key of training or validation in which a record is not what its journal line says."""
+    """Return the first training or validation metric in which a record differs from its journal line, or None."""
     keys = (key for key in record if key.startswith(("train/", "val/")))
     return next((key for key in keys if line.get(key) != record[key]), None)
 
 
 def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[bytes, Record]]:
-    """Yield each whole line and its record; an end without a newline was torn off by a crash and does not count.
+    """Yield each complete line and its record; a last line without a newline was cut short by a crash and is ignored.
 
     `before` is the number of lines before `content`.
     """
@@ -171,10 +170,16 @@ def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[by
             )
             if not numbers or not isinstance(record["step"], int) or record["step"] <= last:
                 raise ValueError
-        except (ValueError, KeyError, AttributeError, OverflowError, RecursionError):  # OverflowError: of `isfinite`
+        except (
+            ValueError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ):  # OverflowError comes from `isfinite`
             raise RunDirectoryError(
-                f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be mended, "
-                "so start a new run, or put the journal back from a copy"
+                f"line {number} of the journal {str(path)!r} is damaged: {line[:80]!r}; it cannot be repaired, "
+                "so start a new run, or restore the journal from a backup"
             ) from None
         last = record["step"]
         yield line + b"\n", dict(record)

@@ -1,4 +1,4 @@
-"""The result of a run, as `distsgd.train` returns it and `result.json` holds it."""
+"""The result of a run, as returned by `distsgd.train` and stored in `result.json`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a run ended. Losses and accuracy are None where nothing was measured."""
+    """How a run ended. Losses and accuracy are None if they were not measured."""
 
     status: Status
     weights_sha256: str | None
     steps: int
     epochs: float
     train_loss: float | None
-    """The last mini-batch's loss, L2 included."""
+    """Loss of the last mini-batch, including the L2 term."""
     val_loss: float | None
     """Mean loss over the held-out rows, without L2."""
     val_accuracy: float | None
@@ -34,7 +34,7 @@ class Result:
     mlflow_run_id: str | None
     numerics: dict[str, str]
     run_dir: Path
-    """Absolute, so that the model is found after a change of the working directory."""
+    """Absolute, so that the model is still found if the working directory changes."""
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Result:
 
     @classmethod
     def read(cls, run_dir: Path) -> Result | None:
-        """Return what `result.json` in `run_dir` holds, or None if there is none that can be read."""
+        """Return what `result.json` in `run_dir` holds, or None if there is none or it cannot be read."""
         try:
             content = json.loads(read_file(run_dir / "result.json"))
             return cls(run_dir=run_dir.absolute(), **{key.replace("/", "_"): value for key, value in content.items()})

@@ -1,15 +1,15 @@
-"""Deaths and stops at exact moments, for tests of recovery; without DISTSGD_FAULTS in the environment nothing happens.
+"""Fault injection at exact moments, for tests of recovery; inactive unless DISTSGD_FAULTS is set in the environment.
 
-DISTSGD_FAULTS names a JSON file with a list of faults; each strikes once, in whichever process of that role gets there
-first, and leaves an empty file `<number>.struck` beside it. Moments are named by what has just been done, not by time:
+DISTSGD_FAULTS names a JSON file with a list of faults; each is injected once, in the first process of that role to
+reach it, and leaves an empty file `<number>.struck` next to it. Moments are named after what has just been done:
 
     worker       initializing, asked, computed, answered, validating
     server       begun, gathered, applied, validating
     aggregator   asked, gathered
     driver       journaled, checkpointed, validated, written
 
-A worker does not know after which step it validates: it is struck the first time, whatever the fault's step. For
-`initializing` the step is the number of the restart: 0 for a worker's first process, 1 for the one in its place.
+A worker does not know after which step it validates, so a `validating` fault is injected the first time, whatever its
+step. For `initializing`, the step is the number of the restart: 0 for a worker's first process, 1 for its replacement.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Fault:
-    """One death or stop."""
+    """A signal sent to one process, by default SIGKILL."""
 
     role: str
     index: int
     """The worker's number; 0 for the others."""
 
     step: int
-    """The first step, counted from 1, at which it may strike."""
+    """The first step, counted from 1, at which it may be injected."""
 
     moment: str
     signal: str = "SIGKILL"
 
 
 def reached(role: str, index: int, step: int, moment: str) -> None:
-    """Strike this process if a fault says so; `step` is counted from 1."""
-    if _FILE is None:  # in every run but a test's: this is all that it pays
+    """Send this process the signal of a fault that applies here; `step` is counted from 1."""
+    if _FILE is None:  # the only cost outside of tests
         return
     path = Path(_FILE)
     for number, fault in enumerate(Fault(**entry) for entry in json.loads(path.read_text())):

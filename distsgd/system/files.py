@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read only if they are files of a size that can be theirs."""
+"""Writing files atomically, and reading only regular files of a plausible size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAX_BYTES = 2**26
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where the new content of `path` is until all of it is on disk; a crash may leave it behind."""
+    """Return the temporary file that holds new content of `path` until it is complete; a crash may leave it behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file so that at any moment the path holds either the old content or all of the new one, on disk.
 
-    A `private` one can be read by its owner alone.
+    With `private`, only its owner can read the file.
     """
     temporary = temporary_name(path)
     try:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in `folder` are on disk."""
+    """Flush the directory entries of `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or less where a container or a limit says so."""
+"""How much memory this process may use: the machine's memory, or less if a container or a limit restricts it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def _cgroup_limits() -> list[int]:
             # A container sees its own group as the root of the hierarchy, whatever /proc says its path is.
             folder = root / path.lstrip("/")
             for group in {root, folder, *(parent for parent in folder.parents if parent.is_relative_to(root))}:
-                with contextlib.suppress(OSError, ValueError):  # `max` is no number, and no limit
+                with contextlib.suppress(OSError, ValueError):  # `max` means no limit
                     limits.append(int((group / name).read_text()))
     return limits

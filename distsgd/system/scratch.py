@@ -1,4 +1,4 @@
-"""Folders of this process's own for temporary files, gone when the process ends, one way or another."""
+"""Temporary folders of this process, which are removed when it ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PREFIX = "distsgd-"
 
 LOCK = "lock"
 """File that the owner of a folder holds a lock on. The lock is the kernel's and ends with the process; it means
-the same in all containers that share the folder's parent, as the number of a process does not."""
+the same in all containers that share the parent folder, unlike a process ID."""
 
 INNER = "f"
-"""Folder within, which whoever is given it may open to all: nobody else can enter the one around it."""
+"""Inner folder, which is what users get: even if its permissions are opened, no other user can enter the outer one."""
 
 LONGEST = 107 - len("/distsgd-12345678/f") - len("/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
 """Bytes that the parent folder's name may have: Ray appends the name of a socket, whose path holds 107."""
 
 UNLOCKED_S = 24 * 60 * 60.0
-"""Age in seconds of a folder without a lock file at which nobody can be about to make that file."""
+"""Age in seconds after which a folder without a lock file is stale: its owner is not about to create that file."""
 
 END_S = 10.0
-"""Seconds within which the process that watches over a folder ends once the folder is gone."""
+"""Seconds within which the watcher process of a folder ends once the folder is gone."""
 
 SWEEP = """cat
 while [ -e "$0" ]; do
@@ -40,16 +40,16 @@ while [ -e "$0" ]; do
     rm -rf -- "$0"
     sleep 1
 done"""
-"""Waits for the end of the process that holds its input. If the folder is there still, that process was killed: what
-has a file open in the folder goes, then the folder. Ray's own agents would stay for 62 seconds, trying to report it."""
+"""Waits for the end of the process that holds its input. If the folder still exists, that process was killed:
+processes with open files in it are killed, then it is removed. Ray's agents would otherwise stay for 62 seconds."""
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a new, empty folder that is removed afterwards, also if this process is killed before it could.
+    """Yield a new, empty folder that is removed afterwards, even if this process is killed.
 
-    In that case whatever process has a file open in it is killed as well. If a whole machine went down, the next call
-    removes what is left. No other user can reach what is in it, whatever its own permissions become.
+    In that case processes with open files in it are killed as well. After a crash of the whole machine, the next call
+    removes the leftovers. No other user can access its content, whatever its own permissions are.
     """
     with locked_folder() as folder:
         sweeper = subprocess.Popen(
@@ -57,7 +57,7 @@ def scratch_folder() -> Iterator[Path]:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # out of reach of a terminal's signals and of whoever kills this process's group
+            start_new_session=True,  # not reached by a terminal's signals or a kill of this process's group
         )
         assert sweeper.stdin is not None
         _not_for_children.add(sweeper.stdin)
@@ -76,7 +76,7 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked_folder() -> Iterator[Path]:
-    """Yield a new, empty folder that is removed afterwards; if this process is killed, by another one's next call."""
+    """Yield a new, empty folder that is removed afterwards; if this process is killed, the next call removes it."""
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) > LONGEST:
         parent = Path("/tmp")
@@ -85,7 +85,7 @@ def locked_folder() -> Iterator[Path]:
     try:
         with open(folder / f"{LOCK}.new", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(lock.name, folder / LOCK)  # so that nobody finds the file without the lock
+            os.rename(lock.name, folder / LOCK)  # so that the file is never visible without the lock
             _not_for_children.add(lock)
             try:
                 (folder / INNER).mkdir()
@@ -117,7 +117,7 @@ def _is_owned(folder: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Close, in a child process that was forked, what tells of the parent's end: pipes and locks."""
+    """Close, in a forked child, the pipes and locks by which the end of the parent is noticed."""
     for file in _not_for_children:
         file.close()
     _not_for_children.clear()

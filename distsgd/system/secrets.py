@@ -1,6 +1,6 @@
-"""What in a URI is secret: all before the host, since a token may be the user name, and all behind the path.
+"""Which parts of a URI are secret: all before the host, since a token may be the user name, and all after the path.
 
-Whatever shows a URI or writes one down takes it from here.
+All code that shows or stores a URI redacts it with these functions.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import re
 from urllib.parse import unquote, unquote_plus
 
 HIDDEN = "***"
-"""What stands in the place of a secret."""
+"""Placeholder for a secret."""
 
 MIN_LENGTH = 4
-"""Characters of a part of a secret that is hidden in other text, too; shorter ones are in any text by chance."""
+"""Minimum length of a part of a secret that is also hidden in other text; shorter ones occur there by chance."""
 
 _SCHEMES = "sqlite|postgresql|mysql|mssql|https?|databricks|databricks-uc|file"
 _URI = re.compile(rf"((?:{_SCHEMES})(?:[+][a-z0-9_]+)?:/+)(.*)", re.DOTALL)
@@ -21,11 +21,11 @@ _URI_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+.*", re.DOTALL)
 
 
 def redacted(uri: str) -> str:
-    """Return the URI without its secrets; what was redacted stays as it is.
+    """Return the URI without its secrets; a redacted URI is returned unchanged.
 
-    A scheme that no store has may be a user name, and is shown only of a URI that has nothing to hide.
-    An SQLite file needs no login, so that its path is shown as it is. Where `@` and `?` are in an order in which either
-    may be part of a password, all is hidden but the scheme.
+    An unknown scheme may be a user name, so it is shown only if the URI has nothing to hide. An SQLite file needs no
+    login, so its path is shown. If the order of `@` and `?` means that either may be part of a password, everything
+    except the scheme is hidden.
     """
     found = _URI.fullmatch(uri)
     if found is None:
@@ -46,17 +46,17 @@ def holds_secret(uri: str) -> bool:
 
 
 def is_redacted(uri: str) -> bool:
-    """Return whether this is a URI whose secret has been taken out, so that nothing can be reached by it."""
+    """Return whether the secret of this URI has been removed, so that it cannot be used to connect."""
     return not holds_secret(uri) and (uri == HIDDEN or _REDACTED.search(uri) is not None)
 
 
 def redacted_text(text: str) -> str:
-    """Return a text that may hold a URI, which ends nobody knows where: from its scheme on, all is taken for a URI."""
+    """Return a text with any URI redacted; its end is unknown, so all from the scheme on is taken as the URI."""
     return _URI_IN_TEXT.sub(lambda found: redacted(found[0]), text)
 
 
 def scrubbed(text: str, uri: str) -> str:
-    """Return a text in which nothing stands of the secrets of a URI, wherever it was taken from there."""
+    """Return a text with all parts of the secrets of `uri` replaced."""
     if not holds_secret(uri):
         return text
     text = text.replace(uri, redacted(uri))
@@ -66,7 +66,7 @@ def scrubbed(text: str, uri: str) -> str:
 
 
 def _secret_parts(uri: str) -> set[str]:
-    """Return all that a program may take out of a URI's user name, password and query, as it stands and decoded."""
+    """Return all parts of a URI's user name, password and query that a message may quote, both raw and decoded."""
     found = _URI.fullmatch(uri)
     rest = uri if found is None else found[2]
     login, query = rest.rpartition("@")[0], re.split("[?#]", rest, maxsplit=1)[1:]

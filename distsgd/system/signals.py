@@ -1,7 +1,7 @@
-"""Signals to stop: within training a request that is acted on at the next step boundary, outside of it an error.
+"""Signals to stop: during training, a request that takes effect at the next step boundary; otherwise an error.
 
-SIGINT is Ctrl-C, SIGTERM what schedulers send, and SIGHUP that the terminal was closed. Who starts a program with
-`nohup` has SIGHUP ignored, and it stays ignored.
+SIGINT is Ctrl-C, SIGTERM is what schedulers send, and SIGHUP means that the terminal was closed. If SIGHUP is ignored
+because the program was started with `nohup`, it stays ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """The signal, if one came, that asks training to stop."""
+    """A request to stop training: the signal that was received, if any."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -36,7 +36,7 @@ class StopRequest:
 
 
 def _installed() -> list[int]:
-    """Return the stop signals that may be handled: none outside the main thread, no SIGHUP below `nohup`."""
+    """Return the stop signals that may be handled: none outside the main thread, no SIGHUP under `nohup`."""
     if threading.current_thread() is not threading.main_thread():
         return []
     return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
@@ -44,7 +44,7 @@ def _installed() -> list[int]:
 
 @contextlib.contextmanager
 def _restored(signums: Iterable[int]) -> Iterator[None]:
-    """Put the handlers of signals back afterwards."""
+    """Restore the signal handlers afterwards."""
     before = {signum: signal.getsignal(signum) for signum in signums}
     try:
         yield
@@ -54,16 +54,16 @@ def _restored(signums: Iterable[int]) -> Iterator[None]:
 
 
 def stopped_outside_training(name: str, signum: int) -> Stopped:
-    """Return the error for a signal, as the user knows it by name, that comes before training or after it."""
-    return Stopped(f"stopped by {name}, but not within training; what was trained is on disk", signum=signum)
+    """Return the error for a signal before or after training; `name` is what the user calls it."""
+    return Stopped(f"stopped by {name} outside training; whatever was trained is on disk", signum=signum)
 
 
 @contextlib.contextmanager
 def signals_kept_from_ray() -> Iterator[None]:
-    """Put the handler of SIGTERM back that Ray replaces, early while it connects, by one that exits with 15.
+    """Restore the SIGTERM handler afterwards, which Ray replaces by one that exits with 15 while it connects.
 
-    SIGHUP comes only afterwards: the processes that Ray starts meanwhile inherit that it is blocked. A terminal that is
-    closed sends it to them, too, and would end them before this process has written its checkpoint.
+    SIGHUP is blocked meanwhile, and the processes that Ray starts inherit that: a terminal that is closed sends it to
+    them, too, and would end them before this process has written its checkpoint.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     with _restored([s for s in _installed() if s == signal.SIGTERM]):
@@ -79,7 +79,7 @@ def signals_kept_from_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals_raise() -> Iterator[None]:
-    """Raise Stopped at SIGTERM and SIGHUP, so that what was begun is ended, as KeyboardInterrupt does at Ctrl-C."""
+    """Raise Stopped on SIGTERM and SIGHUP, so that cleanup happens, as it does for KeyboardInterrupt on Ctrl-C."""
 
     def stop(signum: int, _: FrameType | None) -> None:
         raise stopped_outside_training(signal.Signals(signum).name, signum)
@@ -93,10 +93,10 @@ def stop_signals_raise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted_stop_signals(request: StopRequest) -> Iterator[None]:
-    """Record stop signals in `request` while the context lasts; a second SIGINT or SIGTERM acts as without it.
+    """Record stop signals in `request` within the context; a second SIGINT or SIGTERM has its default effect.
 
-    A second SIGHUP does not: of a closed terminal, both the kernel and the shell tell. Outside the main thread, where
-    Python allows no handlers, nothing is ever recorded.
+    A second SIGHUP is ignored, since both the kernel and the shell send one when a terminal is closed. Outside the main
+    thread, where Python allows no handlers, nothing is recorded.
     """
     signums = _installed()
 

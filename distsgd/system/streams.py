@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Open /dev/null, for good, in place of a standard stream that is closed; let `sys.stderr` be there meanwhile.
+    """Permanently open /dev/null for each closed standard stream, and provide `sys.stderr` within the context.
 
     Another file would otherwise get the number of the closed one, and processes that are started would inherit it as
     their standard stream. Ray refuses to start without `sys.stderr`, which is None if it was closed from the beginning.

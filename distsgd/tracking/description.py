@@ -1,6 +1,6 @@
-"""What MLflow is told of a run besides its journal and its result.
+"""What is logged to MLflow about a run, apart from its journal and its result.
 
-It is kept in the run directory as `tracking.json`, so that it can be sent later, and by another process, as well.
+It is stored in the run directory as `tracking.json`, so that it can also be sent later, by another process.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FILE = "tracking.json"
 """The file in the run directory."""
 
 RUN_KEY_TAG = "distsgd.run_key"
-"""Tag by which a run is found in the store if its id was not written down before a crash."""
+"""Tag by which a run is found in the store if its ID was not saved before a crash."""
 
 EXAMPLE_ROWS = 3
 """Training rows in the logged model's input example."""
 
 FLOAT32_DIGITS = 7
-"""Significant digits that are left of a float64 number which was normalised and stored as float32."""
+"""Significant digits that a float64 number keeps when it is normalised and stored as float32."""
 
 MAX_SCHEMA_LENGTH = 1_048_575
 """Characters that MLflow allows for a dataset's schema."""
@@ -59,12 +59,12 @@ class DatasetDescription:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What the trained model takes and gives."""
+    """The inputs and outputs of the trained model."""
 
     columns: list[str] | None
     """Names of the feature columns; None if the features are one array."""
     booleans: list[str]
-    """Those of the columns that hold truth values."""
+    """Names of the boolean columns."""
     dtype: str
     """NumPy type of the array, or of the first column."""
     example: list[list[bool | int | float]]
@@ -84,7 +84,7 @@ class RunDescription:
     began_ms: int
     """When the run began, in milliseconds since 1970."""
     parameters: dict[str, str]
-    """By dotted key; those of a version before had no section, `lr` for `optim.lr`."""
+    """By dotted key; version 0.1 logged them without a section, such as `lr` for `optim.lr`."""
     tags: dict[str, str]
     datasets: list[DatasetDescription]
     model: ModelDescription
@@ -125,12 +125,12 @@ def read(path: Path) -> RunDescription:
     except (OSError, ValidationError) as error:
         raise RunDirectoryError(
             f"the run in {str(path)!r} has no {FILE} that can be read ({_reason(error)}), so it cannot be sent to "
-            "MLflow: put it back from a copy, or resume a run that has not finished with --resume, which writes it anew"
+            "MLflow: restore it from a backup, or resume a run that has not finished with --resume, which rewrites it"
         ) from None
 
 
 def _reason(error: OSError | ValidationError) -> str:
-    """Return what is wrong with the file, in a few words; of several things the first."""
+    """Return a short description of the first thing that is wrong with the file."""
     if isinstance(error, OSError):
         return str(error.strerror)
     problem = error.errors()[0]
@@ -192,7 +192,7 @@ def _schema(data: DataSet) -> dict[str, Any]:
 
 
 def _that_fit(columns: list[dict[str, Any]], label: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the columns and the label; in the place of columns that MLflow has no room for, how many these are."""
+    """Return the columns and the label; columns that exceed MLflow's limit are replaced by their number."""
     room = MAX_SCHEMA_LENGTH - len(json.dumps({"mlflow_colspec": [label, _left_out(len(columns))]}))
     for kept, column in enumerate(columns):
         room -= len(json.dumps(column)) + len(", ")
@@ -226,7 +226,7 @@ def _model(data: DataSet) -> ModelDescription:
 def _as_in_file(
     normalization: Normalization, X: np.ndarray, feature: int, kind: np.dtype[Any]
 ) -> list[bool | int | float]:
-    """Return a feature of stored rows X (n, D), to float32's precision, as numbers that its type in files holds."""
+    """Return a feature of stored rows X (n, D), to float32's precision, as values of its type in the files."""
     x = X[:, feature]
     if x.dtype.kind == "f":  # it was normalised when it was read
         with np.errstate(over="ignore"):

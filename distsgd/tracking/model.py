@@ -1,4 +1,4 @@
-"""A trained model as an MLflow pyfunc: `model.npz` and a copy of what predicts with it, which needs NumPy alone."""
+"""A trained model as an MLflow pyfunc: `model.npz` and a copy of the prediction code, which needs only NumPy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from distsgd import core
 
 PREDICTOR = "distsgd_predictor"
-"""The package that is made of copies and put into the model."""
+"""Name of the package of copied modules that is put into the model."""
 
 COPIED = (
     "activations",
@@ -39,7 +39,7 @@ COPIED = (
 def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedModel) -> None:
     """Write the model as MLflow's folder; `about` is the "model" part of `tracking.json`.
 
-    The folder lies in a temporary one, in which the package that predicts is left as well.
+    Its parent has to be a temporary folder: the prediction package is written there as well.
     """
     mlflow.pyfunc.save_model(
         folder,
@@ -59,7 +59,7 @@ def save(folder: Path, npz: Path, about: Mapping[str, Any], *, logged: LoggedMod
 
 
 def copy_predictor(folder: Path) -> Path:
-    """Make the package that predicts without distsgd in `folder`, and return its path."""
+    """Create the package that predicts without distsgd in `folder`, and return its path."""
     package = folder / PREDICTOR
     package.mkdir()
     (package / "__init__.py").write_text('"""A copy of what distsgd predicts with."""\n')
@@ -76,7 +76,7 @@ def _example(about: Mapping[str, Any]) -> np.ndarray | pd.DataFrame:
 
 
 def _signature(about: Mapping[str, Any]) -> ModelSignature:
-    """Return what the model takes and gives; columns of numbers are doubles, to which MLflow converts other numbers."""
+    """Return the model's signature; numeric columns are doubles, to which MLflow converts other numbers."""
     if about["columns"] is None:
         shape = (-1, len(about["example"][0]))
         inputs = Schema([TensorSpec(np.dtype(about["dtype"]), shape)])

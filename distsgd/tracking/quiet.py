@@ -1,4 +1,4 @@
-"""mlflow used such that it neither prints nor reports nor waits long, and such that its user's settings stay."""
+"""Uses mlflow without output, telemetry or long waits, and without changing the user's settings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
 }
-"""Environment variables for as long as mlflow is used here, unless the user has set them: mlflow takes no others."""
+"""Environment variables set while mlflow is used here, unless the user has set them; mlflow has no other way."""
 
 LOGGERS = ("mlflow", "alembic", "matplotlib")
 
 importing = threading.Lock()
-"""Held while a large library is imported in the background: a process must not end in the middle of that."""
+"""Held while a large library is imported in the background: the process must not exit in the middle of that."""
 
 _lock = threading.Lock()
 _users = 0
@@ -35,7 +35,7 @@ _levels: dict[str, int] = {}
 
 @contextlib.contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Set what is in SETTINGS and silence mlflow's loggers, until the last of those who use this has left."""
+    """Apply SETTINGS and silence mlflow's loggers, until the last of all concurrent contexts exits."""
     global _users, _ours, _levels
     with _lock:
         _users += 1

@@ -1,4 +1,4 @@
-"""`mlflow.json` in the run directory: which MLflow run is this run's, once there is one."""
+"""`mlflow.json` in the run directory: the MLflow run of this run, once there is one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "mlflow.json"
 
 @dataclass(frozen=True)
 class RunId:
-    """Where a run is in MLflow."""
+    """The location of a run in MLflow."""
 
     run_id: str
     experiment_id: str
@@ -30,7 +30,7 @@ def write(path: Path, found: RunId) -> None:
 
 
 def read(path: Path) -> RunId | None:
-    """Return what the file in a run directory says; None if there is none yet, or none that can be read.
+    """Return what the file in a run directory says; None if there is none yet, or it cannot be read.
 
     Without the file, the run is found in the store by its key.
     """
@@ -41,6 +41,6 @@ def read(path: Path) -> RunId | None:
 
 
 def known(path: Path) -> str | None:
-    """Return the id alone."""
+    """Return only the run ID, or None."""
     found = read(path)
     return None if found is None else found.run_id

@@ -1,8 +1,8 @@
-"""One run in an MLflow store: found or created, brought up to date, completed. Every call may fail and be made again.
+"""One run in an MLflow store: found or created, brought up to date, completed. Every call may fail and be retried.
 
-No point is recorded twice. A journal line never changes, so a point that is sent a second time is the same to the last
-digit, and a store that has it ignores it. The store is asked what it has when it is connected to; after a failure, when
-it is unknown what has arrived, it is connected to again.
+No point is recorded twice. A journal line never changes, so a point that is sent again is identical to the last digit,
+and a store that has it ignores it. On connecting, the store is asked what it has; after a failure, when it
+is unknown what has arrived, a new connection is made.
 
 Only this file and model.py import mlflow. That takes seconds, so they are imported only for a run that is tracked.
 """
@@ -94,7 +94,7 @@ class Store:
         return runs[0] if runs else None
 
     def _create(self, description: RunDescription) -> Run:
-        """Create the run; a request that seemed to fail may have created one too, so the first that is found counts."""
+        """Create the run and return the first with its key: a request that seemed to fail may have created one too."""
         experiment, key = self._experiment(description.experiment), description.run_key
         run = self._client.create_run(
             experiment.experiment_id,
@@ -134,7 +134,7 @@ class StoredRun:
         }
 
     def describe(self, description: RunDescription) -> None:
-        """Record parameters, tags and datasets that the store lacks; what a resumption changed becomes a tag."""
+        """Log missing parameters, tags and datasets; parameters changed on resuming become tags."""
         have = self._run.data.params
         wanted = {
             _recorded_name(key, have): value[:MAX_PARAMETER_LENGTH] for key, value in description.parameters.items()
@@ -148,7 +148,7 @@ class StoredRun:
             self._client.log_inputs(self.run_id, datasets=[_dataset(dataset) for dataset in description.datasets])
 
     def send(self, records: Sequence[Record]) -> None:
-        """Record the points of journal lines that the store lacks."""
+        """Log the points of journal lines that the store does not have yet."""
         points = [
             Metric(key, float(value), record["timestamp_ms"], record["step"])
             for record in records
@@ -161,7 +161,7 @@ class StoredRun:
     def complete(
         self, path: Path, description: RunDescription, result: Result | None, records: Sequence[Record]
     ) -> None:
-        """Record how the run ended: of a finished one the model and the learning curve, then the status.
+        """Log the end of the run: the model and the learning curve if it finished, then the status.
 
         A run without a result is FAILED.
         """
@@ -174,7 +174,7 @@ class StoredRun:
         self._client.set_terminated(self.run_id, status="FAILED" if result is None else result.status, end_time=end)
 
     def _delete_duplicates(self, key: str) -> None:
-        """Delete empty runs of the same key, which requests have left that seemed to fail and were made again."""
+        """Delete empty runs with the same key, left by requests that seemed to fail and were retried."""
         for run in runs_of_key(self._client, self.experiment_id, key):
             if run.info.run_id != self.run_id and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
@@ -195,7 +195,7 @@ class StoredRun:
             self._client.log_artifact(self.run_id, str(figure))
 
     def _log_model(self, path: Path, description: RunDescription, result: Result) -> None:
-        """Log the model, unless it was; one that was begun before a failure is done again."""
+        """Log the model unless it already was; if a failure interrupted that, start over."""
         with importing:
             from distsgd.tracking import model as tracking_model
 
@@ -217,7 +217,7 @@ class StoredRun:
 
 
 def runs_of_key(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """Return the runs that were created for the run with this key, in an order that does not change."""
+    """Return the runs that were created for the run with this key, in a stable order."""
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     return list(client.search_runs([experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", order_by=order))
 

@@ -1,4 +1,4 @@
-"""Sending a run to MLflow afterwards, from its directory alone."""
+"""Sends a run to MLflow after the fact, using only its run directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distsgd.tracking.tracker import reason
 
 @dataclass(frozen=True)
 class Synced:
-    """What MLflow has of a run now."""
+    """What MLflow has of a run after a sync."""
 
     run_id: str
     status: str
@@ -33,11 +33,11 @@ class Synced:
 
 
 def sync(path: Path, uri: str | None = None) -> Synced:
-    """Send to MLflow what it is missing of the run in `path`: points, model, learning curve, status.
+    """Send to MLflow everything it lacks of the run in `path`: points, model, learning curve, status.
 
-    The store is that of `uri`, or the one that the run was started with. A run without a result, whose driver was
+    The store is `uri`, or by default the one that the run was started with. A run without a result, whose driver was
     killed, becomes FAILED there until it is resumed. Raises RunDirectoryError if no run is there or a driver is at
-    work in it, ConfigError if the URI names no store, TrackingError if the store cannot take it.
+    work in it, ConfigError if the URI is invalid, TrackingError if sending fails.
     """
     _check_files(path)
     with rundir.locked(path):
@@ -53,11 +53,11 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
     result = Result.read(path)
     if result is None and directory.result.exists():
         raise RunDirectoryError(
-            f"{str(directory.result)!r} cannot be read as the result of a run: put it back from a copy, or remove it, "
+            f"{str(directory.result)!r} cannot be read as the result of a run: restore it from a backup, or remove it, "
             "which makes the run FAILED until it is resumed"
         )
     if result is not None and result.status == "FINISHED" and not directory.model.is_file():
-        raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is gone; put it back")
+        raise RunDirectoryError(f"the run in {str(path)!r} has finished, but its model.npz is missing; restore it")
     try:
         with quiet_mlflow():
             from distsgd.tracking.store import Store
@@ -65,7 +65,7 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
             run = Store(store_uri).open_run(path, described, running=False)
             run.send(records)
             run.complete(path, described, result, records)
-    except Exception as error:  # mlflow raises its own errors and those of whatever carries it
+    except Exception as error:  # mlflow raises its own errors and those of the libraries below it
         raise TrackingError(
             f"the MLflow store {redacted(store_uri)!r} has not received the whole run: "
             f"{reason(error, store_uri)}; try again, nothing is sent twice"
@@ -100,6 +100,6 @@ def _records(directory: RunDirectory) -> list[Record]:
         return Reader(directory.journal).new()
     except OSError as error:
         raise RunDirectoryError(
-            f"the journal {str(directory.journal)!r} cannot be read: {error.strerror}; put it back from a copy, "
+            f"the journal {str(directory.journal)!r} cannot be read: {error.strerror}; restore it from a backup, "
             "MLflow's points come from it"
         ) from None

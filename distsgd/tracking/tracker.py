@@ -1,7 +1,7 @@
-"""MLflow behind the journal: one background thread that reads what is in the run directory and sends it to the store.
+"""Tracking with MLflow: one background thread that reads the run directory and sends its content to the store.
 
 Training writes its journal and never waits for MLflow. The thread follows the journal's file; if the store is slow,
-away or broken it tries again, and what it cannot send by the end, `distsgd sync` sends later.
+down or broken, it retries, and `distsgd sync` can send later what is missing at the end.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from distsgd.tracking.store import StoredRun
 
 INTERVAL_S = 1.0
-"""Seconds between two readings of the journal."""
+"""Seconds between reads of the journal."""
 
 REQUIRED_S = 11.0
-"""Seconds in which a store that is required must have answered, the import of mlflow included."""
+"""Seconds within which a required store must answer, including the import of mlflow."""
 
 RETRY_S = (1.0, 30.0)
-"""Seconds between two attempts to reach a store that failed: at first, doubling from then on, and at most."""
+"""Seconds between attempts to reach a failed store: initial and maximum value; doubled after each attempt."""
 
 IMPORT_S = 20.0
-"""Seconds that an import may take at most, on a slow disk."""
+"""Maximum seconds for an import, on a slow disk."""
 
 LAST_ATTEMPTS_S = 3.0
-"""Seconds after the end of a run in which a store that fails at once is tried again."""
+"""Seconds after the end of a run during which a store that fails immediately is retried."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What tracking came to: the MLflow run's id, if there is one, and a warning if the store lacks anything."""
+    """The outcome of tracking: the ID of the MLflow run, if any, and a warning if the store lacks anything."""
 
     run_id: str | None
     warning: str | None
 
 
 class NoTracker:
-    """What every tracker can do; this one, for runs whose tracking is disabled, does nothing."""
+    """The interface of trackers; this one, for runs without tracking, does nothing."""
 
     uri: str | None = None
     """The store's."""
@@ -68,13 +68,13 @@ class NoTracker:
         """End the tracking."""
 
     def start(self) -> None:
-        """Begin to import mlflow, in the background."""
+        """Start to import mlflow in the background."""
 
     def follow(self, directory: RunDirectory) -> None:
-        """Begin to send to the store the run in this directory, which holds `tracking.json`."""
+        """Start to send the run in this directory, which contains `tracking.json`, to the store."""
 
     def take_warning(self) -> str | None:
-        """Return a sentence on a failure of the store, the first time that it is asked for after one."""
+        """Return a message about a failure of the store, once; otherwise None."""
         return None
 
     def finish(self, stop_waiting: Callable[[], bool]) -> Ending:  # noqa: ARG002
@@ -85,7 +85,7 @@ class NoTracker:
 def make_tracker(config: TrackingConfig) -> NoTracker:
     """Return the tracker that the configuration asks for.
 
-    Raises ConfigError if the store's URI names none, or if tracking is required and the store does not answer.
+    Raises ConfigError if the URI of the store is invalid, or if tracking is required and the store does not answer.
     """
     if not config.enabled:
         return NoTracker()
@@ -96,7 +96,7 @@ def make_tracker(config: TrackingConfig) -> NoTracker:
 
 
 class Tracker(NoTracker):
-    """Follows a run's journal from a thread of its own."""
+    """Follows a run's journal from a background thread."""
 
     uri: str
 
@@ -175,7 +175,7 @@ class Tracker(NoTracker):
         self._settings.close()
 
     def _run(self) -> None:
-        """Import mlflow, then try to send everything until that has worked or nobody waits for it any more."""
+        """Import mlflow, then try to send everything until that succeeds or is no longer waited for."""
         pause, ended = RETRY_S[0], 0.0
         try:
             with importing:
@@ -218,7 +218,7 @@ class Tracker(NoTracker):
         run = store.open_run(path, described, running=True)
         reader, records = Reader(self._directory.journal), list[Record]()
         while not self._abandoned.is_set():
-            ending = self._ending.is_set()  # looked at before the journal, so that no line is missed
+            ending = self._ending.is_set()  # checked before reading the journal, so that no line is missed
             new = reader.new()
             records += new
             run.send(new)
@@ -229,7 +229,7 @@ class Tracker(NoTracker):
             self._ending.wait(INTERVAL_S)
 
     def _wait_for_run(self) -> None:
-        """Return when there is a run to follow, or when it is certain that none will come."""
+        """Wait until there is a run to follow, or until tracking is abandoned."""
         while not self._followed.wait(0.2) and not self._abandoned.is_set():
             pass
 
@@ -240,7 +240,7 @@ class Tracker(NoTracker):
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """Return what is at the bottom of an error from mlflow, in one line, without the secrets of the store's URI."""
+    """Return the root cause of an error from mlflow, in one line, without the secrets of the store's URI."""
     seen: BaseException | None = error
     while seen is not None:
         error, seen = seen, seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

@@ -1,4 +1,4 @@
-"""The address of the MLflow store: where it comes from, what is refused, how it is shown."""
+"""The URI of the MLflow store: resolving, validating and displaying it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SERVERS = ("http", "https", "databricks", "databricks-uc")
 def resolve(config: TrackingConfig) -> str:
     """Return the URI of the store: tracking.uri, MLFLOW_TRACKING_URI, or the default.
 
-    Raises ConfigError if it names no store, or if a run is resumed whose URI had a secret and nobody gives it again.
+    Raises ConfigError if it is not a valid store, or if it had a secret and is not given again when a run is resumed.
     """
     uri, where, given = config.uri, "tracking.uri", os.environ.get(VARIABLE)
     if uri is not None and is_redacted(uri):
         if given is None or redacted(given) != uri:
             raise ConfigError(
-                f"the run's MLflow store is {uri!r}, of which the run directory does not keep the secret: give the "
-                f"whole URI again, in {VARIABLE} or with --set tracking.uri=... (`distsgd sync`: --uri)"
+                f"the run's MLflow store is {uri!r}, whose secret the run directory does not keep: give the "
+                f"full URI again, in {VARIABLE} or with --set tracking.uri=... (`distsgd sync`: --uri)"
             )
         uri = None
     if uri is None and given:
@@ -40,11 +40,11 @@ def resolve(config: TrackingConfig) -> str:
     shown = redacted(uri)
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme == "file" or len(scheme) == 1:
-        raise ConfigError(f"{where} is {shown!r}, a folder, in which MLflow keeps runs no longer; {expected}")
+        raise ConfigError(f"{where} is {shown!r}, a folder, and MLflow no longer keeps runs in folders; {expected}")
     if scheme.split("+")[0] not in DATABASES + SERVERS:
         raise ConfigError(f"{where} is {shown!r}, with a scheme that MLflow does not know; {expected}")
     if not rest.strip("/"):
-        raise ConfigError(f"{where} is {shown!r}, which names no database and no server; {expected}")
+        raise ConfigError(f"{where} is {shown!r}, which names neither a database nor a server; {expected}")
     return uri
 
 

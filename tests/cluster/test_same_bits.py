@@ -132,7 +132,7 @@ def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster,
     for arguments in ([], ["--resume"]):
         refused = invoke("train", "--run-dir", "run", "--workers", "0", *arguments)
         assert refused.code == 2, refused.err
-        assert ("another driver is at work" if arguments else "holds another run") in refused.err
+        assert ("another driver is using" if arguments else "holds another run") in refused.err
     process.send_signal(signum)
     stopped = finished(process)
     assert stopped.code == code, stopped.err
@@ -143,7 +143,7 @@ def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster,
     assert not (own_folder / "run" / "model.npz").exists()
     line = stopped.err.splitlines()[-1]
     assert line.startswith(f"distsgd: stopped by {signum.name} after step {found['steps']} of {STEPS}; ")
-    _, remedy = line.split("go on with: distsgd ")
+    _, remedy = line.split("continue with: distsgd ")
     resumed = cli.run(*shlex.split(remedy), "--workers", "3")
     assert resumed.code == 0, resumed.err
     assert f"after step {found['steps']} of {STEPS}" in resumed.err

@@ -1,4 +1,4 @@
-"""An aggregator, alone with real workers and between two nodes; and plain calls where there is no shared memory."""
+"""The aggregator with real workers, on one node and between two; plain Ray calls where shared memory is unavailable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def same(found: list[PartialSum], expected: list[PartialSum]) -> bool:
 
 @pytest.fixture
 def alone():
-    """A worker of this process's own, whose sums an aggregator has to equal; and its run."""
+    """A worker in this process, whose sums an aggregator has to reproduce, and its run."""
     spec = some_spec(train__num_shards=9)
     with numerics.pinned_blas(1, None):
         yield spec, worker_of(spec)
@@ -63,7 +63,7 @@ def test_an_aggregators_sums_do_not_change_when_a_worker_dies(alone, tmp_path):
         assert [lost.name for lost in found.dispatcher.members.take_lost_peers()] == ["worker 1"]
 
 
-def test_an_aggregator_without_workers_says_so_at_once(alone):
+def test_an_aggregator_without_workers_fails_at_once(alone):
     spec, _ = alone
     with training(spec, workers=1, arrival_timeout_s=0.0) as found:
         aggregator = NodeAggregator(found.dispatcher, 9)
@@ -108,7 +108,7 @@ def serial(tmp_path_factory) -> dict[str, str]:
 
 
 def actors() -> dict[str, dict[str, Any]]:
-    """Return what Ray knows of all actors there have been, by their ids."""
+    """Return Ray's records of all actors, including dead ones, by id."""
     from ray._private import state
 
     found: dict[str, dict[str, Any]] = state.actors()
@@ -116,7 +116,7 @@ def actors() -> dict[str, dict[str, Any]]:
 
 
 def by_node(before: dict[str, Any]) -> list[list[str]]:
-    """Return the classes of the actors that have been started since, those of each node together."""
+    """Return the classes of the actors that have been started since then, grouped by node."""
     nodes: dict[str, list[str]] = {}
     for actor, about in actors().items():
         if actor not in before:
@@ -145,7 +145,7 @@ def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
-def test_where_there_is_no_shared_memory_one_line_says_so(serial, own_folder, monkeypatch, caplog):
+def test_missing_shared_memory_is_logged_in_one_line(serial, own_folder, monkeypatch, caplog):
     from distsgd.cluster.worker_group import WorkerGroup
 
     connect_all = WorkerGroup.connect_all

@@ -1,4 +1,4 @@
-"""A dispatcher gets every gradient exactly once, with the bits of the serial tree, whoever dies and whenever."""
+"""A dispatcher returns every gradient exactly once, with the bits of the serial tree, whichever peers die and when."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from distsgd.core.reduction import Node, PartialSum
 from distsgd.errors import TrainingError, WorkerLostError
 
 P = 5
-"""Parameters of these tests' net."""
+"""Number of parameters in these tests."""
 
 LONG_S, SHORT_S = 20.0, 0.05
 
 
 def leaf(step: int, shard: int, parameters: np.ndarray) -> PartialSum:
-    """Return what any peer computes of a shard: it depends on step, shard and parameters alone."""
+    """Return the gradient of a shard: it depends only on the step, the shard and the parameters."""
     rng = np.random.default_rng([step, shard])
     gradient = (rng.normal(size=P) * parameters).astype("f4")
     return PartialSum((shard, shard + 1), gradient, float(rng.normal()), int(rng.integers(1, 9)), float(rng.random()))
@@ -44,7 +44,7 @@ BEHAVIORS = [
     "answers",
     "answers",
     "answers late",
-    "has hung up",
+    "closed the connection",
     "dies",
     "answers and dies",
     "answers for another step",
@@ -53,13 +53,13 @@ BEHAVIORS = [
     "answers in vain",
     "wakes up for nothing",
 ]
-"""What a peer may do when it is asked; most steps have to go well."""
+"""What a peer may do when it gets a task; most steps have to succeed."""
 
 DELAY_S = {"answers late": 0.002, "answers very late": 0.1}
 
 
 class FakePeer:
-    """Computes like a worker, into memory that it uses again, and behaves as it is scripted, request after request."""
+    """Computes like a worker, in memory that it reuses, and follows a script, one entry per request."""
 
     def __init__(self, name: str, dispatcher: Dispatcher, num_shards: int, script: list[str], weight: int = 1) -> None:
         self.name, self.host, self.weight, self.pid = name, "here", weight, 1234
@@ -77,7 +77,7 @@ class FakePeer:
     def start(self, step: int, shards: range, buffer: int) -> None:
         assert not self.closed
         self.asked.append((step, shards))
-        self._slots[:] = np.nan  # whoever still holds the last answer has to have copied it
+        self._slots[:] = np.nan  # anything that still uses the last answer must have copied it
         behavior = self._script.popleft() if self._script else "answers"
         parameters = self._dispatcher.buffers[buffer]
         partials = []
@@ -86,7 +86,7 @@ class FakePeer:
             slot[:] = partial.gradient
             partials.append(partial._replace(gradient=slot))
         answer = Answer(step, shards, partials)
-        if behavior == "has hung up":
+        if behavior == "closed the connection":
             raise PeerLostError("broken pipe")
         if behavior == "dies":
             self.arrive(PeerLostError("end of stream"))
@@ -95,7 +95,7 @@ class FakePeer:
         elif behavior == "answers for other shards":
             self.arrive(answer._replace(shards=range(shards.start, shards.stop + 1)))
         elif behavior == "answers in vain":
-            self.arrive(PeerTimeoutError("has computed its answer, which did not get here"))
+            self.arrive(PeerTimeoutError("has computed its answer, which did not arrive"))
         elif behavior == "wakes up for nothing":
             self.arrive(BlockingIOError())
             self.arrive(answer)
@@ -124,14 +124,14 @@ class FakePeer:
 
     def close(self, *, kill: bool = False) -> None:
         self.closed, self.killed = True, kill
-        self._slots[:] = np.nan  # its memory may be another peer's from now on
+        self._slots[:] = np.nan  # its memory may now be reused by another peer
         os.close(self._event)
         self.on_close()
 
 
 @dataclasses.dataclass
 class Peers:
-    """A dispatcher and its scripted peers, with a replacement for each that is lost."""
+    """A dispatcher and its scripted peers, with a replacement for each lost one."""
 
     dispatcher: Dispatcher
     num_shards: int
@@ -172,7 +172,7 @@ def make_peers(
 
 @pytest.fixture
 def peers_with():
-    """`make_peers`, for a test after which what it has made is closed."""
+    """`make_peers` for a test; closes the dispatcher afterwards."""
     made: list[Peers] = []
 
     def make(*arguments, **keywords) -> Peers:
@@ -208,7 +208,7 @@ def situations(draw):
 
 @settings(max_examples=150)
 @given(situations())
-def test_every_shard_comes_once_with_the_serial_bits_whoever_dies_when(situation):
+def test_every_shard_is_returned_once_with_the_serial_bits_whichever_peers_die(situation):
     num_shards, shards, scripts, count, spin = situation
     peers = make_peers(scripts, num_shards, count=count, timeout_s=SHORT_S, spin=spin)
     try:
@@ -225,7 +225,7 @@ def test_every_shard_comes_once_with_the_serial_bits_whoever_dies_when(situation
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["dies", "answers and dies", "answers"])))
-def test_the_last_one_standing_computes_what_the_others_owe(peers_with, order):
+def test_the_last_peer_left_computes_the_shards_of_the_others(peers_with, order):
     peers = peers_with([[behavior] for behavior in order], 7)
     peers.replaces = False
     for peer in peers.made:
@@ -235,8 +235,8 @@ def test_the_last_one_standing_computes_what_the_others_owe(peers_with, order):
     assert peers.dispatcher.members.size() == 1
 
 
-def test_when_all_have_died_a_new_one_does_their_work(peers_with):
-    peers = peers_with([["dies"], ["has hung up"], ["dies"]], 6)
+def test_a_new_peer_computes_the_shards_when_all_have_died(peers_with):
+    peers = peers_with([["dies"], ["closed the connection"], ["dies"]], 6)
     for peer in peers.made:
         peer.on_close = lambda: None
     threading.Timer(0.1, peers.add).start()
@@ -245,7 +245,7 @@ def test_when_all_have_died_a_new_one_does_their_work(peers_with):
     assert sorted(shard for _, run in newcomer.asked for shard in run) == list(range(6))
 
 
-def test_a_dispatcher_that_nobody_has_joined_waits_for_the_first(peers_with):
+def test_a_dispatcher_without_peers_waits_for_the_first(peers_with):
     peers = peers_with([], 4)
     threading.Timer(0.1, peers.add).start()
     began = time.monotonic()
@@ -253,18 +253,18 @@ def test_a_dispatcher_that_nobody_has_joined_waits_for_the_first(peers_with):
     assert time.monotonic() - began < LONG_S / 2
 
 
-def test_peers_that_are_dead_when_they_come_cost_no_time(peers_with):
-    peers = peers_with([["has hung up"], ["has hung up"], ["has hung up"]], 4, count=1)
+def test_peers_that_are_dead_when_they_join_cost_no_time(peers_with):
+    peers = peers_with([["closed the connection"], ["closed the connection"], ["closed the connection"]], 4, count=1)
     began = time.monotonic()
     check(peers, 0, range(4))
     assert time.monotonic() - began < LONG_S / 4
     assert [peer.closed for peer in peers.made] == [True, True, True, False]
 
 
-def test_without_anyone_the_step_fails_after_a_while(peers_with):
+def test_without_peers_the_step_fails_after_the_timeout(peers_with):
     peers = peers_with([], 4, arrival_timeout_s=SHORT_S)
     for _ in range(2):
-        with pytest.raises(WorkerLostError, match=r"no worker is left in step 8, and none came within 0\.05 s"):
+        with pytest.raises(WorkerLostError, match=r"no worker is left in step 8, and none joined within 0\.05 s"):
             peers.dispatcher.exchange(7, 0, range(4))
 
 
@@ -277,14 +277,14 @@ def test_waiting_for_a_worker_can_be_interrupted(peers_with):
     assert time.monotonic() - began < LONG_S / 2
 
 
-def test_an_interruption_leaves_a_step_with_workers_alone(peers_with):
+def test_an_interrupt_does_not_affect_a_step_with_workers(peers_with):
     peers = peers_with([["answers late"], []], 4)
     peers.dispatcher.members.interrupt()
     check(peers, 0, range(4))
     assert not peers.dispatcher.members.take_lost_peers(), "who is late has the whole time"
 
 
-def test_a_failed_computation_is_the_steps_failure_and_nobody_is_lost(peers_with):
+def test_a_failed_computation_fails_the_step_and_loses_no_peer(peers_with):
     peers = peers_with([[], ["fails"]], 4)
     message = r"peer 1 on here failed in step 4: ValueError: bad rows"
     with pytest.raises(TrainingError, match=message):
@@ -292,7 +292,7 @@ def test_a_failed_computation_is_the_steps_failure_and_nobody_is_lost(peers_with
     assert not peers.dispatcher.members.take_lost_peers()
 
 
-def test_who_is_silent_is_killed_and_named_with_its_shards(peers_with):
+def test_an_unresponsive_peer_is_killed_and_reported_with_its_shards(peers_with):
     peers = peers_with([["answers", "is silent"], []], 4, timeout_s=SHORT_S)
     for step in range(3):
         check(peers, step, range(4))
@@ -302,7 +302,7 @@ def test_who_is_silent_is_killed_and_named_with_its_shards(peers_with):
     assert lost.problem == "has not answered for 0.05 s while it computed shards 0 to 1"
 
 
-def test_who_takes_over_from_a_silent_one_has_the_whole_time_for_it(peers_with):
+def test_a_peer_that_takes_over_shards_gets_the_full_timeout(peers_with):
     peers = peers_with([["is silent"], ["answers", "answers late"]], 2, timeout_s=SHORT_S)
     check(peers, 0, range(2))
     assert [lost.name for lost in peers.dispatcher.members.take_lost_peers()] == ["peer 0"]
@@ -312,12 +312,12 @@ def test_who_takes_over_from_a_silent_one_has_the_whole_time_for_it(peers_with):
     ("behavior", "problem"),
     [
         ("dies", "died: end of stream"),
-        ("has hung up", "hung up: broken pipe"),
+        ("closed the connection", "closed the connection: broken pipe"),
         ("answers for another step", "died: it answers for shards 0 of step 0"),
         ("answers for other shards", "died: it answers for shards 0 to 1 of step 1"),
     ],
 )
-def test_who_is_lost_otherwise_is_not_killed(peers_with, behavior, problem):
+def test_a_peer_lost_for_another_reason_is_not_killed(peers_with, behavior, problem):
     peers = peers_with([[behavior], []], 3)
     check(peers, 0, range(3))
     (lost,) = peers.dispatcher.members.take_lost_peers()
@@ -326,37 +326,37 @@ def test_who_is_lost_otherwise_is_not_killed(peers_with, behavior, problem):
     assert not peers.made[0].killed
 
 
-def test_whose_answer_does_not_arrive_is_killed_too(peers_with):
+def test_a_peer_whose_answer_does_not_arrive_is_killed(peers_with):
     peers = peers_with([["answers in vain"], []], 3)
     check(peers, 0, range(3))
     (lost,) = peers.dispatcher.members.take_lost_peers()
-    assert (lost.name, lost.problem) == ("peer 0", "has computed its answer, which did not get here")
+    assert (lost.name, lost.problem) == ("peer 0", "has computed its answer, which did not arrive")
     assert [peer.killed for peer in peers.made] == [True, False, False]
 
 
-def test_who_has_nothing_to_say_yet_is_listened_to_again(peers_with):
+def test_a_spurious_wakeup_does_not_lose_the_answer(peers_with):
     peers = peers_with([["wakes up for nothing"], []], 3)
     check(peers, 0, range(3))
     assert not peers.dispatcher.members.take_lost_peers()
     assert [len(peer.asked) for peer in peers.made] == [1, 1]
 
 
-def test_the_answer_of_who_dies_while_others_compute_stays_good(peers_with):
+def test_the_answer_of_a_peer_that_dies_later_in_the_step_remains_valid(peers_with):
     peers = peers_with([["answers and dies"], ["answers very late"]], 4)
     check(peers, 0, range(4))
     assert [peer.closed for peer in peers.made] == [True, False, False]
     assert [len(peer.asked) for peer in peers.made] == [1, 1, 0]
 
 
-def test_nobody_waits_for_who_has_answered_already(peers_with):
-    """An answer is kept when its peer is given more work, and when it dies."""
+def test_a_peer_that_has_answered_is_not_waited_for(peers_with):
+    """An answer is kept when its peer gets more work, and when the peer dies."""
     peers = peers_with([["answers", "answers and dies"], ["dies", "dies"], ["dies"], ["answers late"]], 13)
     for step in range(4):
         check(peers, step, range(13))
 
 
 def after_a_step(peers: Peers) -> tuple[FakePeer, FakePeer]:
-    """Do a step in which the first of two peers, which is to be silent, answers last; return both."""
+    """Do a step in which the first of two peers answers last; return both."""
     slowest, other = peers.made
 
     def receive() -> Answer:
@@ -369,8 +369,8 @@ def after_a_step(peers: Peers) -> tuple[FakePeer, FakePeer]:
     return slowest, other
 
 
-def test_nobody_is_listened_to_before_the_slowest_has_answered(monkeypatch, peers_with):
-    """To wake up for each answer would take the core from a peer that still computes."""
+def test_no_answer_is_received_before_the_slowest_peer_has_answered(monkeypatch, peers_with):
+    """Waking up for each answer would take the core from a peer that is still computing."""
     monkeypatch.setattr(dispatcher, "SINGLE_PEER_WAIT_MS", 1000 * LONG_S)
     peers = peers_with([["is silent", "answers very late", "answers very late"], []], 4)
     slowest, other = after_a_step(peers)
@@ -382,7 +382,7 @@ def test_nobody_is_listened_to_before_the_slowest_has_answered(monkeypatch, peer
     assert order == 2 * ["arrived", "received"]
 
 
-def test_a_death_is_heard_of_while_the_slowest_computes(peers_with):
+def test_a_death_is_noticed_while_the_slowest_peer_computes(peers_with):
     peers = peers_with([["is silent", "is silent"], ["answers", "dies"]], 3)
     slowest, other = after_a_step(peers)
     replace = other.on_close
@@ -397,7 +397,7 @@ def test_a_death_is_heard_of_while_the_slowest_computes(peers_with):
     ("weights", "sizes"),
     [([1, 1], [4, 4]), ([1, 3], [2, 6]), ([5, 1, 2], [5, 1, 2]), ([1], [8]), ([9], [8])],
 )
-def test_a_peer_gets_shards_for_all_workers_that_it_stands_for(peers_with, weights, sizes):
+def test_a_peer_gets_shards_for_all_workers_that_it_represents(peers_with, weights, sizes):
     peers = peers_with([], 8)
     for weight in weights:
         peers.add(weight)
@@ -413,7 +413,7 @@ def test_more_workers_than_shards_leave_some_idle(peers_with):
     assert sum(len(peer.asked) for peer in peers.made) == 4
 
 
-def test_a_peer_that_stands_for_more_workers_gets_more_from_the_next_step_on(peers_with):
+def test_a_peer_with_more_weight_gets_more_shards_from_the_next_step_on(peers_with):
     peers = peers_with([[], []], 6)
     check(peers, 0, range(6))
     peers.dispatcher.members.reweigh("peer 1", 2)
@@ -423,7 +423,7 @@ def test_a_peer_that_stands_for_more_workers_gets_more_from_the_next_step_on(pee
     assert [len(run) for _, run in peers.made[1].asked] == [3, 4]
 
 
-def test_who_joins_takes_part_from_the_next_step_on(peers_with):
+def test_a_peer_that_joins_computes_from_the_next_step_on(peers_with):
     peers = peers_with([[]], 6)
     check(peers, 0, range(6))
     newcomer = peers.add()
@@ -432,14 +432,14 @@ def test_who_joins_takes_part_from_the_next_step_on(peers_with):
     assert newcomer.asked == [(1, range(3, 6))]
 
 
-def test_a_step_may_be_over_any_run_of_shards(peers_with):
-    """As an aggregator's is, whose shards change with the number of workers."""
+def test_a_step_may_cover_any_contiguous_range_of_shards(peers_with):
+    """An aggregator's shards change with the number of workers."""
     peers = peers_with([[], []], 11)
     for step, shards in enumerate([range(3, 9), range(3, 9), range(11), range(10, 11)]):
         check(peers, step, shards)
 
 
-def test_closing_hangs_up_on_everybody_and_on_who_joins_later():
+def test_closing_also_closes_peers_that_join_later():
     peers = make_peers([[], []], 4)
     check(peers, 0, range(4))
     peers.add()

@@ -1,4 +1,4 @@
-"""Bytes from outside: whatever comes over the Unix socket, neither side hangs, leaks or raises what is not expected."""
+"""Malformed input: whatever arrives over the Unix socket, neither side hangs, leaks or raises an unexpected error."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def descriptors_open() -> int:
 
 
 def nothing_left(before: int) -> bool:
-    """Return whether no more descriptors are open than before, once what waits for it is collected."""
+    """Return whether no more descriptors are open than before, after a garbage collection."""
     return descriptors_open() <= before or gc.collect() < 0 or descriptors_open() <= before
 
 
 @st.composite
 def mutated(draw, message: bytes) -> bytes:
-    """A message that is cut, lengthened, or changed in some bytes."""
+    """A message that is truncated, extended, or changed in some bytes."""
     changed = bytearray(message)
     for _ in range(draw(st.integers(0, 3))):
         changed[draw(st.integers(0, len(changed) - 1))] = draw(st.integers(0, 255))
@@ -83,7 +83,7 @@ def opened(kinds: Sequence[str]) -> Iterator[list[int]]:
         yield made
 
 
-# A server, and whatever connects to it.
+# A server, and arbitrary clients.
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def connected(acceptor: Acceptor) -> socket.socket:
 
 
 def step(dispatcher: Dispatcher, number: int) -> None:
-    """Exchange gradients, and see that each shard came once."""
+    """Exchange gradients, and check that each shard is returned once."""
     partials = dispatcher.exchange(number, 0, SHARDS)
     covered = [shard for lo, hi in sorted(partial.node for partial in partials) for shard in range(lo, hi)]
     assert covered == list(SHARDS)
@@ -131,7 +131,7 @@ def step(dispatcher: Dispatcher, number: int) -> None:
 )
 @example(sent=[HELLO.pack(MAGIC, 2**63 - 1, P)], kinds=[])
 @example(sent=[HELLO.pack(MAGIC, 9, P), b"D"], kinds=["pipe"])
-def test_no_greeting_disturbs_a_server(running, sent, kinds):
+def test_no_greeting_breaks_a_server(running, sent, kinds):
     dispatcher, acceptor = running
     before, accepted = descriptors_open(), b""
     with connected(acceptor) as caller, contextlib.suppress(ConnectionError), opened(kinds) as attached:
@@ -142,7 +142,7 @@ def test_no_greeting_disturbs_a_server(running, sent, kinds):
     lost: set[str] = set()
 
     def settled() -> bool:
-        """Whether who has greeted well has taken part in a step, and was lost in it, as it has hung up."""
+        """Return whether a client with a valid greeting got a task and was lost because it closed the connection."""
         step(dispatcher, 0)
         lost.update(peer.name for peer in dispatcher.members.take_lost_peers())
         return dispatcher.members.size() == 1 and nothing_left(before) and bool(lost) == bool(accepted)
@@ -153,7 +153,7 @@ def test_no_greeting_disturbs_a_server(running, sent, kinds):
 
 @st.composite
 def answers(draw) -> bytes:
-    """An answer to a task of two shards that is nonsense, or nearly right."""
+    """An answer to a task of two shards that is garbage, or nearly valid."""
     head = (draw(st.sampled_from([b"D", b"F", b"\0", b"X"])), draw(INT64), draw(INT64), draw(INT64))
     sums = [value for _ in range(draw(st.integers(0, 3))) for value in (draw(st.floats()), draw(INT64), 1.0)]
     built = reply_layout(len(sums) // 3).pack(*head, *sums)
@@ -164,15 +164,15 @@ def answers(draw) -> bytes:
 @given(replies=st.lists(answers(), min_size=1, max_size=3))
 @example(replies=[HEAD.pack(b"F", 0, 0, 2) + b"\xff\xfe\x1b[2J"])
 @example(replies=[reply_layout(1).pack(b"D", 0, 2, 4, 1.0, 3, 3.0)] * 2)
-def test_no_answer_disturbs_a_server(replies):
-    """Each shard comes once, from whoever computes it; or the answer is the text of an error, which ends the run."""
+def test_no_answer_breaks_a_server(replies):
+    """Each shard is returned once, or the answer is the text of an error, which ends the run."""
     before = descriptors_open()
     converse(replies)
     assert eventually(lambda: nothing_left(before), WAIT_S)
 
 
 def converse(replies: Sequence[bytes]) -> None:
-    """Let a worker that greets well answer its first task with these, and another one compute what it owes."""
+    """Let a worker with a valid greeting send these as its answer, and another one compute its shards."""
     with server() as (dispatcher, acceptor), connected(acceptor) as caller:
         caller.send(HELLO.pack(MAGIC, 9, P))
         _, received, _, _ = socket.recv_fds(caller, LONGEST, 2)
@@ -193,18 +193,18 @@ def converse(replies: Sequence[bytes]) -> None:
         with contextlib.suppress(TrainingError) if is_error else contextlib.nullcontext():
             step(dispatcher, 0)
             thread.join(WAIT_S)
-            step(dispatcher, 1)  # what else it sent, or that it has hung up, is known by now
+            step(dispatcher, 1)  # by now its other messages, or the end of the stream, have been read
             assert dispatcher.members.size() == 1
             assert [peer.name for peer in dispatcher.members.take_lost_peers()] == ["worker 9"]
         thread.join(WAIT_S)
 
 
-# A worker, and what it may find in the place of its server.
+# A worker, and arbitrary servers.
 
 
 @contextlib.contextmanager
 def impostor(sent: Sequence[bytes], kinds: Sequence[str]) -> Iterator[Listener]:
-    """Something that listens, and sends messages, the first with descriptors, to whoever connects."""
+    """A listener that sends messages, the first with descriptors, to every client."""
     listener = Listener.open()
 
     def talk() -> None:
@@ -256,7 +256,7 @@ SETTINGS = st.builds(
 @example(sent=[GOOD.encode()], kinds=["parameters", "unsealed"])
 @example(sent=[GOOD.encode()], kinds=["parameters", "slots"])
 @example(sent=[GOOD.encode(), b"\x01"], kinds=["parameters", "slots", "null"])
-def test_no_impostor_of_a_server_gets_an_error_out_of_a_worker_that_is_not_expected(sent, kinds):
+def test_no_fake_server_makes_a_worker_raise_an_unexpected_error(sent, kinds):
     before = descriptors_open()
     with impostor(sent, kinds) as listener:
         try:
@@ -270,7 +270,7 @@ def test_no_impostor_of_a_server_gets_an_error_out_of_a_worker_that_is_not_expec
     assert eventually(lambda: nothing_left(before), WAIT_S)
 
 
-def test_a_server_that_says_nothing_is_waited_for_with_a_deadline(monkeypatch):
+def test_connecting_to_a_silent_server_times_out(monkeypatch):
     monkeypatch.setattr(messages, "HANDSHAKE_S", 0.05)
     listener = Listener.open()
     with pytest.raises(CONNECT_ERRORS):
@@ -290,8 +290,8 @@ def test_a_server_that_says_nothing_is_waited_for_with_a_deadline(monkeypatch):
 @example(tasks=[TASK.pack(0, -(2**63), 2**63 - 1, 0)])
 @example(tasks=[TASK.pack(2**63 - 1, 0, 4, 0)])
 @example(tasks=[TASK.pack(0, 0, 4, 2)])
-def test_no_task_disturbs_a_worker(tasks):
-    """It answers each with sums or with an error's text, and hangs up on what is no task."""
+def test_no_task_breaks_a_worker(tasks):
+    """It answers each with sums or the text of an error, and closes the connection after an invalid task."""
     server_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     buffers, slots = Segment.create(2, P), Segment.create(reduction.max_subtrees(len(SHARDS)), P)
     endpoint = Endpoint(Connection(worker_end), buffers, slots, number=0, spin=False, core=None)
@@ -304,7 +304,7 @@ def test_no_task_disturbs_a_worker(tasks):
         server_end.shutdown(socket.SHUT_WR)
         thread.start()
         while not received or received[-1]:
-            with contextlib.suppress(ConnectionResetError):  # said once, before what else it has sent is read
+            with contextlib.suppress(ConnectionResetError):  # raised once, before its remaining messages are read
                 received.append(server_end.recv(LONGEST))
     received.pop()
     thread.join(WAIT_S)

@@ -1,4 +1,4 @@
-"""Shared memory: sealed, aligned, read-only where it says so, and without a name."""
+"""Shared memory: sealed, aligned, read-only where requested, and anonymous."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_read_only_mapping_refuses_to_be_written_to(segment):
         seen.rows.flags.writeable = True
 
 
-def test_the_processor_too_refuses_to_write_to_a_read_only_mapping(segment):
+def test_writing_to_a_read_only_mapping_faults(segment):
     script = (
         "import ctypes, sys\n"
         "from distsgd.comm.memory import Segment\n"
@@ -71,7 +71,7 @@ def test_the_processor_too_refuses_to_write_to_a_read_only_mapping(segment):
 
 
 @pytest.mark.parametrize("size", [0, 64, 385, 2**20])
-def test_nobody_can_change_a_segments_size(segment, size):
+def test_the_size_of_a_segment_cannot_be_changed(segment, size):
     before = os.fstat(segment.descriptor).st_size
     with pytest.raises(PermissionError):
         os.ftruncate(segment.descriptor, size)
@@ -84,12 +84,12 @@ def test_a_segment_of_another_size_is_refused(segment, count, width):
         Segment.attach(segment.descriptor, count, width, writable=True)
 
 
-def test_what_is_no_segment_is_refused(tmp_path):
+def test_a_file_that_is_not_a_segment_is_refused(tmp_path):
     with open(tmp_path / "file", "w+b") as file, pytest.raises(ValueError, match="has 0 bytes, not 64"):
         Segment.attach(file.fileno(), 1, 1, writable=False)
 
 
-def test_what_may_shrink_while_it_is_mapped_is_refused(tmp_path):
+def test_an_unsealed_segment_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(bytes(64))
     memory = os.memfd_create("unsealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, 64)

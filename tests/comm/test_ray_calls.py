@@ -1,4 +1,4 @@
-"""Vectors on their way through Ray calls, and answers that do not get here."""
+"""Vectors sent through Ray calls, and answers that do not arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parameters(size: int, step: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, MAX_CHUNKS * CHUNK, MAX_CHUNKS * CHUNK + 1]
 )
-def test_vectors_come_out_of_their_chunks_as_they_were(size):
+def test_vectors_are_unchanged_by_splitting_and_joining(size):
     vector = parameters(size, 0)
     chunks = cut(vector)
     assert join(chunks).tobytes() == vector.tobytes()
@@ -33,7 +33,7 @@ def test_vectors_come_out_of_their_chunks_as_they_were(size):
 
 
 @pytest.mark.parametrize("size", [7, 2 * CHUNK + 5])
-def test_partial_sums_are_unpacked_as_they_were_packed(size):
+def test_partial_sums_are_unchanged_by_packing_and_unpacking(size):
     partials = [PartialSum((k, k + 1), parameters(size, k), k / 3, k + 5, k / 7) for k in range(3)]
     unpacked = unpack(pack(partials))
     assert [p._replace(gradient=None) for p in unpacked] == [p._replace(gradient=None) for p in partials]
@@ -41,7 +41,7 @@ def test_partial_sums_are_unpacked_as_they_were_packed(size):
 
 
 @pytest.mark.parametrize("size", [7, CHUNK, 2 * CHUNK + 5, MAX_CHUNKS * CHUNK])
-def test_parameters_that_are_not_long_go_with_the_call(size):
+def test_short_parameters_are_sent_inline(size):
     """Through Ray's object store, the smallest net's would take longer than a larger one's."""
     buffers = np.stack([parameters(size, 0), parameters(size, 1)])
     parameter_chunks = ParameterChunks(buffers)
@@ -69,7 +69,7 @@ def class_with_large_answers() -> type:
 
 
 @pytest.mark.slow
-def test_a_large_answer_on_a_node_that_does_not_send_it_is_waited_for_with_a_deadline():
+def test_waiting_for_a_large_answer_from_an_unresponsive_node_times_out():
     import ray
 
     with small_cluster(cpus=1) as head, second_raylet(head.address, cpus=1) as second:
@@ -98,7 +98,7 @@ def test_a_large_answer_on_a_node_that_does_not_send_it_is_waited_for_with_a_dea
             for pid in raylets:
                 os.kill(pid, signal.SIGSTOP)
             began = time.monotonic()
-            with pytest.raises(PeerTimeoutError, match="did not get here for 1 s"):
+            with pytest.raises(PeerTimeoutError, match="did not arrive within 1 s"):
                 peer.receive()
             assert time.monotonic() - began < 5 * TIMEOUT_S
             peer.close()

@@ -1,4 +1,4 @@
-"""Workers as real processes over shared memory: the serial bits, whoever is killed and whatever said at the door."""
+"""Workers as real processes over shared memory: the serial bits, whichever are killed, and hostile clients."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ WAIT_S = 60.0
 
 
 def held() -> list[str]:
-    """Return the package's open descriptors in this process, and what is in /dev/shm by its name."""
+    """Return this package's open descriptors in this process, and its files in /dev/shm."""
     named = {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if "@distsgd-" in line}
     found = [path.name for path in Path("/dev/shm").iterdir() if "distsgd" in path.name]
     for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one that this very loop reads is gone
+        with contextlib.suppress(OSError):  # the descriptor of this listing is already closed
             target = os.readlink(path)
             if "memfd:distsgd" in target or target.removeprefix("socket:[").removesuffix("]") in named:
                 found.append(target)
@@ -50,14 +50,14 @@ def held() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
-    """Whatever a test does, no segment and no connection, nor a file in /dev/shm, is left."""
-    gc.collect()  # an earlier test of another kind may have dropped what only this frees
+    """No test leaves a segment, a connection, or a file in /dev/shm behind."""
+    gc.collect()  # an earlier test may have left garbage in reference cycles
     assert eventually(lambda: not held(), 5), held()
     yield
     assert eventually(lambda: not held(), 5), held()
 
 
-def test_what_is_held_is_seen():
+def test_open_descriptors_are_detected():
     with training(some_spec(), workers=0) as found, say(found.acceptor.address, None):
         seen = held()
     assert any("memfd:distsgd" in name for name in seen)
@@ -72,7 +72,7 @@ def check(found: Training, steps: int = STEPS) -> None:
 
 @contextlib.contextmanager
 def running(found: Training) -> Iterator[None]:
-    """Train in a thread of its own meanwhile; afterwards it has done some steps, with the serial bits."""
+    """Train in a background thread; afterwards check that it has done some steps, with the serial bits."""
     thread = threading.Thread(target=found.server.run, args=[10**9])
     thread.start()
     try:
@@ -118,7 +118,7 @@ def test_a_large_net_is_updated_by_several_threads_with_the_serial_bits():
 
 
 @pytest.mark.parametrize("moment", ["asked", "computed", "answered"])
-def test_a_worker_killed_within_a_step_costs_nothing_but_itself(tmp_path, moment):
+def test_a_worker_killed_during_a_step_is_the_only_loss(tmp_path, moment):
     faults = tmp_path / "faults.json"
     faults.write_text(json.dumps([{"role": "worker", "index": 1, "step": 7, "moment": moment}]))
     with training(some_spec(), workers=1) as found:
@@ -144,7 +144,7 @@ def test_workers_killed_at_any_time_are_replaced_with_the_serial_bits():
         assert lost(found) == ["worker 0", "worker 1", "worker 2"]
 
 
-def test_who_hangs_is_killed_and_its_work_done_by_another():
+def test_a_hanging_worker_is_killed_and_its_shards_are_reassigned():
     with training(some_spec(), workers=2, timeout_s=1.0) as found, running(found):
         after(found, 20)
         found.processes[0].send_signal(signal.SIGSTOP)
@@ -156,7 +156,7 @@ def test_who_hangs_is_killed_and_its_work_done_by_another():
         assert "has not answered for 1 s" in peer.problem
 
 
-def test_without_workers_a_step_waits_for_one_to_come():
+def test_without_workers_a_step_waits_for_one_to_join():
     with training(some_spec(), workers=1) as found:
         check(found, 5)
         found.processes[0].kill()
@@ -166,7 +166,7 @@ def test_without_workers_a_step_waits_for_one_to_come():
         assert lost(found) == ["worker 0"]
 
 
-def test_without_workers_a_step_fails_in_the_end():
+def test_without_workers_a_step_fails_after_the_timeout():
     with training(some_spec(), workers=1, arrival_timeout_s=0.1) as found:
         found.processes[0].kill()
         with pytest.raises(WorkerLostError, match="no worker is left in step 1"):
@@ -174,7 +174,7 @@ def test_without_workers_a_step_fails_in_the_end():
 
 
 class BrokenWorker:
-    """Fails in whatever it is asked."""
+    """Fails in every task."""
 
     def compute(self, step, flat, shards, out):
         raise ValueError(f"rows of step {step} are bad, " + "very " * 1000)
@@ -183,7 +183,7 @@ class BrokenWorker:
         raise AssertionError
 
 
-def test_an_error_in_a_worker_comes_to_the_server_and_the_worker_goes_on():
+def test_an_error_in_a_worker_reaches_the_server_and_the_worker_continues():
     with training(some_spec(), workers=1) as found, serving(found, BrokenWorker()) as thread:
         found.await_workers(2)
         message = r"worker 7 on \S+ failed in step 1: ValueError: rows of step 0 are"
@@ -193,7 +193,7 @@ def test_an_error_in_a_worker_comes_to_the_server_and_the_worker_goes_on():
 
 
 class FailsBetweenSteps:
-    """Computes, and fails to gather rows for a later step."""
+    """Computes, but fails to prefetch rows for a later step."""
 
     def __init__(self, spec: RunSpec, error: type[BaseException]) -> None:
         self._worker, self._error = worker_of(spec), error
@@ -208,11 +208,11 @@ class FailsBetweenSteps:
 
 @contextlib.contextmanager
 def serving(found: Training, worker: GradientComputer) -> Iterator[threading.Thread]:
-    """Let worker 7 serve from a thread of this process meanwhile."""
+    """Let worker 7 serve from a thread of this process."""
     endpoint = Endpoint.connect(found.acceptor.address, 7, found.spec.net.size)
 
     def serve() -> None:
-        with contextlib.suppress(SystemExit):  # pytest would make a warning of it
+        with contextlib.suppress(SystemExit):  # pytest would report it as a warning
             endpoint.serve(worker)
 
     thread = threading.Thread(target=serve)
@@ -225,7 +225,7 @@ def serving(found: Training, worker: GradientComputer) -> Iterator[threading.Thr
     assert not thread.is_alive()
 
 
-def test_an_error_between_two_steps_comes_to_the_server_at_once():
+def test_an_error_between_two_steps_reaches_the_server_at_once():
     spec = some_spec()
     worker = FailsBetweenSteps(spec, OSError)
     with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
@@ -238,7 +238,7 @@ def test_an_error_between_two_steps_comes_to_the_server_at_once():
 
 
 def test_a_worker_that_ends_between_two_steps_is_lost_at_once():
-    """As one is whose thread ends, whatever ends it: nobody waits until run.timeout_s for it."""
+    """Its thread ends, for whatever reason: the server does not wait for run.timeout_s."""
     spec = some_spec()
     worker = FailsBetweenSteps(spec, SystemExit)
     with training(spec, workers=1, timeout_s=WAIT_S) as found, serving(found, worker) as thread:
@@ -255,8 +255,8 @@ def greeting(parameters: int, number: int = 9) -> bytes:
 
 
 GREETINGS: dict[str, Callable[[int], bytes | None]] = {
-    "hangs up": lambda P: b"",
-    "says nothing": lambda P: None,
+    "closes the connection": lambda P: b"",
+    "sends nothing": lambda P: None,
     "one byte": lambda P: b"x",
     "zeros": lambda P: bytes(HELLO.size),
     "json": lambda P: json.dumps({"worker": 1, "parameters": P}).encode(),
@@ -266,12 +266,12 @@ GREETINGS: dict[str, Callable[[int], bytes | None]] = {
     "other net": lambda P: greeting(P + 1),
     "no net": lambda P: greeting(-1),
     "other program": lambda P: greeting(P).replace(MAGIC, b"distsgd0"),
-    "greets and hangs up": lambda P: greeting(P),
+    "greets and closes the connection": lambda P: greeting(P),
 }
 
 
 def say(address: str, message: bytes | None) -> socket.socket:
-    """Connect as some program of this user may, and send something, unless that is nothing."""
+    """Connect like another program of this user, and send `said` unless it is empty."""
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     caller.connect("\0" + address)
     if message:
@@ -279,12 +279,12 @@ def say(address: str, message: bytes | None) -> socket.socket:
     return caller
 
 
-def test_whatever_connects_disturbs_neither_training_nor_who_comes_later(monkeypatch):
-    monkeypatch.setattr(messages, "HANDSHAKE_S", 10 * WAIT_S)  # for as long the silent one may be waited for
+def test_invalid_clients_affect_neither_training_nor_later_workers(monkeypatch):
+    monkeypatch.setattr(messages, "HANDSHAKE_S", 10 * WAIT_S)  # a silent client may be waited for that long
     with training(some_spec(), workers=1) as found, running(found), contextlib.ExitStack() as stack:
         for name, message in GREETINGS.items():
             caller = say(found.acceptor.address, message(found.spec.net.size))
-            if name == "says nothing":
+            if name == "sends nothing":
                 stack.enter_context(caller)
             else:
                 caller.close()
@@ -295,8 +295,11 @@ def test_whatever_connects_disturbs_neither_training_nor_who_comes_later(monkeyp
         assert found.processes[0].poll() is None
 
 
-@pytest.mark.parametrize("said", [n for n in GREETINGS if n not in ("hangs up", "says nothing", "greets and hangs up")])
-def test_who_does_not_greet_as_a_worker_of_this_net_is_hung_up_on(said):
+@pytest.mark.parametrize(
+    "said",
+    [n for n in GREETINGS if n not in ("closes the connection", "sends nothing", "greets and closes the connection")],
+)
+def test_the_connection_of_a_client_with_an_invalid_greeting_is_closed(said):
     with training(some_spec(), workers=0) as found:
         with say(found.acceptor.address, GREETINGS[said](found.spec.net.size)) as caller:
             caller.settimeout(WAIT_S)
@@ -305,8 +308,8 @@ def test_who_does_not_greet_as_a_worker_of_this_net_is_hung_up_on(said):
         assert found.dispatcher.members.size() == 0
 
 
-def test_a_connection_for_which_there_is_no_thread_is_hung_up_on_and_later_ones_are_not(monkeypatch):
-    """As when hundreds of connections that say nothing have one each."""
+def test_a_connection_without_a_free_thread_is_closed_and_later_ones_are_accepted(monkeypatch):
+    """As when hundreds of silent connections have a thread each."""
     start, refused = threading.Thread.start, []
 
     def start_but_one(thread: threading.Thread) -> None:
@@ -332,7 +335,7 @@ def test_a_worker_of_another_net_is_not_accepted():
         Endpoint.connect(found.acceptor.address, 0, found.spec.net.size + 1)
 
 
-def test_a_worker_does_not_take_the_memory_of_another_net(tmp_path):
+def test_a_worker_refuses_the_memory_of_another_net(tmp_path):
     """The server's segments have another size than the worker's net needs."""
     small, large = some_spec(), some_spec(model__hidden=50)
 
@@ -345,12 +348,12 @@ def test_a_worker_does_not_take_the_memory_of_another_net(tmp_path):
         with pytest.raises(ValueError, match="a shared memory segment has"):
             Endpoint.connect(found.acceptor.address, 0, large.net.size)
         assert issubclass(ValueError, CONNECT_ERRORS)
-        with pytest.raises(WorkerLostError):  # the server's peer joins, and has hung up
+        with pytest.raises(WorkerLostError):  # the server's peer joins, and its connection is closed
             found.dispatcher.exchange(0, 0, range(5))
         assert lost(found) == ["worker 0"]
 
 
-def test_connecting_to_nobody_fails():
+def test_connecting_without_a_listener_fails():
     with pytest.raises(CONNECT_ERRORS):
         Endpoint.connect("distsgd-nobody-is-here", 0, 10)
 
@@ -366,7 +369,7 @@ NONSENSE: dict[str, Callable[[int, int, int], bytes]] = {
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_a_worker_that_answers_with_nonsense_is_lost_and_its_work_done_by_another(nonsense):
+def test_a_worker_that_answers_with_garbage_is_lost_and_its_shards_are_reassigned(nonsense):
     spec = some_spec(train__num_shards=2)
     with training(spec, workers=1) as found, say(found.acceptor.address, greeting(spec.net.size)) as caller:
         message, descriptors, _, _ = socket.recv_fds(caller, 8192, 2)
@@ -425,11 +428,11 @@ def _is_alive(pid: int) -> bool:
 MEASURED_S = 2.0
 
 IDLE = 0.05
-"""Of a core: what a process that waits may use at most."""
+"""Maximum CPU usage of a waiting process, as a fraction of a core."""
 
 
 @pytest.mark.parametrize("spin", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_workers_that_wait_use_no_processor(spin):
+def test_waiting_workers_use_no_cpu(spin):
     with training(some_spec(), workers=2, spin=spin) as found:
         check(found, 5)
         before = [cpu_seconds(process.pid) for process in found.processes]
@@ -440,7 +443,7 @@ def test_workers_that_wait_use_no_processor(spin):
 
 
 @pytest.mark.parametrize("spin", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_server_that_waits_for_a_worker_uses_no_processor(spin):
+def test_a_server_that_waits_for_a_worker_uses_no_cpu(spin):
     with training(some_spec(), workers=1, spin=spin) as found, running(found):
         after(found, 5)
         (worker,) = found.processes
@@ -454,7 +457,7 @@ def test_a_server_that_waits_for_a_worker_uses_no_processor(spin):
         assert used <= IDLE * MEASURED_S
 
 
-def test_a_server_without_workers_uses_no_processor():
+def test_a_server_without_workers_uses_no_cpu():
     with training(some_spec(), workers=0) as found, running(found):
         time.sleep(0.1)
         before = cpu_seconds(os.getpid())
@@ -482,7 +485,7 @@ def cores_of(process: subprocess.Popen[bytes]) -> set[int]:
     return os.sched_getaffinity(process.pid)  # of the main thread, which computes
 
 
-def test_workers_keep_to_cores_of_their_own_and_so_do_their_replacements():
+def test_workers_and_their_replacements_are_pinned_to_separate_cores():
     every = os.sched_getaffinity(0)
     with training(some_spec(), workers=3, cores=2) as found:
         check(found, 10)
@@ -501,7 +504,7 @@ def test_workers_keep_to_cores_of_their_own_and_so_do_their_replacements():
 
 
 @pytest.mark.parametrize(("more", "blas_threads", "kept"), [(0, 1, True), (1, 1, False), (0, 2, False)])
-def test_workers_keep_to_a_core_where_there_is_one_for_each(more, blas_threads, kept):
+def test_workers_are_pinned_only_if_there_is_a_core_for_each(more, blas_threads, kept):
     spec = some_spec(run__blas_threads=blas_threads)
     every = os.sched_getaffinity(0)
     server = ProfiledServer(
@@ -517,6 +520,6 @@ def test_workers_keep_to_a_core_where_there_is_one_for_each(more, blas_threads, 
     finally:
         server.close()
         thread.join(WAIT_S)
-        del worker.compute  # which holds the worker
+        del worker.compute  # it references the worker
     assert seen == 3 * [{min(every)} if kept else every]
     assert os.sched_getaffinity(0) == every

@@ -1,4 +1,4 @@
-"""The example of a transport in `Peer`'s docstring, as it stands there."""
+"""The example transport in the docstring of `Peer`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distsgd.errors import TrainingError
 
 @pytest.fixture
 def example() -> type:
-    """The class that the docstring shows, made from its text."""
+    """The class in the docstring, compiled from its text."""
     lines = inspect.getdoc(Peer).splitlines()
     code = textwrap.dedent("\n".join(line for line in lines if not line or line.startswith("    ")))
     names: dict[str, type] = {}
@@ -33,7 +33,7 @@ def test_a_peer_as_in_the_docstring_trains_with_the_serial_bits(example):
         assert not found.dispatcher.members.take_lost_peers()
 
 
-def test_a_peer_as_in_the_docstring_tells_of_an_error(example):
+def test_a_peer_as_in_the_docstring_reports_an_error(example):
     class Broken:
         def compute(self, step, flat, shards):
             raise ValueError("bad rows")

@@ -1,4 +1,4 @@
-"""Messages between two real processes: their bounds, the end of the stream, deadlines, and who may connect."""
+"""Messages between two real processes: boundaries, end of stream, timeouts, and which users may connect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALLER = (
     "from distsgd.comm.memory import Segment\n"
     "connection = Connection.to(sys.argv[1])\n"
 )
-"""What every process that connects begins with."""
+"""The preamble of every script that connects."""
 
 ECHO = CALLER + (
     "while True:\n"
@@ -92,7 +92,7 @@ def received(connection: Connection) -> bytes:
     return connection.receive()
 
 
-def test_messages_keep_their_bounds_and_their_order(listener):
+def test_message_boundaries_and_order_are_preserved(listener):
     messages = [b"a", bytes(LONGEST), b"bc", b"\0", bytes(range(256)) * 20]
     with caller(listener, ECHO) as (process, connection):
         for message in messages:
@@ -117,7 +117,7 @@ def test_a_killed_peer_reads_as_the_end_of_the_stream_at_once(listener, number):
             connection.send(b"there?")
 
 
-def test_a_peer_that_dies_with_messages_unread_reads_as_hung_up(listener):
+def test_a_peer_that_dies_with_unread_messages_counts_as_closed(listener):
     with caller(listener, CALLER + "time.sleep(60)") as (process, connection):
         connection.send(b"never read")
         process.kill()
@@ -126,7 +126,7 @@ def test_a_peer_that_dies_with_messages_unread_reads_as_hung_up(listener):
             connection.receive()
 
 
-def test_a_peer_that_reads_nothing_is_lost_and_never_waited_for(listener):
+def test_sending_to_a_peer_that_does_not_read_fails_without_blocking(listener):
     with caller(listener, CALLER + "time.sleep(60)") as (process, connection):
 
         def send_all() -> None:
@@ -166,7 +166,7 @@ def test_waiting_for_descriptors_ends_with_the_stream(pair):
         pair[1].receive_descriptors(2)
 
 
-def test_a_wait_ends_at_its_deadline(pair):
+def test_a_wait_ends_at_its_timeout(pair):
     began = time.monotonic()
     with pytest.raises(WaitTimeoutError):
         pair[0].wait(0.05)
@@ -177,7 +177,7 @@ def test_a_wait_ends_at_its_deadline(pair):
 
 
 @pytest.mark.parametrize("policy", [None, SpinPolicy()])
-def test_an_unbounded_wait_ends_when_something_comes(pair, policy):
+def test_an_unbounded_wait_ends_when_a_message_arrives(pair, policy):
     for number in range(30):
         later = threading.Timer(0.0002 * (number % 10), pair[1].send, [bytes([number])])
         later.start()
@@ -190,7 +190,7 @@ def test_an_unbounded_wait_ends_when_something_comes(pair, policy):
         pair[0].receive()
 
 
-def test_who_waits_long_stops_polling_and_who_waits_briefly_polls_again():
+def test_long_waits_stop_polling_and_short_ones_resume_it():
     policy = SpinPolicy()
     assert 0 < policy.spin_s() <= SPIN_S
     for _ in range(50):
@@ -201,7 +201,7 @@ def test_who_waits_long_stops_polling_and_who_waits_briefly_polls_again():
     assert 20e-6 < policy.spin_s() <= SPIN_S
 
 
-def test_spinning_ends_when_enough_is_there_or_when_it_is_time(pair):
+def test_spinning_ends_when_enough_descriptors_are_readable_or_time_is_up(pair):
     poll = select.poll()
     for end in pair:
         poll.register(end, select.POLLIN)
@@ -219,12 +219,12 @@ def test_spinning_ends_when_enough_is_there_or_when_it_is_time(pair):
     assert time.perf_counter() - began >= SPIN_S
 
 
-def test_receiving_what_has_not_come_does_not_wait(pair):
+def test_receiving_without_a_message_does_not_block(pair):
     with pytest.raises(BlockingIOError):
         pair[0].receive()
 
 
-def test_nobody_answers_under_a_name_that_nobody_listens_to():
+def test_connecting_to_an_unused_name_fails():
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ConnectionRefusedError):
         Connection.to("distsgd-nobody")
@@ -240,7 +240,7 @@ def test_names_are_secret_and_not_in_the_file_system(listener):
     assert not any(listener.name in str(path) for path in Path("/tmp").iterdir())
 
 
-def test_closing_a_listener_wakes_whoever_accepts(listener):
+def test_closing_a_listener_wakes_a_blocked_accept(listener):
     errors = []
 
     def accept() -> None:
@@ -277,7 +277,7 @@ BECOME_NOBODY = f"import os, socket, sys\nos.setgroups([])\nos.setgid({NOBODY})\
 
 
 def as_nobody(script: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a script that runs as another user; skips with the reason where that cannot be."""
+    """Start a script as another user; skip where that is impossible."""
     if os.getuid() != 0:
         pytest.skip("only root can run a process as another user")
     become = [sys.executable, "-c", BECOME_NOBODY]
@@ -288,7 +288,7 @@ def as_nobody(script: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_another_users_process_is_not_let_in(listener):
+def test_a_process_of_another_user_is_refused(listener):
     script = (
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
         "s.connect('\\0' + sys.argv[1])\n"

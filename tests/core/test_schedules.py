@@ -58,7 +58,7 @@ def test_cosine_begins_after_warm_up():
 @given(
     total=st.integers(1, 40),
     warmup=st.integers(0, 50),
-    schedule=st.sampled_from(["constant", "step", "cosine"]),
+    schedule=st.sampled_from(sorted(SCHEDULES)),
     steps_per_epoch=st.integers(1, 50),
 )
 def test_a_rate_is_never_negative_nor_above_its_maximum(total, warmup, schedule, steps_per_epoch):

@@ -243,3 +243,13 @@ def test_importing_the_package_does_not_import_pyarrow():
     code = "import sys, distsgd.data; print([m for m in ('pyarrow', 'sklearn', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_directory_inside_the_folder_of_the_data_is_no_data(tmp_path):
+    from distsgd import train
+
+    write_parquet(list_table(*some_rows(count=40)), tmp_path / "rows.parquet")
+    values = {"data.train": str(tmp_path), "run.workers": 0, "tracking.enabled": False, "train.max_steps": 2}
+    first = train(values | {"run.dir": str(tmp_path / "runs" / "one")})
+    second = train(values | {"run.dir": str(tmp_path / "runs" / "two")})
+    assert first.weights_sha256 == second.weights_sha256

@@ -1,4 +1,4 @@
-"""Which updates are applied: the serial loop and the parameter server judge them by one rule."""
+"""Which updates are applied: the serial loop and the parameter server use the same rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exploding(**values) -> RunSpec:
 
 
 @pytest.mark.timeout(100)
-def test_l2_whose_square_overflows_is_no_reason_to_skip_a_step_for_either():
+def test_an_overflow_of_the_l2_term_alone_skips_no_step():
     spec = exploding(train__on_nonfinite="skip")
     local = LocalTrainer(spec)
     try:
@@ -42,7 +42,7 @@ def test_l2_whose_square_overflows_is_no_reason_to_skip_a_step_for_either():
 
 
 @pytest.mark.timeout(100)
-def test_both_skip_the_same_steps_when_the_weights_overflow():
+def test_serial_loop_and_server_skip_the_same_steps_when_the_weights_overflow():
     spec = some_spec(optim__lr=1, optim__l2=3.0, optim__momentum=0.5, train__epochs=200, train__on_nonfinite="skip")
     local = LocalTrainer(spec)
     try:

@@ -1,4 +1,4 @@
-"""The server's arithmetic: equal bits for any number of threads, and those of plain formulas."""
+"""The server's arithmetic: equal bits for any number of threads, and agreement with plain formulas."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def vectors(count: int, net: Net, seed: int = 0) -> list[np.ndarray]:
 
 
 def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, threads: int = 1, count: int = 40):
-    """Return whether all is finite, and the new weights and the new velocity."""
+    """Return whether the result is finite, the new weights and the new velocity."""
     weights, velocity = vectors(2, net, seed=1)
     num_shards = max(hi for _, hi in gradients)
     out, velocity_out = np.full((2, net.size), np.nan, np.float32)
@@ -42,7 +42,7 @@ def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, th
     if not config.momentum:
         slots, slots_out = {}, {}
     aggregation = Aggregation(config, list(optim.blocks(net)), num_shards, xp=np, threads=threads)
-    for _ in range(2):  # the second time in buffers that are not fresh
+    for _ in range(2):  # the second time in used buffers
         clip = 1.0
         if config.clip_norm is not None:
             clip = optim.clip_factor(config, aggregation.squares(gradients, count, weights))
@@ -66,7 +66,7 @@ def test_any_number_of_threads_gives_the_same_bits(config):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("net", [SMALL, LARGE], ids=["small", "large"])
-def test_an_update_is_what_the_formulas_say(config, net):
+def test_an_update_agrees_with_the_formulas(config, net):
     gradient = vectors(1, net)[0]
     finite, out, velocity_out = updated(net, {(0, 1): gradient}, config, threads=2)
     assert finite
@@ -87,7 +87,7 @@ def test_an_update_is_what_the_formulas_say(config, net):
 
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.data())
-def test_whoever_holds_which_subtrees_the_sum_is_the_serial_one(num_shards, data):
+def test_any_division_into_subtrees_gives_the_serial_sum(num_shards, data):
     leaves = {(k, k + 1): vector for k, vector in enumerate(vectors(num_shards, SMALL, seed=num_shards))}
     cuts = sorted(data.draw(st.sets(st.integers(1, num_shards), max_size=6)) | {0, num_shards})
     runs = [range(lo, hi) for lo, hi in itertools.pairwise(cuts)]
@@ -111,7 +111,7 @@ def test_whoever_holds_which_subtrees_the_sum_is_the_serial_one(num_shards, data
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("where", [0, SMALL.size - 1])
-def test_what_is_not_finite_is_said(value, where):
+def test_non_finite_values_are_reported(value, where):
     gradient = vectors(1, SMALL)[0]
     gradient[where] = value
     assert not updated(SMALL, {(0, 1): gradient}, CONFIGS["plain"])[0]
@@ -119,13 +119,13 @@ def test_what_is_not_finite_is_said(value, where):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("where", [0, optim.BLOCK, LARGE.size // 2, LARGE.size - 1])
-def test_every_thread_looks_at_its_blocks(threads, where):
+def test_every_thread_checks_its_blocks(threads, where):
     gradient = vectors(1, LARGE)[0]
     gradient[where] = np.nan
     assert not updated(LARGE, {(0, 1): gradient}, CONFIGS["plain"], threads)[0]
 
 
-def test_large_values_are_finite_though_their_squares_are_not():
+def test_large_values_count_as_finite_although_their_squares_overflow():
     gradient = np.full(SMALL.size, 1e30, np.float32)
     finite, out, _ = updated(SMALL, {(0, 1): gradient}, CONFIGS["plain"])
     assert finite

@@ -1,4 +1,4 @@
-"""A worker on a device, on a stand-in for CuPy whose arrays do not mix with NumPy's: the bits are the CPU's."""
+"""A worker on a device, with a fake CuPy whose arrays do not mix with NumPy's: the bits are those of the CPU."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_worker_computes_numpys_bits(spec, monkeypatch):
 
 
 @pytest.mark.parametrize("values", [{}, {"optim__momentum": 0.9, "optim__nesterov": True}, {"optim__clip_norm": 0.1}])
-def test_training_with_such_a_worker_gives_the_bits_of_the_serial_loop(values):
+def test_training_with_a_device_worker_gives_the_bits_of_the_serial_loop(values):
     spec = with_held_out(some_spec(dtype="u1", **values))
     computing = on_device(spec)
 
@@ -121,7 +121,7 @@ def test_updates_on_the_device_have_numpys_bits(stand_in, monkeypatch, config, n
     assert results[0] == results[1]
 
 
-def test_the_stand_in_is_what_the_device_means_and_mixes_with_numpy_nowhere(stand_in):
+def test_the_fake_module_is_used_for_cuda_and_never_mixes_with_numpy(stand_in):
     assert cuda_problem() is None
     assert array_module("cuda") is stand_in
     assert numerics.fingerprint("cuda")["gpu"] == "no GPU at all"

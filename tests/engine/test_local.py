@@ -1,4 +1,4 @@
-"""The trainer without Ray listens to requests to stop while it validates."""
+"""The local trainer can be stopped during validation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trainer(own_folder, monkeypatch):
     found.close()
 
 
-def test_a_validation_is_left_when_a_tick_asks_to_stop(trainer):
+def test_validation_ends_when_a_tick_requests_a_stop(trainer):
     ticks = []
 
     def tick() -> None:
@@ -36,7 +36,7 @@ def test_a_validation_is_left_when_a_tick_asks_to_stop(trainer):
     assert len(ticks) == 3
 
 
-def test_a_tick_that_asks_for_nothing_changes_nothing(trainer):
+def test_a_tick_without_a_stop_request_changes_nothing(trainer):
     ticks = []
     found = trainer.evaluate(lambda: ticks.append(0))
     assert len(ticks) == 5

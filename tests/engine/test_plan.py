@@ -1,4 +1,4 @@
-"""Where epochs and runs end, what is validated, and the records of it."""
+"""Where epochs and runs end, which steps are validated, and the journal records."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def plan(rows: int = 100, **values) -> Plan:
         ({"batch_size": 99}, 6),
     ],
 )
-def test_a_run_has_its_epochs_steps_at_most(values, total):
+def test_the_number_of_steps_is_limited_by_epochs_and_max_steps(values, total):
     assert plan(**values).total_steps == total
 
 
-def test_the_sampler_is_what_the_configuration_says():
+def test_the_sampler_follows_the_configuration():
     sampler = plan(rows=37, seed=5, sampling="replacement").sampler
     assert (sampler.rows, sampler.batch_size, sampler.num_shards, sampler.seed) == (37, 10, 2, 5)
     assert sampler.replacement
     assert not plan().sampler.replacement
 
 
-def test_epochs_end_where_their_rows_do_or_where_the_run_does():
+def test_an_epoch_ends_after_all_rows_or_with_the_run():
     run = plan(max_steps=25)
     assert [run.epoch_end(step) for step in (0, 9, 10, 19, 20, 24)] == [10, 10, 20, 20, 25, 25]
     assert run.epoch(5) == 0.5
@@ -61,7 +61,7 @@ def test_epochs_and_the_last_step_are_validated(values, evaluated):
     assert [step for step in range(run.total_steps + 1) if run.is_evaluated(step)] == evaluated
 
 
-def test_a_record_is_of_the_step_just_done():
+def test_a_record_describes_the_last_step():
     config = Config.build({"train.batch_size": 10, "optim.schedule": "step", "optim.decay_every": 1, "optim.lr": 0.5})
     run = Plan.of(config, 100)
     assert run.record(10, 1.5) == {"step": 10, "epoch": 1.0, "train/lr": 0.5, "train/loss": 1.5}
@@ -70,12 +70,12 @@ def test_a_record_is_of_the_step_just_done():
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_is_left_out_of_the_record(loss):
+def test_a_non_finite_loss_is_left_out_of_the_record(loss):
     assert "train/loss" not in plan().record(3, loss, skipped=1)
 
 
 @given(rows=st.integers(1, 500), batch=st.integers(2, 600), epochs=st.integers(0, 4))
-def test_walking_from_epoch_end_to_epoch_end_reaches_the_runs_end(rows, batch, epochs):
+def test_following_epoch_ends_reaches_the_end_of_the_run(rows, batch, epochs):
     run = plan(rows, batch_size=batch, epochs=epochs)
     step, examples = 0, 0
     while step < run.total_steps:

@@ -1,4 +1,4 @@
-"""Training with two workers agrees with an implementation in float64 that shares nothing with it but the formulas."""
+"""Training with two workers agrees with an independent implementation in float64."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_twenty_steps_of_full_batch_descent(rule):
     losses, weights = zip(*descent(initial, rule), strict=True)
     assert far(found, weights[-1]) < 1e-4
     assert [record["train/loss"] for record in journal(Path("trained"))] == pytest.approx(losses, rel=1e-4)
-    # What the comparison would see: other rules, L2 left out or added by each worker.
+    # The comparison would detect another rule, or L2 left out or added by each worker.
     others = [list(descent(initial, other))[-1][1] for other in RULES if other != rule]
     others += [list(descent(initial, rule, l2))[-1][1] for l2 in (0, 2 * L2)]
     assert min(far(other, weights[-1]) for other in others) > 1e-2

@@ -1,4 +1,4 @@
-"""The parameter server by itself: which gradients it takes, what it does with bad ones, what it tells meanwhile."""
+"""The parameter server alone: which gradients it accepts, non-finite values, records, snapshots."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_updates_go_to_the_buffer_that_is_not_being_read():
 
 @settings(max_examples=50)
 @given(st.integers(1, 9), st.data())
-def test_gradients_that_do_not_cover_every_shard_once_are_refused(num_shards, data):
+def test_gradients_that_do_not_cover_every_shard_exactly_once_are_refused(num_shards, data):
     spec = some_spec(train__num_shards=num_shards)
     server, workers = made(spec)
     partials = workers.exchange(0, 0, range(num_shards))
@@ -88,17 +88,17 @@ def test_gradients_that_do_not_cover_every_shard_once_are_refused(num_shards, da
         server.apply(chosen)
         assert server.step == 1
         return
-    with pytest.raises(ValueError, match=rf"step 1: gradients came for .* of {num_shards} shards"):
+    with pytest.raises(ValueError, match=rf"step 1: received gradients for .* of {num_shards} shards"):
         server.apply(chosen)
     assert server.step == 0
     assert server.parameters.tobytes() == spec.start.parameters.tobytes()
 
 
-def test_shards_that_come_twice_are_refused():
+def test_duplicate_shards_are_refused():
     server, workers = made(some_spec(train__num_shards=4))
     partials = workers.exchange(0, 0, range(4))
     partials.append(PartialSum((0, 2), partials[0].gradient, 0.0, 1, 1.0))
-    with pytest.raises(ValueError, match="step 1: gradients came for"):
+    with pytest.raises(ValueError, match="step 1: received gradients for"):
         server.apply(partials)
 
 
@@ -106,7 +106,7 @@ BAD = [math.nan, math.inf, -math.inf]
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_a_gradient_that_is_not_finite_stops_before_its_step(value):
+def test_a_non_finite_gradient_stops_training_before_its_step(value):
     spec = some_spec(optim__momentum=0.9)
     server, workers = made(spec)
     workers.spoil = {7: value}
@@ -119,7 +119,7 @@ def test_a_gradient_that_is_not_finite_stops_before_its_step(value):
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_a_gradient_that_is_not_finite_is_skipped_if_so_configured(value):
+def test_a_non_finite_gradient_is_skipped_if_so_configured(value):
     spec = some_spec(optim__momentum=0.9, train__on_nonfinite="skip", train__log_every=1)
     server, workers = made(spec)
     workers.spoil = {2: value, 3: value, 9: value}
@@ -133,7 +133,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_if_so_configured(value):
     assert [record.get("train/skipped_steps", 0) for record in server.take_records()] == [0, 0, 1, *[2] * 6, 3, 3, 3]
 
 
-def test_a_loss_that_is_not_finite_counts_though_the_gradient_is():
+def test_a_non_finite_loss_stops_training_although_the_gradient_is_finite():
     spec = some_spec()
     server, workers = made(spec)
     partials = workers.exchange(0, 0, range(5))
@@ -143,20 +143,20 @@ def test_a_loss_that_is_not_finite_counts_though_the_gradient_is():
     assert server.parameters.tobytes() == spec.start.parameters.tobytes()
 
 
-def test_overflow_of_the_weights_is_not_applied():
+def test_an_update_that_overflows_the_weights_is_not_applied():
     server, _ = made(some_spec(optim__lr=1e38))
     with pytest.raises(NonFiniteError):
         server.run(3)
     assert np.isfinite(server.parameters).all()
 
 
-def test_training_goes_on_from_where_it_stopped():
+def test_training_continues_where_it_stopped():
     server, _ = made(some_spec())
     assert [server.run(until) for until in (0, 4, 4, 9)] == [0, 4, 4, 9]
     assert server.parameters.tobytes() == serial_parameters(some_spec(), 9)
 
 
-def test_stopping_takes_effect_after_the_step_at_hand():
+def test_stop_takes_effect_after_the_current_step():
     server, workers = made(some_spec())
 
     exchange = workers.exchange
@@ -171,7 +171,7 @@ def test_stopping_takes_effect_after_the_step_at_hand():
     assert server.snapshot().last_record == {}
 
 
-def test_records_are_of_the_steps_asked_for_and_told_once():
+def test_records_cover_the_logged_steps_and_are_returned_once():
     spec = some_spec(train__log_every=3)
     server, _ = made(spec)
     server.run(10)
@@ -188,7 +188,7 @@ def test_records_are_of_the_steps_asked_for_and_told_once():
     assert server.timings()["step_ms_p50"] > 0
 
 
-def test_a_snapshot_is_a_copy_and_a_run_goes_on_from_it():
+def test_a_snapshot_is_a_copy_that_a_run_can_resume_from():
     spec = some_spec(optim__momentum=0.5)
     server, _ = made(spec)
     server.run(5)
@@ -204,14 +204,14 @@ def test_a_snapshot_is_a_copy_and_a_run_goes_on_from_it():
     assert np.array_equal(other.snapshot().slots["velocity"], server.snapshot().slots["velocity"])
 
 
-def test_parameters_are_told_as_a_copy():
+def test_current_parameters_are_a_copy():
     server, _ = made(some_spec())
     told = server.current_parameters()
     server.run(2)
     assert told.tobytes() == some_spec().start.parameters.tobytes()
 
 
-def test_subtrees_are_as_good_as_leaves():
+def test_subtrees_give_the_same_bits_as_leaves():
     spec = some_spec(train__num_shards=6)
     server, workers = made(spec)
     for step in range(4):

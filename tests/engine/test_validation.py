@@ -1,4 +1,4 @@
-"""Validation: loss and accuracy over blocks, the same whoever takes which."""
+"""Validation: loss and accuracy over blocks, the same for any division among workers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_any_division_of_the_blocks_gives_the_same_bits(workers):
     assert metrics(parts, 3000) == metrics(whole, 3000)
 
 
-def test_a_batch_is_the_rows_that_were_asked_for_normalised(xp):
+def test_a_batch_contains_the_requested_rows_normalised(xp):
     for dtype in ("float32", "uint8"):
         some = rows(50, dtype)
         batch = Gatherer(some, TRANSFORM, 8, device(xp))
@@ -73,7 +73,7 @@ def test_the_order_of_the_blocks_does_not_matter():
     assert metrics(blocks, 1) == metrics(blocks[::-1], 1) == {"val/loss": 1e16 + 2, "val/accuracy": 5.0}
 
 
-def test_weights_that_overflow_give_a_loss_that_is_not_finite_and_no_warning():
+def test_overflowing_weights_give_a_non_finite_loss_without_a_warning():
     flat = np.full(NET.size, 1e38, np.float32)
     found = Validation(NET, rows(10), TRANSFORM, "cpu").evaluate(flat, range(1))
     assert not np.isfinite(metrics(found, 10)["val/loss"])

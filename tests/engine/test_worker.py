@@ -1,4 +1,4 @@
-"""A worker by itself: its sums of any run of shards, prepared or not, combine to the bits of the serial loop."""
+"""A worker alone: its sums over any range of shards, prefetched or not, combine to the bits of the serial loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parameters(spec: RunSpec, step: int) -> np.ndarray:
 
 
 def serial(spec: RunSpec, step: int, flat: np.ndarray, node: Node) -> PartialSum:
-    """Return the sums of a subtree as the serial loop adds them up."""
+    """Return the sums over a subtree as the serial loop computes them."""
     sampler, loop = spec.plan.sampler, SerialLoop(spec)
     rows = sampler.shard_rows(range(step, step + 1), range(sampler.num_shards))
     return reduction.sum_over(node, [loop.shard_gradient(flat, shard, rows[shard]) for shard in range(*node)])
@@ -58,8 +58,8 @@ def same(a: PartialSum, b: PartialSum) -> bool:
 
 @settings(max_examples=60)
 @given(spec=setups, data=st.data())
-def test_any_run_of_shards_of_any_step_has_the_serial_bits(spec, data):
-    """Also with what the worker has done before: other runs, other steps, rows prepared in vain."""
+def test_any_range_of_shards_of_any_step_has_the_serial_bits(spec, data):
+    """Regardless of what the worker computed before: other ranges, other steps, unused prefetched rows."""
     sampler, computing = spec.plan.sampler, worker_of(spec)
     for _ in range(3):
         step = data.draw(st.integers(0, 3 * sampler.steps_per_epoch), label="step")
@@ -95,7 +95,7 @@ def test_workers_that_share_a_step_combine_to_the_serial_sum(spec, data):
 
 @pytest.mark.parametrize(("shape", "limit", "prefetches"), [(0, 2**26, False), (1, 2**26, True), (1, 100, False)])
 def test_prefetched_rows_are_used_and_change_nothing(shape, limit, prefetches, monkeypatch):
-    """None are for the first net, which is updated before its rows would be there, nor where memory is short."""
+    """The first net is updated before its rows would be gathered, and another exceeds the limit: no prefetching."""
     spec = some_spec(**SHAPES[shape], train__num_shards=4)
     computing, shards = worker_of(spec), range(1, 4)
     monkeypatch.setattr(worker, "PREFETCH_BYTES", limit)
@@ -116,14 +116,14 @@ def test_prefetched_rows_are_used_and_change_nothing(shape, limit, prefetches, m
 
 
 @pytest.mark.parametrize("shards", [range(0), range(3, 3), range(3, 2), range(-1, 2), range(4, 6), range(2**62)])
-def test_what_is_no_run_of_its_shards_is_refused(shards):
+def test_an_invalid_range_of_shards_is_refused(shards):
     spec = some_spec(train__num_shards=5)
-    with pytest.raises(ValueError, match=r"is not a run of the 5 shards"):
+    with pytest.raises(ValueError, match=r"is not a contiguous range of the 5 shards"):
         worker_of(spec).compute(0, parameters(spec, 0), shards)
 
 
 def test_many_steps_use_the_memory_of_one(monkeypatch):
-    """Parameters that come by Ray calls are another array in each step; none of them is kept."""
+    """Parameters received through Ray calls are a new array in each step; none of them is kept."""
     spec = some_spec(features=1000, model__hidden=100)
     computing, size = worker_of(spec), 4 * spec.net.size
 

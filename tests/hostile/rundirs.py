@@ -86,7 +86,7 @@ def cases() -> SearchStrategy[Case]:
 def template(sandbox: Sandbox) -> Path:
     """Return the folder of an undisturbed run with a checkpoint after each of its epochs, made once for a sandbox."""
     folder = sandbox.root / "undisturbed"
-    while not folder.exists():  # a checkpoint that is not written before the next one is passed over: then once more
+    while not folder.exists():  # a checkpoint that is not written before the next one was skipped: then once more
         sandbox.clean()
         run = small_run(train__epochs=EPOCHS, train__batch_size=2, checkpoint__keep=EPOCHS)
         run = [argument for argument in run if "max_steps" not in argument]

@@ -48,7 +48,7 @@ def test_after_ctrl_c_on_a_terminal(cli):
     stopped = finished(process)
     assert stopped.code == 130, stopped.err
     assert "Traceback" not in stopped.err
-    assert "go on with: distsgd train --resume --run-dir run" in stopped.err.splitlines()[-1]
+    assert "continue with: distsgd train --resume --run-dir run" in stopped.err.splitlines()[-1]
     assert result(cli.folder / "run")["status"] == "KILLED"
 
 
@@ -76,7 +76,7 @@ def test_after_a_signal_while_ray_starts(cli, signum, code, name):
     process.send_signal(signum)
     stopped = finished(process)
     assert (stopped.code, stopped.out) == (code, ""), stopped.err
-    assert stopped.err == f"distsgd: stopped by {name}, but not within training; what was trained is on disk\n"
+    assert stopped.err == f"distsgd: stopped by {name} outside training; whatever was trained is on disk\n"
     assert not (cli.folder / "run").exists()
 
 

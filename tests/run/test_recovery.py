@@ -99,7 +99,7 @@ def test_too_few_workers_end_the_run_with_a_checkpoint_and_it_can_be_resumed(cli
     assert "Traceback" not in failed.err
     message = failed.err.splitlines()[-1]
     assert message.startswith("distsgd: 1 of 2 workers is left, which is fewer than run.min_workers, 2, and ")
-    assert "go on with --resume" in message
+    assert "continue with --resume" in message
     lost = next(line for line in failed.err.splitlines() if " was lost " in line)
     assert re.match(r"warning: worker 1 on \S+ was lost in step 400: died: end of", lost)
     found = result(cli.folder / "run")
@@ -160,7 +160,7 @@ def test_a_second_ctrl_c_stops_at_once(cli):
     process.send_signal(signal.SIGINT)
     stopped = finished(process, 40)
     assert stopped.code == 130, stopped.err
-    assert stopped.err.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert stopped.err.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; continue with --resume"
     assert result(cli.folder / "run")["status"] == "KILLED"
     newest_checkpoint(cli.folder / "run")
 

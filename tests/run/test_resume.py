@@ -99,7 +99,7 @@ def test_a_hole_in_the_journal_below_the_checkpoint_is_told(kept, left, lines, s
     assert found.code == 0, found.err
     (warning,) = result(kept)["warnings"]
     assert f"warning: {warning}" in found.err
-    assert f"the journal {str(path)!r} lacks {lines} up to step {STOPPED}, after which the run goes on" in warning
+    assert f"the journal {str(path)!r} lacks {lines} up to step {STOPPED}, from which the run continues" in warning
     assert f"steps {steps}. It was damaged" in warning
     assert [record["step"] for record in journal(kept)][-1] == 138
 

@@ -137,7 +137,7 @@ def test_a_file_damaged_anywhere_is_never_loaded_but_the_older_checkpoint(tmp_pa
         found, problems = load_newest(tmp_path, IDENTITY)
         assert_equal(found, snapshot(10, velocity=True))
         (problem,) = problems
-        assert problem.startswith(f"the checkpoint {str(tmp_path / '00000020')!r} is passed over: ")
+        assert problem.startswith(f"the checkpoint {str(tmp_path / '00000020')!r} was skipped: ")
         assert ("manifest" if kind == "json" else "its arrays are damaged") in problem
     path.write_bytes(content)
     assert_equal(load_newest(tmp_path, IDENTITY)[0], snapshot(20, velocity=True))

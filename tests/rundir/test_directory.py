@@ -65,8 +65,8 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_not_after_it_was_k
     path = tmp_path / "run"
     with another_driver(path) as process:
         message = refused(lock, path)
-        assert f"another driver is at work in the run directory {str(path)!r}" in message
-        assert "wait for its end, or stop it" in message
+        assert f"another driver is using the run directory {str(path)!r}" in message
+        assert "wait for it to finish, or stop it" in message
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         lock(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_nothing_of_a_secret_is_shown(uri):
 
 @given(secret_uris(), st.text(alphabet="ab:' ", max_size=9), st.text(alphabet="ab:' ", max_size=9))
 def test_nothing_of_a_secret_is_left_in_a_text_that_quotes_the_uri(uri, before, after):
-    assume(":/" in uri)
+    assume(re.match("[A-Za-z][A-Za-z0-9+.-]*:/", uri))  # without a scheme, nobody could know where it begins
     assert MARK not in redacted_text(repr(f"{before} {uri}{after}"))
     assert MARK not in scrubbed(f"{before}{uri}{after}", uri)
 

@@ -45,7 +45,7 @@ def test_a_second_hangup_does_nothing():
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_outside_training_is_an_error(signum, code):
-    message = f"stopped by {signum.name}, but not within training"
+    message = f"stopped by {signum.name} outside training"
     with stop_signals_raise(), pytest.raises(Stopped, match=message) as caught:
         signal.raise_signal(signum)
     assert caught.value.exit_code == code

@@ -59,7 +59,7 @@ DAMAGES = {
     "result.json is a folder": (lambda run: folder(run / "result.json"), "result.json' is a folder"),
     "result.json is damaged": (lambda run: (run / "result.json").write_text("{"), "result.json' cannot be read"),
     "model.npz is a folder": (lambda run: folder(run / "model.npz"), "model.npz' is a folder"),
-    "model.npz is missing": (lambda run: (run / "model.npz").unlink(), "its model.npz is gone"),
+    "model.npz is missing": (lambda run: (run / "model.npz").unlink(), "its model.npz is missing"),
     "config.json is a folder": (lambda run: folder(run / "config.json"), "it has no config.json"),
 }
 

@@ -357,4 +357,4 @@ def test_sync_refuses_a_directory_in_which_a_driver_is_at_work(tmp_path, uri):
     with rundir.locked(tmp_path / "run"):
         done = command("sync", "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert "another driver is at work" in done.stderr
+    assert "another driver is using" in done.stderr

@@ -99,12 +99,14 @@ def test_a_run_on_a_server_that_asks_for_a_password(tmp_path, tmp_path_factory, 
         uri = server.uri.replace("://", f"://me:{MARK}-of-mine@")
         result = train(tmp_path / "run", uri, train__max_steps=30)
         assert result.warnings == []
-        with pytest.raises(ConfigError, match=r"does not keep the secret: give the whole URI again, in MLFLOW"):
+        with pytest.raises(
+            ConfigError, match=r"secret the run directory does not keep: give the full URI again, in MLFLOW"
+        ):
             sync(tmp_path / "run")
-        with pytest.raises(ConfigError, match="does not keep the secret"):
+        with pytest.raises(ConfigError, match="secret the run directory does not keep"):
             train_again(tmp_path / "run")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another:secret@127.0.0.1:1")
-        with pytest.raises(ConfigError, match="does not keep the secret"):
+        with pytest.raises(ConfigError, match="secret the run directory does not keep"):
             sync(tmp_path / "run")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert sync(tmp_path / "run").run_id == result.mlflow_run_id

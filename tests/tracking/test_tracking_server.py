@@ -256,7 +256,7 @@ def test_a_second_ctrl_c_ends_the_waiting_of_a_stopped_run(tmp_path, monkeypatch
     with stalled_server() as uri, started(tmp_path, uri) as process:
         errors = process.communicate(timeout=90)[1]
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; go on with --resume"
+    assert errors.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; continue with --resume"
     assert json.loads(Path("run/result.json").read_bytes())["status"] == "KILLED"
 
 
@@ -324,7 +324,7 @@ def test_a_required_store_that_answers_is_used(tmp_path, server):
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "/data/mlruns", "file:///data/mlruns", "C:\\mlruns"])
 def test_a_folder_as_store_is_refused(tmp_path, uri):
-    with pytest.raises(ConfigError, match="a folder, in which MLflow keeps runs no longer; expected sqlite:///"):
+    with pytest.raises(ConfigError, match="a folder, and MLflow no longer keeps runs in folders; expected sqlite:///"):
         train(tmp_path / "run", uri)
     assert not (tmp_path / "run").exists()
 
