@@ -61,6 +61,7 @@ def test_paths(case, sandbox):
 @few(max_examples=8)
 @given(case=uris.cases())
 @example(case=uris.Case("http://me:s3cretMARK@hunter2MARK@127.0.0.1:9", "set"))
+@example(case=uris.Case("http://me:s3cretMARKhunter2MARK@127.0.0.1:9/rows.csv", "data"))
 @example(case=uris.Case("http://127.0.0.1:9/?user=me&password=s3cretMARKhunter2MARK", "set"))
 def test_uris(case, sandbox):
     assert_treated_well(uris.check, case, sandbox)
@@ -68,6 +69,8 @@ def test_uris(case, sandbox):
 
 @few(max_examples=20)
 @given(case=rundirs.cases())
+@example(case=rundirs.Case("finished", (rundirs.Blow("model.npz", None, "gone"),)))
+@example(case=rundirs.Case("finished", (rundirs.Blow("model.npz", odd.Damage("flip a bit", 0.5, 3, b""), None),)))
 @example(case=rundirs.Case("interrupted", (rundirs.Blow("mlflow.json", None, "fifo"),)))
 @example(case=rundirs.Case("interrupted", (rundirs.Blow("metrics.jsonl", None, "/dev/null"),)))
 @example(case=rundirs.Case("interrupted", (rundirs.Blow("newest.json", None, "/dev/full"),)))
@@ -125,6 +128,7 @@ def test_a_campaign_finds_what_hangs_crashes_and_stays_behind(monkeypatch):
     cases = ["fine", "hang", "crash", "leak", "raise", "child", "fine"]
     monkeypatch.setattr(campaign, "generator", lambda name: campaign.Generator(cases=list, check=_hang))
     monkeypatch.setattr(campaign, "draw", lambda strategy, seed, count: cases)
+    monkeypatch.setattr(campaign, "warm_up", lambda sandbox: None)
     tried, failures = campaign.try_batch("x", 0, limit_s=2)
     assert tried == len(cases)
     kinds = {failure.case: failure.problem.kind for failure in failures}
@@ -148,7 +152,7 @@ def test_the_sandbox_sees_secrets_and_files(sandbox):
 
 def test_the_command_prints_a_tally_and_how_to_replay():
     root = Path(__file__).resolve().parents[2]
-    arguments = ["--only", "config,models", "--examples", "12", "--seed", "5"]
+    arguments = ["--only", "models", "--examples", "12", "--seed", "5"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile", *arguments], cwd=root, capture_output=True, text=True, timeout=120
     )
