@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from distsgd.data.datafile import reading
+from distsgd.data.datafile import reading, with_text_names
 
 BLOCK_BYTES = 2**23
 """Bytes parsed at a time; also the maximum length of a row."""
@@ -32,7 +32,7 @@ class CsvFile:
             # One thread, so that an error names the row.
             options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
             table = csv.read_csv(path, read_options=options)
-        return cls(path, table.schema, table.num_rows)
+            return cls(path, with_text_names(table.schema), table.num_rows)
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, read as the types of the schema."""

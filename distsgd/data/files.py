@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distsgd.data.formats import BY_SUFFIX
 from distsgd.errors import DataError, nearest
+from distsgd.system.secrets import redacted_text
 
 RUN_FILES = {"config.json", "metrics.jsonl"}
 """Files by which a run directory is known, which may lie in the folder of the data."""
@@ -24,6 +25,7 @@ def find(location: str) -> list[str]:
     may block.
     """
     path = os.path.expanduser(location)
+    location = redacted_text(location)  # as it is shown: a URL may hold a password
     try:
         if os.path.isdir(path):
             found = sorted(_walk(path))
@@ -69,7 +71,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 def _expand(location: str, path: str) -> list[str]:
     """Return the files that a glob matches; DataError for none, and for a path that is no glob."""
-    if "://" in location:
+    if "://" in path:
         raise DataError(f"{location} is not a local path; copy or mount the files where the program runs")
     if not glob.has_magic(path):
         folder = os.path.dirname(path) or "."

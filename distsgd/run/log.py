@@ -85,7 +85,7 @@ class RunLog:
         faults.reached("driver", 0, record["step"], "journaled")
 
     def _note_validation(self, record: dict[str, Any]) -> None:
-        if "val/loss" in record:
+        if all(key in record for key in VALIDATED):
             self.validated = {key: record[key] for key in VALIDATED}
 
     def sync(self) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from distsgd.config import Config
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.errors import ConfigError, RunDirectoryError
+from distsgd.errors import ConfigError, DataError, RunDirectoryError
 from distsgd.run.observer import Observer
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
+from distsgd.rundir.classifier import Classifier, weights_sha256
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.result import Result
 
@@ -70,8 +71,7 @@ class ResumedRun:
         directory, stored, data_digest = rundir.read(path)
         config = _resumed_config(stored, given, path)
         stack.enter_context(rundir.locked(path))
-        result = Result.read(path)
-        return cls(config, directory, data_digest, result if result and result.status == "FINISHED" else None)
+        return cls(config, directory, data_digest, _finished(directory))
 
     def start(self, data_digest: str, observer: Observer) -> Snapshot | None:
         """Return the state of the newest valid checkpoint; None if the run ended before its first one.
@@ -100,6 +100,18 @@ class ResumedRun:
     def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:  # noqa: ARG002
         """Return the run directory, which is already locked."""
         return self.directory
+
+
+def _finished(directory: RunDirectory) -> Result | None:
+    """Return the result of a run that has finished and whose model is as it was written."""
+    result = Result.read(directory.path)
+    if result is None or result.status != "FINISHED":
+        return None
+    try:
+        whole = weights_sha256(Classifier.load(directory.model).flat) == result.weights_sha256
+    except DataError:
+        whole = False
+    return result if whole else None  # else the run goes on from its last checkpoint, and writes the model again
 
 
 def _resumed_config(stored: Config, given: Config, path: Path) -> Config:

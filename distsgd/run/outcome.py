@@ -46,18 +46,18 @@ def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> Non
     """Write `model.npz`; TrainingError if that fails."""
     data = spec.data
     model = Classifier(net=spec.net, flat=newest.parameters, classes=data.classes, normalization=data.normalization)
-    with _writing(directory.model):
+    with writing(directory.model):
         model.save(directory.model)
 
 
 def write_result(directory: RunDirectory, result: Result) -> None:
     """Write `result.json`; TrainingError if that fails."""
-    with _writing(directory.result):
+    with writing(directory.result):
         directory.write_json(directory.result.name, result.to_json())
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn the OSError of a full or faulty disk into a TrainingError."""
     try:
         yield

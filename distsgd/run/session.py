@@ -17,7 +17,7 @@ from distsgd.run.ending import End, Reason, stopped_at_once, stopped_in_training
 from distsgd.run.hooks import EpochEnd, EpochHook, standard_hooks
 from distsgd.run.log import RunLog
 from distsgd.run.observer import Observer
-from distsgd.run.outcome import measured_result, write_model, write_result
+from distsgd.run.outcome import measured_result, write_model, write_result, writing
 from distsgd.run.trainer import Trainer
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Journal
@@ -74,7 +74,8 @@ class Session:
                 directory, spec.config.checkpoint, data_digest=spec.data.digest, start=start, log=log
             )
             stack.callback(checkpointing.close)
-            directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
+            with writing(directory.path / description.FILE):
+                directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
             tracker.follow(directory)
             observer.started(spec, directory.path)
             yield cls(

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def save(
         write_atomically(folder / f"{name}.json", _encode(manifest))
         _remove_old(folder, snapshot.step, keep)
     except OSError as error:
-        if not (folder / f"{name}.json").exists():
+        if not os.path.exists(folder / f"{name}.json"):  # False, too, if that cannot be found out
             _remove_arrays(folder / f"{name}.npz")
         raise CheckpointError(
             f"the checkpoint of step {snapshot.step} could not be written to {str(folder)!r}: {error.strerror}; "
@@ -73,7 +74,13 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
     identity are ignored, such as the configuration digest that earlier versions wrote.
     """
     problems: list[str] = []
-    names = {path.stem for pattern in ("*.json", "*.npz") for path in folder.glob(pattern) if path.stem.isdecimal()}
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix in (".json", ".npz")]
+    except FileNotFoundError:
+        return None, []
+    except OSError as error:
+        return None, [f"the checkpoints in {str(folder)!r} cannot be read: {error.strerror}"]
+    names = {path.stem for path in paths if path.stem.isdecimal()}
     for name in sorted(names, key=int, reverse=True):
         try:
             return _load(folder / f"{name}.json", folder / f"{name}.npz", identity), problems

@@ -70,13 +70,16 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> Record:
         """Write a record with a timestamp and return the line; an existing line for this step is kept and returned.
 
-        Raises TrainingError if it cannot be written; the journal is then unchanged.
+        Raises TrainingError if it cannot be written, or has a later line already; the journal is then unchanged.
         """
         step = record["step"]
         if step in self._records:
             return self._records[step]
         if self._last is not None and step < self._last:
-            raise ValueError(f"a line for step {step} comes after that of step {self._last}")
+            raise TrainingError(
+                f"the journal {str(self.path)!r} has a line for step {self._last} and none for step {step}, which this "
+                "run logs before it; put the journal back from a copy, or start a new run"
+            )
         line = {**record, "timestamp_ms": time.time_ns() // 1_000_000}
         self._write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._records[step] = line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 import time
 from collections import Counter
@@ -53,6 +54,7 @@ def present() -> list[str]:
 @click.option("--limit-s", default=LIMIT_S, show_default=True, help="Seconds after which a command hangs.")
 def main(examples: int, seed: int, only: str | None, case: int | None, limit_s: float) -> None:
     """Try hostile inputs; exit with 1 if one of them was not treated well."""
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that nothing is left behind
     console = Console(highlight=False, soft_wrap=True)
     names = only.split(",") if only else present()
     if unknown := set(names) - set(GENERATORS):

@@ -71,7 +71,7 @@ class Sandbox:
     """A folder `work` to be in, a home and a folder of temporary files, beneath one root."""
 
     def __init__(self, root: Path, *, limit_s: float = LIMIT_S) -> None:
-        self.root, self._limit_s = root, limit_s
+        self.root, self.limit_s = root, limit_s
         self.work, self.home, self.tmp = root / "work", root / "home", root / "tmp"
         self.clean()
 
@@ -112,7 +112,7 @@ class Sandbox:
         problems: list[Problem] = []
         code, out, err = None, "", ""
         os.chdir(self.work)
-        with _captured(self.root / "streams") as stray, _limited(self._limit_s):
+        with _captured(self.root / "streams") as stray, _limited(self.limit_s):
             try:
                 found = CliRunner().invoke(main, arguments, env=environment)
             except HangError as error:
@@ -134,7 +134,7 @@ class Sandbox:
     def call(self, function: Callable[[], None]) -> list[Problem]:
         """Call a function of the package and return what is wrong: anything that it raises, for one."""
         before = _belongings()
-        with _limited(self._limit_s):
+        with _limited(self.limit_s):
             try:
                 function()
             except HangError as error:

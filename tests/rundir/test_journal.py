@@ -53,7 +53,10 @@ def test_no_line_holds_what_is_not_a_number(tmp_path, value):
 
 def test_steps_do_not_go_back_to_one_that_has_no_line(tmp_path):
     written(tmp_path / "j")
-    with Journal.open(tmp_path / "j", resume_step=20) as journal, pytest.raises(ValueError, match="step 15"):
+    with (
+        Journal.open(tmp_path / "j", resume_step=20) as journal,
+        pytest.raises(TrainingError, match="none for step 15"),
+    ):
         journal.append({"step": 15, "train/loss": 1.0})
 
 
