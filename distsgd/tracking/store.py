@@ -9,9 +9,10 @@ Only this file and model.py import mlflow. That takes seconds, so they are impor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -49,11 +50,27 @@ MODEL = "model"
 """Name of the logged model."""
 
 
+@contextlib.contextmanager
+def _database_attempts(uri: str, count: int = 3) -> Iterator[None]:
+    """Have mlflow try to connect to a database so often: by itself it blocks for 100 seconds in ten attempts."""
+    if uri.startswith("http"):
+        yield
+        return
+    from mlflow.store.db import utils
+
+    before, utils.MAX_RETRY_COUNT = utils.MAX_RETRY_COUNT, count  # mlflow has no setting for it
+    try:
+        yield
+    finally:
+        utils.MAX_RETRY_COUNT = before
+
+
 class Store:
     """A connection to a store."""
 
     def __init__(self, uri: str) -> None:
-        self._uri, self._client = uri, MlflowClient(uri)
+        with _database_attempts(uri):
+            self._uri, self._client = uri, MlflowClient(uri)
 
     def ping(self) -> None:
         """Return if the store answers."""

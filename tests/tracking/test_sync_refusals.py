@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,16 @@ def test_a_damaged_mlflow_json_is_made_anew(own_folder, empty_store, content):
     done = invoke("sync", "run")
     assert (done.code, done.err) == (0, "")
     assert_complete(empty_store, own_folder / "run")
+
+
+@pytest.mark.timeout(60)
+def test_a_database_that_is_down_is_not_waited_for_and_mlflow_keeps_its_own_retries(run):
+    from mlflow.store.db import utils
+
+    before, began = utils.MAX_RETRY_COUNT, time.monotonic()
+    found = invoke("sync", "run", "--uri=postgresql+psycopg2://me:hidden@127.0.0.1:9/db")
+    assert found.code == 1
+    assert "Connection refused" in found.err
+    assert "hidden" not in found.err
+    assert time.monotonic() - began < 30, "mlflow itself tries for 100 seconds"
+    assert before == utils.MAX_RETRY_COUNT
