@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: it is nested too deeply") from None
     except (OSError, ValueError) as error:  # such as a TOMLDecodeError, or an integer of more than 4,300 digits
-        raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: {error}") from None
+        raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: {error}{_hint(path)}") from None
+
+
+def _hint(path: str | Path) -> str:
+    """Return what to do if a data file was given in place of a configuration."""
+    return "" if Path(path).suffix.lower() == ".toml" else f"; if it holds rows, write --data {shlex.quote(str(path))}"
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from distsgd.data.datafile import reading, with_text_names
+from distsgd.errors import DataError
 
 BLOCK_BYTES = 2**23
 """Bytes parsed at a time; also the maximum length of a row."""
+
+ENCODING = "save the file as UTF-8 (in Excel: CSV UTF-8)"
+"""What to do about text in another encoding."""
 
 REMEDY = "correct that row"
 
@@ -32,7 +36,14 @@ class CsvFile:
             # One thread, so that an error names the row.
             options = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
             table = csv.read_csv(path, read_options=options)
-            return cls(path, with_text_names(table.schema), table.num_rows)
+            try:
+                schema = with_text_names(table.schema)
+            except UnicodeDecodeError:
+                raise DataError(f"{path}: the header is not UTF-8; {ENCODING}") from None
+        for field in schema:
+            if pa.types.is_binary(field.type):  # what pyarrow reads text as that is not UTF-8
+                raise DataError(f"{path}: column {field.name!r} holds text that is not UTF-8; {ENCODING}")
+        return cls(path, schema, table.num_rows)
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, read as the types of the schema."""

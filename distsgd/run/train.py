@@ -10,7 +10,7 @@ from typing import Any
 from distsgd import data
 from distsgd.cluster.connection import joined
 from distsgd.config import Config
-from distsgd.errors import TrackingError
+from distsgd.errors import ConfigError, TrackingError
 from distsgd.run.memory_check import check_parameters_fit
 from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
@@ -31,6 +31,11 @@ def train(
     With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed.
     Raises RefusedError before the first step, TrainingError after it, Stopped on SIGINT, SIGTERM or SIGHUP.
     """
+    if config is not None and not isinstance(config, Config | Mapping):
+        raise ConfigError(
+            f"distsgd.train takes a mapping of keys, such as {{'data.train': 'rows.parquet'}}, or a Config; found a "
+            f"{type(config).__name__}"
+        )
     if not isinstance(config, Config):
         config = Config.build(config or {})
     observer = observer or Observer()

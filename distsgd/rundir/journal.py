@@ -144,9 +144,10 @@ class Reader:
 
 
 def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
-    return RunDirectoryError(
-        f"the journal {str(path)!r} cannot be read: {error.strerror}; restore it from a backup, or start a new run"
-    )
+    remedy = "restore it from a backup, or start a new run"
+    if isinstance(error, PermissionError):
+        remedy = "correct its permissions"
+    return RunDirectoryError(f"the journal {str(path)!r} cannot be read: {error.strerror}; {remedy}")
 
 
 def difference(line: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsgd.config import Config, flatten, known_keys
+from distsgd import train
+from distsgd.config import Config, flatten, known_keys, read_toml
+from distsgd.config.messages import SYNONYMS
 from distsgd.errors import ConfigError, RefusedError
 
 OTHER_VALUES = {
@@ -323,3 +325,29 @@ def test_no_value_ends_in_another_error_and_what_is_taken_is_json(values):
 
 def test_flatten_folds_nested_mappings():
     assert flatten({"a": {"b": {"c": 1}}, "d.e": [2], "f": {}}) == {"a.b.c": 1, "d.e": [2]}
+
+
+@pytest.mark.parametrize("word", SYNONYMS)
+def test_the_words_of_other_libraries_are_understood(word):
+    assert SYNONYMS[word] in known_keys()
+    for key in (word, f"train.{word}", word.replace("_", "-")):
+        with pytest.raises(ConfigError, match=rf"unknown configuration key .*did you mean {SYNONYMS[word]!r}"):
+            Config.build({key: 1})
+
+
+@pytest.mark.parametrize("given", ["rows.csv", 5, [("optim.lr", 1)]])
+def test_train_takes_mappings(given):
+    with pytest.raises(ConfigError, match=r"takes a mapping of keys, such as .* found a"):
+        train(given)
+
+
+def test_a_data_file_in_place_of_a_configuration_is_recognised(tmp_path):
+    for name, content in (("rows.csv", b"a,b,label\n1,2,0\n"), ("rows.parquet", b"PAR1\xff\xfe\x00")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"if it holds rows, write --data \S*{name}"):
+            read_toml(path)
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ConfigError) as error:
+        read_toml(tmp_path / "bad.toml")
+    assert "--data" not in str(error.value)

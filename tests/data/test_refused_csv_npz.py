@@ -109,3 +109,11 @@ def test_npz_string_labels(tmp_path):
     data = load_from(tmp_path / "rows.npz", val_fraction=0)
     assert data.classes.tolist() == ["a", "b"]
     assert data.train.y[:2].tolist() == [1, 0]
+
+
+def test_csv_in_another_encoding(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("größe,label\n1,0\n2,1\n".encode("latin-1"))
+    assert "the header is not UTF-8; save the file as UTF-8 (in Excel: CSV UTF-8)" in refused(path)
+    path.write_bytes("size,label\n1,größer\n2,kleiner\n".encode("latin-1"))
+    assert "column 'label' holds text that is not UTF-8; save the file as UTF-8" in refused(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distsgd.errors import RunDirectoryError, TrainingError
+from distsgd.rundir import journal as journal_module
 from distsgd.rundir.journal import Journal, Reader, difference
 
 STEPS = [10, 20, 23, 30, 40, 46]
@@ -173,3 +175,15 @@ def test_lines_are_on_disk_after_sync(tmp_path, monkeypatch):
         journal.append({"step": 1})
         journal.sync()
         assert synced == [journal._file.fileno()]
+
+
+def test_a_journal_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("")
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(journal_module, "open_regular", refuse)
+    with pytest.raises(RunDirectoryError, match="cannot be read: Permission denied; correct its permissions"):
+        Reader(path).new()
