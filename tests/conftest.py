@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from distsgd.core.backend import array_module, cuda_problem
 
 settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
 settings.load_profile("distsgd")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests started with nohup would pass on to runs that it is ignored
 os.environ.update(RAY_ENVIRONMENT)  # before anything imports ray, which reads it once
 
 
