@@ -23,6 +23,7 @@ def wide(columns: int) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_very_many_columns_get_to_mlflow_and_those_left_out_are_counted(tmp_path, empty_store):
     names = wide(25_000)

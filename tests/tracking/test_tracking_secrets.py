@@ -92,6 +92,7 @@ def test_a_refusal_keeps_the_secret(tmp_path, arguments):
     assert_no_secret_in(tmp_path, done.out, done.err)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_run_on_a_server_that_asks_for_a_password(tmp_path, tmp_path_factory, monkeypatch):
     """The secret is not kept; for what comes later it is taken from the environment, or given again."""
