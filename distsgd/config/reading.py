@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,24 +9,26 @@ from typing import Any
 
 from distsgd.config.messages import shown
 from distsgd.errors import ConfigError
+from distsgd.system.files import read_file
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Return the content of a TOML configuration file; ConfigError if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_file(Path(path)).decode())
     except FileNotFoundError:
         raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
     except RecursionError:
         raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: it is nested too deeply") from None
-    except (OSError, ValueError) as error:  # such as a TOMLDecodeError, or an integer of more than 4,300 digits
+    except OSError as error:
+        raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: {error.strerror}") from None
+    except ValueError as error:  # such as a TOMLDecodeError, or an integer of more than 4,300 digits
         raise ConfigError(f"configuration file {str(path)!r} cannot be read as TOML: {error}{_hint(path)}") from None
 
 
 def _hint(path: str | Path) -> str:
     """Return what to do if a data file was given in place of a configuration."""
-    return "" if Path(path).suffix.lower() == ".toml" else f"; if it holds rows, write --data {shlex.quote(str(path))}"
+    return "" if Path(path).suffix.lower() == ".toml" else f"; if it holds rows, write --data {str(path)!r}"
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def test_a_data_file_in_place_of_a_configuration_is_recognised(tmp_path):
     for name, content in (("rows.csv", b"a,b,label\n1,2,0\n"), ("rows.parquet", b"PAR1\xff\xfe\x00")):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=rf"if it holds rows, write --data \S*{name}"):
+        with pytest.raises(ConfigError, match=rf"if it holds rows, write --data '\S*{name}'"):
             read_toml(path)
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError) as error:

@@ -111,7 +111,6 @@ def test_a_seed_stands_for_the_same_cases():
 
 
 def _hang(case: str, sandbox: Sandbox) -> list[Problem]:
-@pytest.mark.slow
     if case == "hang":
         return sandbox.call(signal.pause)
     if case == "crash":
@@ -123,6 +122,9 @@ def _hang(case: str, sandbox: Sandbox) -> list[Problem]:
     if case == "raise":
         return sandbox.call(lambda: {}["x"])
     return sandbox.call(lambda: None)
+
+
+@pytest.mark.slow
 def test_a_campaign_finds_what_hangs_crashes_and_stays_behind(monkeypatch):
     cases = ["fine", "hang", "crash", "leak", "raise", "child", "fine"]
     monkeypatch.setattr(campaign, "generator", lambda name: campaign.Generator(cases=list, check=_hang))
@@ -142,12 +144,14 @@ def test_a_campaign_finds_what_hangs_crashes_and_stays_behind(monkeypatch):
 
 
 def test_the_sandbox_sees_secrets_and_files(sandbox):
-@pytest.mark.slow
     sandbox.clean()
     before = sandbox.files()
     (sandbox.home / ".cache").write_text(json.dumps({"uri": "http://me:s3cretMARK@h"}))
     assert [problem.kind for problem in sandbox.holding(*uris.MARKS)] == ["secret"]
     assert [problem.kind for problem in sandbox.left_behind(before)] == ["leftover"]
+
+
+@pytest.mark.slow
 def test_the_command_prints_a_tally_and_how_to_replay():
     root = Path(__file__).resolve().parents[2]
     arguments = ["--only", "models", "--examples", "12", "--seed", "5"]
