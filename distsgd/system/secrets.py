@@ -6,7 +6,7 @@ All code that shows or stores a URI redacts it with these functions.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 """Placeholder for a secret."""
@@ -66,12 +66,16 @@ def scrubbed(text: str, uri: str) -> str:
 
 
 def _secret_parts(uri: str) -> set[str]:
-    """Return all parts of a URI's user name, password and query that a message may quote, both raw and decoded."""
+    """Return all parts of a URI's user name, password and query that a message may quote, raw, decoded and encoded."""
     found = _URI.fullmatch(uri)
     rest = uri if found is None else found[2]
     login, query = rest.rpartition("@")[0], re.split("[?#]", rest, maxsplit=1)[1:]
     whole = {login, *query}
     parts = {part for text in whole for part in re.split("[:@/?#&=]", text)} | {login.partition(":")[2]}
     return {
-        form for text in whole | parts for form in (text, unquote(text), unquote_plus(text)) if len(form) >= MIN_LENGTH
+        form
+        for text in whole | parts
+        for plain in (text, unquote(text), unquote_plus(text))
+        for form in (plain, quote(plain), quote_plus(plain))  # as a library writes it that puts the URI together again
+        if len(form) >= MIN_LENGTH
     }

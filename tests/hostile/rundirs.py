@@ -119,7 +119,7 @@ def put(stage: str, undisturbed: Path, run: Path) -> None:
 def strike(blow: Blow, run: Path) -> None:
     """Do to a file what is to happen to it; one that is not there stays away."""
     path = path_of(blow.file, run)
-    if path is None or not path.parent.is_dir():
+    if path is None or not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         return
     if blow.damage is not None:
         if path.is_file() and os.access(path, os.R_OK | os.W_OK) and not path.is_symlink():

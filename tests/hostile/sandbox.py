@@ -124,7 +124,7 @@ class Sandbox:
                     code = None
         text = (self.root / "streams").read_text(errors="replace") if stray else ""
         ending = Ending(code, out, err, text, problems)
-        if "Traceback" in ending.streams:
+        if "Traceback (most recent call last)" in ending.streams:
             problems.append(Problem("traceback", ending.streams[-2000:]))
         if not problems:
             problems.extend(_judge_ending(ending))

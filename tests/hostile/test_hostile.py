@@ -61,6 +61,7 @@ def test_paths(case, sandbox):
 @few(max_examples=8)
 @given(case=uris.cases())
 @example(case=uris.Case("http://me:s3cretMARK@hunter2MARK@127.0.0.1:9", "set"))
+@example(case=uris.Case("sqlite://me@h/a?user=me&password=s3cretMARK$hunter2MARK", "set"))
 @example(case=uris.Case("http://me:s3cretMARKhunter2MARK@127.0.0.1:9/rows.csv", "data"))
 @example(case=uris.Case("http://127.0.0.1:9/?user=me&password=s3cretMARKhunter2MARK", "set"))
 def test_uris(case, sandbox):
