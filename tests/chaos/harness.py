@@ -32,7 +32,7 @@ GONE_S = 60.0
 ACTORS = ("ServerActor", "WorkerActor", "AggregatorActor")
 
 SETTINGS = {"checkpoint.every_s": 0.2, "run.timeout_s": 3, "run.max_restarts": 12, "tracking.timeout_s": 60}
-"""A short timeout, so that stopped processes are soon marked as lost, and enough restarts for all faults of a schedule."""
+"""A short timeout, so that stopped processes are soon marked as lost; enough restarts for all faults of a schedule."""
 
 MNIST = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist" / "train.parquet"
 
