@@ -13,6 +13,7 @@ from distsgd.engine.validation import BLOCK
 pytestmark = pytest.mark.usefixtures("own_folder", "joined")
 
 
+@pytest.mark.slow
 def test_a_validation_longer_than_the_timeout_loses_no_worker():
     rng = np.random.default_rng(1)
     for name, rows in (("train", 64), ("val", 200 * BLOCK + 7)):

@@ -123,7 +123,8 @@ def start_long_run(cli: Cli, address: str, step: int, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("signum", "code"),
+    [pytest.param(signum, 128 + signum, marks=pytest.mark.slow) for signum in (signal.SIGTERM, signal.SIGINT)],
 )
 def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster, undisturbed):
     step = random.randrange(1, STEPS // 2)

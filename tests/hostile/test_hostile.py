@@ -68,6 +68,7 @@ def test_uris(case, sandbox):
     assert_treated_well(uris.check, case, sandbox)
 
 
+@pytest.mark.slow
 @few(max_examples=20)
 @given(case=rundirs.cases())
 @example(case=rundirs.Case("finished", (rundirs.Blow("model.npz", None, "gone"),)))

@@ -102,6 +102,7 @@ def test_every_reason_has_a_status():
     assert set(STATUS) == set(Reason)
 
 
+@pytest.mark.slow
 def test_three_runs_of_one_second_have_directories_of_their_own(cli):
     arguments = ["train", "--workers=0", "--quiet", *options(QUICK)]
     processes = [cli.start(*arguments) for _ in range(3)]

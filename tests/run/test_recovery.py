@@ -237,6 +237,7 @@ def test_auto_grows_and_shrinks_with_the_cluster(own_folder):
     assert both[0][: len(both[1])] == both[1][: len(both[0])]
 
 
+@pytest.mark.slow
 def test_numbers_that_overflow_stop_the_run_and_name_the_rows(cli):
     for workers in (0, 2):
         failed = cli.run(

@@ -328,6 +328,7 @@ def test_quiet_prints_nothing(tmp_path, uri):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_sync_on_the_command_line_can_be_repeated(tmp_path, uri):
     train(tmp_path / "run", uri)
     first = assert_complete(uri, tmp_path / "run")

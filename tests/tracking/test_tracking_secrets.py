@@ -53,6 +53,7 @@ def secret_form(form: str) -> str:
     return form.format(secret=f"{MARK}-of-mine", port=free_port())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [

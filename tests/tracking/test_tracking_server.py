@@ -247,6 +247,7 @@ def test_a_signal_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path, sign
     assert errors == f"warning: {assert_unharmed(Path('run'), json.loads(Path('run/result.json').read_bytes()))}\n"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_waiting_of_a_stopped_run(tmp_path, monkeypatch):
     (tmp_path / "faults").mkdir()
     faults = tmp_path / "faults" / "faults.json"
@@ -282,6 +283,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_a_warning_and_sync_completes_it(tmp_path, empty_store):
     command_line = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "mlflow.db")]
     with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -306,7 +308,7 @@ def test_a_required_store_that_is_down_is_exit_2_before_anything_is_made(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["stalled", "failing", "no folder"])
+@pytest.mark.parametrize("kind", [pytest.param("stalled", marks=pytest.mark.slow), "failing", "no folder"])
 def test_a_required_store_that_does_not_answer_is_refused(tmp_path, kind, monkeypatch):
     assert tracking.REQUIRED_S < 14  # of the 15 seconds that a refusal may take
     monkeypatch.setattr(tracking, "REQUIRED_S", 3.0)
