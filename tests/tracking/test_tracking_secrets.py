@@ -58,10 +58,10 @@ def secret_form(form: str) -> str:
     "form",
     [
         "http://me:{secret}@127.0.0.1:{port}",
-        pytest.param("http://{secret}@127.0.0.1:{port}", marks=pytest.mark.slow),
-        pytest.param("http://127.0.0.1:{port}/?user=me&password={secret}", marks=pytest.mark.slow),
-        pytest.param("postgresql://me:a%40{secret}@127.0.0.1:{port}/db", marks=pytest.mark.slow),
-        pytest.param("postgresql://127.0.0.1:{port}/db?user=me&password={secret}", marks=pytest.mark.slow),
+        "http://{secret}@127.0.0.1:{port}",
+        "http://127.0.0.1:{port}/?user=me&password={secret}",
+        "postgresql://me:a%40{secret}@127.0.0.1:{port}/db",
+        "postgresql://127.0.0.1:{port}/db?user=me&password={secret}",
     ],
 )
 @pytest.mark.timeout(200)
