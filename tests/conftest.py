@@ -20,7 +20,9 @@ from distsgd.core.backend import array_module, cuda_problem
 
 settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
 settings.load_profile("distsgd")
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests started with nohup would pass on to runs that it is ignored
+# A shell that starts tests in the background, or with nohup, has these signals ignored, and runs would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(RAY_ENVIRONMENT)  # before anything imports ray, which reads it once
 
 
