@@ -25,6 +25,7 @@ from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.messages import PeerSettings
 from distsgd.config import Config
 from distsgd.core import numerics
+from distsgd.core.backend import Device
 from distsgd.data import ArrayRows, BatchTransform, DataSet, InputSchema, Normalization
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.server import ParameterServer
@@ -55,7 +56,7 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     return RunSpec.beginning(config, data)
 
 
-def worker_of(spec: RunSpec) -> Worker:
+def worker_of(spec: RunSpec, device: Device = "cpu") -> Worker:
     """Return a worker for a run."""
     data = spec.data
     return Worker(
@@ -64,7 +65,7 @@ def worker_of(spec: RunSpec) -> Worker:
         train=data.train,
         val=data.val,
         transform=data.transform,
-        device="cpu",
+        device=device,
     )
 
 

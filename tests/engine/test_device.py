@@ -19,25 +19,12 @@ from distsgd.engine.aggregation import Aggregation
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.worker import Worker
 
 
 @pytest.fixture(autouse=True)
 def _one_blas_thread(stand_in):
     with numerics.pinned_blas(1, None):
         yield
-
-
-def on_device(spec: RunSpec) -> Worker:
-    data = spec.data
-    return Worker(
-        net=spec.net,
-        sampler=spec.plan.sampler,
-        train=data.train,
-        val=data.val,
-        transform=data.transform,
-        device="cuda",
-    )
 
 
 def with_held_out(spec: RunSpec) -> RunSpec:
@@ -62,7 +49,7 @@ def same(found: list[PartialSum], expected: list[PartialSum]) -> bool:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_worker_computes_numpys_bits(spec, monkeypatch):
     monkeypatch.setattr(worker, "PREFETCH_BYTES", 2**40)
-    device, host, num_shards = on_device(spec), worker_of(spec), spec.config.train.num_shards
+    device, host, num_shards = worker_of(spec, "cuda"), worker_of(spec), spec.config.train.num_shards
     for step, shards in [(0, range(num_shards)), (1, range(1, 3)), (2, range(num_shards)), (3, range(3, 4))]:
         flat = spec.net.initial(step)
         out = np.full((reduction.max_subtrees(num_shards), spec.net.size), np.nan, np.float32)
@@ -77,7 +64,7 @@ def test_a_worker_computes_numpys_bits(spec, monkeypatch):
 @pytest.mark.parametrize("values", [{}, {"optim__momentum": 0.9, "optim__nesterov": True}, {"optim__clip_norm": 0.1}])
 def test_training_with_a_device_worker_gives_the_bits_of_the_serial_loop(values):
     spec = with_held_out(some_spec(dtype="u1", **values))
-    computing = on_device(spec)
+    computing = worker_of(spec, "cuda")
 
     class Link:
         buffers = np.zeros((2, spec.net.size), np.float32)
