@@ -78,6 +78,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(self._array.reshape(*shape))
 
+    def dot(self, other: ndarray) -> ndarray:
+        return ndarray(np.asarray(self._array.dot(_host(other))))
+
     def fill(self, value: float) -> None:
         self._array.fill(value)
 

@@ -68,13 +68,13 @@ class Dispatcher:
         return now.partials()
 
     def _await_slowest(self, now: Exchange) -> None:
-        """Wait until the usually slowest peer answers, then receive all answers that have arrived.
+        """Wait until the usually slowest peer answers, then receive all answers; usually, all have arrived by then.
 
         There is nothing to do sooner, and waking up for each answer takes the core from a peer that is still computing.
         After SINGLE_PEER_WAIT_MS, return without receiving anything: `collect` then waits for all peers.
         """
         if self._slowest in now.busy and self._slowest_poll.poll(SINGLE_PEER_WAIT_MS):
-            for descriptor, _ in self.members.poll.poll(0):
+            for descriptor in list(now.busy):
                 now.receive(descriptor)
 
     def _learn(self, last: int | None) -> None:

@@ -7,7 +7,7 @@ division of the blocks among several owners.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TypeVar
@@ -28,9 +28,6 @@ T = TypeVar("T")
 
 Gradients = Mapping[Node, Array]
 """The gradient sum (P,) float32 of each subtree, from left to right."""
-
-BlockTotal = tuple[Block, Array, Array]
-"""A block, the gradient sum over it in a buffer that may be overwritten, and a scratch buffer."""
 
 
 class Aggregation:
@@ -62,11 +59,18 @@ class Aggregation:
         """
 
         def of_thread(thread: int) -> list[float]:
+            plan, held = self._plan(gradients)
             return [
                 optim.squared_norm(
-                    total, total_weight, weights[part], biases=biases, l2=self._l2, scratch=scratch, xp=self._xp
+                    _block_sum(held, plan, part, buffers, self._xp),
+                    total_weight,
+                    weights[part],
+                    biases=biases,
+                    l2=self._l2,
+                    scratch=buffers[-1],
+                    xp=self._xp,
                 )
-                for (part, biases), total, scratch in self._totals(thread, gradients)
+                for (part, biases), buffers in self._shares[thread]
             ]
 
         return [square for squares in self._each_thread(of_thread) for square in squares]
@@ -81,30 +85,28 @@ class Aggregation:
         """
 
         def updated(thread: int) -> bool:
-            finite = True
-            for (part, biases), total, scratch in self._totals(thread, gradients):
-                new = out[part]
+            (plan, held), finite = self._plan(gradients), True
+            for (part, biases), buffers in self._shares[thread]:
+                total, new = _block_sum(held, plan, part, buffers, self._xp), out[part]
                 self._rule.update(
                     total,
                     weights[part],
-                    {name: slot[part] for name, slot in slots.items()},
+                    _parts(slots, part),
                     step=step,
                     biases=biases,
                     out=new,
-                    slots_out={name: slot[part] for name, slot in slots_out.items()},
-                    scratch=scratch,
+                    slots_out=_parts(slots_out, part),
+                    scratch=buffers[-1],
                     xp=self._xp,
                 )
                 finite = finite and _is_finite(new, self._xp)
             return finite
 
-        return all(self._each_thread(updated))
+        return updated(0) if self._pool is None else all(self._each_thread(updated))
 
-    def _totals(self, thread: int, gradients: Gradients) -> Iterator[BlockTotal]:
-        """Yield each block of a thread with its gradient sum, reusing the same buffers."""
-        plan, held = reduction.additions(tuple(gradients), self._root), list(gradients.values())
-        for block, buffers in self._shares[thread]:
-            yield block, _block_sum(held, plan, block.part, buffers, self._xp), buffers[-1]
+    def _plan(self, gradients: Gradients) -> tuple[tuple[int, ...], list[Array]]:
+        """Return the plan of the additions (see reduction.additions), and the gradients that it adds."""
+        return reduction.additions(tuple(gradients), self._root), list(gradients.values())
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Run `work` in each thread with the thread's number and return the results in order; this is thread 0."""
@@ -116,6 +118,10 @@ class Aggregation:
 
 def _ignore_overflow() -> None:
     np.seterr(all="ignore")
+
+
+def _parts(slots: Slots, part: slice) -> Slots:
+    return {name: slot[part] for name, slot in slots.items()} if slots else slots
 
 
 def _block_sum(
@@ -134,4 +140,4 @@ def _block_sum(
 
 def _is_finite(values: Array, xp: ModuleType) -> bool:
     """Return whether all values are finite; the square of a large one may overflow, hence the second check."""
-    return math.isfinite(xp.dot(values, values)) or bool(xp.isfinite(values).all())
+    return math.isfinite(values.dot(values)) or bool(xp.isfinite(values).all())

@@ -25,7 +25,7 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.timing import StepTimes
 from distsgd.system import faults
 
-_node = attrgetter("node")
+_node, _loss_and_weight, _examples = attrgetter("node"), attrgetter("loss", "weight"), attrgetter("examples")
 
 
 def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: int) -> tuple[float, float]:
@@ -52,8 +52,9 @@ class ParameterServer:
         self.config, self.net, self.plan, self.link = config, net, plan, link
         self.step, self.skipped = start.step, start.skipped
         # Updates go to the other buffer, so that readers never see a partial one, and a bad one can be dropped.
-        self._parameters = link.buffers
-        self._parameters[:] = start.parameters
+        self._parameters: list[np.ndarray] = list(link.buffers)
+        for buffer in self._parameters:
+            buffer[:] = start.parameters
         self._slots = [{name: slot.copy() for name, slot in start.slots.items()} for _ in self._parameters]
         self._current = self._before = 0
         self._aggregation = Aggregation(
@@ -69,8 +70,7 @@ class ParameterServer:
     @property
     def parameters(self) -> np.ndarray:
         """The parameters (P,) after `step` steps; overwritten two steps later."""
-        current: np.ndarray = self._parameters[self._current]
-        return current
+        return self._parameters[self._current]
 
     def run(self, until: int) -> int:
         """Train up to step `until`, or until `stop` is called; return the total number of steps done.
@@ -85,7 +85,7 @@ class ParameterServer:
             faults.reached("server", 0, self.step + 1, "gathered")
             loss = self.apply(partials)
             faults.reached("server", 0, self.step, "applied")
-            self._times.add(clock(), sum([partial.examples for partial in partials]))
+            self._times.add(clock(), sum(map(_examples, partials)))
             if self.step % log_every == 0 or self.step == until:
                 self._record(loss)
         return self.step
@@ -98,16 +98,15 @@ class ParameterServer:
         """
         # Sorted, so that `additions` caches one plan per division of the shards, not one per order of arrival.
         partials = sorted(partials, key=_node)
-        nodes = tuple([partial.node for partial in partials])
+        nodes = tuple(map(_node, partials))
         try:
             plan = reduction.additions(nodes, (0, len(self._shards)))
         except ValueError as error:
             raise ValueError(
                 f"step {self.step + 1}: received gradients for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
-        sums = [(partial.loss, partial.weight) for partial in partials]
-        loss, weight = reduction.combine(sums, plan, _add_pairs)
-        loss /= weight
+        total, weight = reduction.combine(map(_loss_and_weight, partials), plan, _add_pairs)
+        loss: float = total / weight
         finite = self._update(partials, weight)
         applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
         with self._lock:

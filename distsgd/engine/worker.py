@@ -84,6 +84,7 @@ class Worker:
         self._prefetched: tuple[int, range] | None = None
         self._gathered: list[tuple[Any, Any]] = []
 
+    @np.errstate(all="ignore")  # the server checks every result
     def compute(
         self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray] | None = None
     ) -> list[PartialSum]:
@@ -103,11 +104,9 @@ class Worker:
             out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
             self._splits.clear()  # drop the last step's arrays, which are not used again
         parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
-        with np.errstate(all="ignore"):  # the server checks every result
-            return [
-                self._sum(subtree, step, parameters, shards, row)
-                for subtree, row in zip(self._subtrees, out, strict=False)
-            ]
+        return [
+            self._sum(subtree, step, parameters, shards, row) for subtree, row in zip(self._subtrees, out, strict=False)
+        ]
 
     def _split(self, flat: Array) -> Parameters:
         """Return `net.split` of a vector, cached for vectors that are used in every step."""
