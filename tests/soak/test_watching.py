@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from runs import Cli
 
+from tests.soak.folders import FolderSample, report_folders, sample_folder
 from tests.soak.watching import Sample, growth_per_hour, report
 
 
@@ -48,6 +49,28 @@ def test_a_process_that_ended_before_is_left_out():
     assert (len(table), grown) == (2, [])
 
 
+@pytest.mark.parametrize(("kind", "growth"), [("files", 30.0), ("mib", 100.0)])
+def test_a_folder_that_grows_is_named(kind, growth):
+    rates = {"files": 0.0, "mib": 0.0} | {kind: growth}
+    times = range(0, 3600, 5)
+    held = [
+        FolderSample(t, name, 10 + round(rate["files"] * t / 3600) + t % 2, 1.0 + rate["mib"] * t / 3600)
+        for name, rate in (("run", rates), ("scratch", {"files": 0.0, "mib": 0.0}))
+        for t in times
+    ]
+    table, grown = report_folders(held, after_s=300)
+    assert len(table) == 3
+    (sentence,) = grown
+    assert sentence.startswith(f"run: {kind} grows")
+
+
+def test_a_folder_is_sampled_without_the_files_that_hold_the_history(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "one").write_bytes(bytes(2**20))
+    (tmp_path / "metrics.jsonl").write_bytes(bytes(2**20))
+    assert sample_folder("run", tmp_path, 1.0) == FolderSample(1.0, "run", 2, pytest.approx(1.0, abs=0.1))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(110)
 def test_a_soak_of_half_a_minute(tmp_path):
@@ -59,4 +82,5 @@ def test_a_soak_of_half_a_minute(tmp_path):
     assert "steps" in done.out, done.err
     assert "growth per hour" in done.out
     assert (kept / "samples.csv").read_text().count("\n") > 20
+    assert (kept / "folders.csv").read_text().count("/dev/shm") > 2
     assert (kept / "metrics.jsonl").is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,15 @@ def _name(pid: int) -> str:
 
 def growth_per_hour(samples: Iterable[Sample], measure: str) -> float:
     """Return the slope of a straight line through a measure of one process, per hour."""
-    points = np.array([(one.seconds, getattr(one, measure)) for one in samples])
-    return float(np.polyfit(points[:, 0], points[:, 1], 1)[0]) * 3600
+    return slope_per_hour([(one.seconds, getattr(one, measure)) for one in samples])
+
+
+def slope_per_hour(points: Sequence[tuple[float, float]]) -> float:
+    """Return the slope of a straight line through points of seconds and values, per hour; 0 for fewer than three."""
+    if len(points) < 3:
+        return 0.0
+    seconds, values = np.array(points).T
+    return float(np.polyfit(seconds, values, 1)[0]) * 3600
 
 
 def report(samples: Iterable[Sample], *, after_s: float) -> tuple[list[str], list[str]]:
