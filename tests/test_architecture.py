@@ -28,6 +28,7 @@ HOMES = {
     "pyarrow": ["data"],
     "sklearn": ["data.digits"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
+    "annotated_types": ["config"],
     "pydantic": ["config", "tracking.description", "tracking.run_id"],
     "matplotlib": ["tracking.figure"],
     "click": ["cli"],

@@ -42,4 +42,14 @@ class DistsgdGroup(click.Group):
 @click.group(cls=DistsgdGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="distsgd")
 def main() -> None:
-    """Distributed mini-batch SGD for two-layer classifiers, with one answer to the last bit."""
+    """Train a classifier on rows of numbers by mini-batch SGD, on this machine or on a Ray cluster.
+
+    A parameter server averages the gradients of all workers, MLflow records losses and hyper-parameters, and the
+    trained weights are the same, bit for bit, for any number of workers and after any crash.
+
+    \b
+    To begin with:
+      distsgd train                      scikit-learn's handwritten digits
+      distsgd train --data rows.parquet  your own rows, with a column "label"
+      distsgd keys                       what else can be set, with --set
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character

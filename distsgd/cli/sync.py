@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Send to MLflow what it is missing of a run.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--uri", metavar="URI", help="MLflow store; without it, the one that the run was started with.")
 def sync(run_dir: Path, uri: str | None) -> None:

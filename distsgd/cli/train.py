@@ -21,7 +21,7 @@ KEYS = {
 """The configuration keys that have an option of their own, by its name."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Train a classifier.")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set a key, such as optim.lr=0.1.")
 @click.option("--data", metavar="PATH", help="Training rows (data.train): Parquet, Arrow, .npz, CSV, folder, glob.")

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from distsgd.config.messages import nearest_key, sentences, shown
+from distsgd.config.hints import hint
+from distsgd.config.messages import sentences, shown
 from distsgd.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -76,7 +77,7 @@ class Config(Section):
             if key in cls.model_fields:
                 raise ConfigError(f"{key} is {shown(value)}: it is a section, and takes a table of keys")
             if key not in known:
-                raise ConfigError(f"unknown configuration key {shown(key)}{nearest_key(key, known)}")
+                raise ConfigError(f"unknown configuration key {shown(key)}{hint(key, known)}")
         nested: dict[str, dict[str, Any]] = {}
         for key, value in merged.items():
             section, name = key.split(".", 1)

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distsgd.errors import nearest
 from distsgd.system.secrets import redacted_text
 
 SHOWN = 100
@@ -14,40 +13,6 @@ SHOWN = 100
 
 SECRET = "tracking.uri"
 """The key whose value may contain a password."""
-
-
-SYNONYMS = {
-    "learning_rate": "optim.lr",
-    "learning_rate_init": "optim.lr",
-    "eta": "optim.lr",
-    "weight_decay": "optim.l2",
-    "lambda": "optim.l2",
-    "hidden_size": "model.hidden",
-    "hidden_layer_sizes": "model.hidden",
-    "hidden_units": "model.hidden",
-    "batchsize": "train.batch_size",
-    "n_epochs": "train.epochs",
-    "num_epochs": "train.epochs",
-    "max_iter": "train.epochs",
-    "random_state": "train.seed",
-    "num_workers": "run.workers",
-    "n_jobs": "run.workers",
-    "target": "data.label",
-    "tracking_uri": "tracking.uri",
-    "experiment_name": "tracking.experiment",
-}
-"""What PyTorch, scikit-learn and MLflow call a key."""
-
-
-def nearest_key(key: str, known: list[str]) -> str:
-    """Return the hint for the known key nearest to `key`, which may lack its section or have a wrong one."""
-    by_name = {name.split(".", 1)[1]: name for name in known}
-    name = key.rsplit(".", 1)[-1].replace("-", "_")
-    if name in SYNONYMS:
-        return f" (did you mean {SYNONYMS[name]!r}?)"
-    if name in by_name:
-        return nearest(by_name[name], known)
-    return nearest(key, known) or nearest(name, by_name)
 
 
 def sentences(error: ValidationError) -> str:

@@ -263,8 +263,8 @@ def test_help_is_quick():
         "import sys\n"
         "from click.testing import CliRunner\n"
         "from distsgd.cli import main\n"
-        "for arguments in (['--help'], ['train', '--help'], ['sync', '--help'], ['--version'], ['train', '--bogus']):\n"
-        "    CliRunner().invoke(main, arguments)\n"
+        "for arguments in ('-h', 'train -h', 'sync -h', 'keys -h', '--version', 'train --bogus'):\n"
+        "    CliRunner().invoke(main, arguments.split())\n"
         "heavy = {'ray', 'mlflow', 'sklearn', 'pyarrow', 'numpy', 'pydantic', 'rich', 'cupy', 'matplotlib', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
@@ -280,8 +280,21 @@ def test_a_failure_names_the_page_on_failures_and_a_refusal_does_not(own_folder)
     assert "docs/failures.md" not in invoke("train", "--resume", "--run-dir", "none").err
 
 
+def test_help_says_what_it_is_for_and_how_to_begin():
+    shown = invoke("--help").out
+    assert "Train a classifier on rows of numbers by mini-batch SGD" in shown
+    lines = [line.strip() for line in shown.splitlines()]
+    begin = lines[lines.index("To begin with:") + 1 :][:3]
+    assert [line.split("  ")[0] for line in begin] == [
+        "distsgd train",
+        "distsgd train --data rows.parquet",
+        "distsgd keys",
+    ]
+    assert max(map(len, lines)) < 80
+    assert "..." not in shown.partition("Commands:")[2]  # no sentence is cut
+
+
 def test_help_names_what_there_is():
-    assert "train" in invoke("--help").out
     shown = invoke("train", "--help").out
     for option in (
         "--set",

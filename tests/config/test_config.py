@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from distsgd import train
 from distsgd.config import Config, flatten, known_keys, read_toml
-from distsgd.config.messages import SYNONYMS
 from distsgd.errors import ConfigError, RefusedError
 
 OTHER_VALUES = {
@@ -325,14 +324,6 @@ def test_no_value_ends_in_another_error_and_what_is_taken_is_json(values):
 
 def test_flatten_folds_nested_mappings():
     assert flatten({"a": {"b": {"c": 1}}, "d.e": [2], "f": {}}) == {"a.b.c": 1, "d.e": [2]}
-
-
-@pytest.mark.parametrize("word", SYNONYMS)
-def test_the_words_of_other_libraries_are_understood(word):
-    assert SYNONYMS[word] in known_keys()
-    for key in (word, f"train.{word}", word.replace("_", "-")):
-        with pytest.raises(ConfigError, match=rf"unknown configuration key .*did you mean {SYNONYMS[word]!r}"):
-            Config.build({key: 1})
 
 
 @pytest.mark.parametrize("given", ["rows.csv", 5, [("optim.lr", 1)]])

@@ -1,0 +1,92 @@
+"""Every configuration key in words: what `distsgd keys` prints and the README's table shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from distsgd.config.config import Config
+from distsgd.config.hints import key_of
+
+WORDS = {int: "integer", float: "number", bool: "`true`, `false`", str: "text"}
+BOUNDS = {
+    annotated_types.Ge: "≥",
+    annotated_types.Gt: ">",
+    annotated_types.Le: "≤",
+    annotated_types.Lt: "<",
+    annotated_types.MinLen: "of length ≥",
+    annotated_types.MaxLen: "of length ≤",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A configuration key. Literal values are between backticks, as in Markdown."""
+
+    name: str
+    """Dotted: `optim.lr`."""
+    default: str
+    """As TOML has it; `unset` if there is none."""
+    takes: str
+    """Type and bounds, such as `number, > 0`."""
+    meaning: str
+    """A sentence or two, in one line."""
+
+
+def keys() -> list[Key]:
+    """Return all keys, in the order of the sections."""
+    return list(_keys_of(Config, ""))
+
+
+def matching(word: str) -> list[Key]:
+    """Return the keys that have `word` in their name or meaning, and the one that other libraries call `word`."""
+    wanted = word.strip().lower().replace("-", "_")
+    meant = key_of(word, [key.name for key in keys()])
+    return [key for key in keys() if key.name == meant or wanted in f"{key.name} {key.meaning}".lower()]
+
+
+def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[Key]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys_of(field.annotation, f"{prefix}{name}.")
+        else:
+            meaning = " ".join((field.description or "").split())
+            yield Key(name=f"{prefix}{name}", default=_default(field.default), takes=_takes(field), meaning=meaning)
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "unset"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _takes(field: FieldInfo) -> str:
+    """Return what a field takes; None, which only means unset, is left out."""
+    return ", ".join([_kind(field.annotation)] + [_bound(constraint) for constraint in field.metadata])
+
+
+def _kind(annotation: Any) -> str:
+    """Return a type in words, its alternatives separated by commas."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return ", ".join(_kind(argument) for argument in arguments if argument is not types.NoneType)
+    if origin is tuple:
+        return f"list of {WORDS[arguments[0]]}s"
+    return WORDS[annotation]
+
+
+def _bound(constraint: Any) -> str:
+    """Return `≥ 1` and the like."""
+    (field,) = dataclasses.fields(constraint)
+    value = getattr(constraint, field.name)
+    return f"{BOUNDS[type(constraint)]} {'2⁶³' if value == 2**63 else value}"
