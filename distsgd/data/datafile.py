@@ -6,7 +6,7 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -65,6 +65,21 @@ class DataFile(Protocol):
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, in batches of at most `max_rows`, with at least the named columns."""
         ...
+
+
+@runtime_checkable
+class HasLines(Protocol):
+    """A data file that is text, whose rows a user finds by their line."""
+
+    def line(self, row: int) -> int:
+        """Return the line, from 1, at which row `row` of [0, num_rows) begins; the header and blank lines count."""
+        ...
+
+
+def place(file: DataFile, row: int) -> str:
+    """Return the file, and the place of one of its rows, as messages give it: a line of text, or a row's number."""
+    where = f"line {file.line(row)}" if isinstance(file, HasLines) else f"row {row} (counted from 0)"
+    return f"{file.path}, {where}"
 
 
 FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

@@ -185,6 +185,9 @@ class DataSet:
     source: str
     """The value of `data.train`: a path, a glob or `digits`."""
 
+    notices: tuple[str, ...] = ()
+    """What was found out about the data and the user should know, one line each, in the order of reading."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of all rows."""

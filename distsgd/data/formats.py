@@ -40,6 +40,9 @@ class FileFormat:
     harmonize: Callable[[Sequence[Any], str, pa.Schema | None], Sequence[DataFile]] | None = None
     """For a format without types: give opened files common ones. Takes the files, the label, the training schema."""
 
+    notices: Callable[[Sequence[Any]], tuple[str, ...]] | None = None
+    """What was found out about opened files and the user should know, one line each; nothing about ordinary ones."""
+
 
 FORMATS = (
     FileFormat(name="Parquet", suffixes=(".parquet", ".pq"), magic=(b"PAR1",), open=ParquetFile.open),

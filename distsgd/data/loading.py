@@ -49,6 +49,7 @@ def load(config: DataConfig) -> DataSet:
         transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
         digest=digest_of(rows, val_rows, classes, names, normalization),
         source=config.train,
+        notices=(*source.notices, *(held_out.notices if held_out else ())),
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from distsgd.config import DataConfig
 from distsgd.data.columns import check_same, check_types, in_order_of, resolve, storage_dtype
-from distsgd.data.datafile import DataFile
+from distsgd.data.datafile import DataFile, place
 from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
@@ -26,13 +26,13 @@ class SourceBatch:
     """Some consecutive rows of one file."""
 
     table: pa.RecordBatch
-    path: str
+    file: DataFile
     start: int
     """The first row's number within the file, from 0."""
 
     def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
-        return DataError(f"{self.path}, row {self.start + row}: {problem}")
+        return DataError(f"{place(self.file, self.start + row)}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Source:
 
     files: tuple[DataFile, ...]
     schema: InputSchema
+    notices: tuple[str, ...] = ()
+    """What was found out about the files and the user should know, one line each."""
 
     @property
     def num_rows(self) -> int:
@@ -63,7 +65,7 @@ class Source:
             for table in file.batches(names, max_rows):
                 if start + table.num_rows > file.num_rows:
                     break
-                yield SourceBatch(table, file.path, start)
+                yield SourceBatch(table, file, start)
                 start += table.num_rows
             else:
                 if start == file.num_rows:
@@ -76,7 +78,7 @@ class Source:
         """Return the file, and the row within it, of row `row` of [0, N)."""
         starts = [0, *itertools.accumulate(file.num_rows for file in self.files)]
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        return f"{self.files[number].path}, row {row - starts[number]}"
+        return place(self.files[number], row - int(starts[number]))
 
 
 def open_source(location: str, config: DataConfig, training: Source | None = None, *, labelled: bool = True) -> Source:
@@ -88,6 +90,7 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     like = training.files[0].schema if training else None
     form, files = _open_files(location, config.label, like)
     filled = [file for file in files if file.num_rows]
+    notices = form.notices(filled) if form.notices else ()
     if not filled:
         raise DataError(f"{location} has no rows; expected at least one for each class")
     if form.label is not None and config.label not in (DataConfig().label, form.label):
@@ -104,11 +107,11 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     if training is None:
         if config.normalize == "unit":
             _check_unit(form, filled[0], schemas[0])
-        return Source(location, tuple(filled), schemas[0])
+        return Source(location, tuple(filled), schemas[0], notices)
     check_same(filled[0], schemas[0], training.schema, training.location)
     storage = None if config.normalize == "unit" else storage_dtype(training.schema)
     check_types(filled[0], schemas[0], training.schema, training.location, storage)
-    return Source(location, tuple(filled), in_order_of(schemas[0], training.schema))
+    return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
 
 
 def _open_files(location: str, label: str, like: pa.Schema | None) -> tuple[FileFormat, Sequence[DataFile]]:

@@ -56,6 +56,8 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     tracker = stack.enter_context(make_tracker(requested.tracking))
     cluster = stack.enter_context(joined(requested, environment(requested)))
     rows = data.load(requested.data)
+    for notice in rows.notices:
+        observer.note(notice)
     check_parameters_fit(requested, len(rows.feature_names), len(rows.classes))
     start = origin.start(rows.digest, observer)
     tracker.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,7 @@ from data_helpers import (
 )
 from sklearn.datasets import load_digits
 
-from distsgd.data import DataSet
+from distsgd.data import DataSet, formats
 
 NARROW = ["uint8", "int8", "uint16", "int16", "bool"]
 OTHERS = ["int32", "int64", "uint32", "uint64", "float16", "float32", "float64"]
@@ -193,6 +195,17 @@ def test_a_file_without_rows_is_passed_over_whatever_its_columns(tmp_path):
     expected = load_from(tmp_path / "b.arrow").digest
     write_arrow(pa.table({"other": pa.array([], pa.string())}), tmp_path / "a.arrow")
     assert load_from(tmp_path / "*.arrow").digest == expected
+
+
+def test_notices_of_a_format_reach_the_data_set(tmp_path, monkeypatch):
+    X, y = some_rows()
+    write_parquet(wide_table(X, y), tmp_path / "train.parquet")
+    write_parquet(wide_table(X, y), tmp_path / "val.parquet")
+    assert load_from(tmp_path / "train.parquet", val=tmp_path / "val.parquet").notices == ()
+    noting = replace(formats.FORMATS[0], notices=lambda files: tuple(f"seen: {Path(f.path).name}" for f in files))
+    monkeypatch.setattr(formats, "FORMATS", (noting, *formats.FORMATS[1:]))
+    notices = load_from(tmp_path / "train.parquet", val=tmp_path / "val.parquet").notices
+    assert notices == ("seen: train.parquet", "seen: val.parquet")
 
 
 def test_rows_cannot_be_written_to(tmp_path):

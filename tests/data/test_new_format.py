@@ -55,7 +55,7 @@ def test_files_of_a_folder_get_common_types(tmp_path):
 
 def test_what_is_wrong_is_named(tmp_path):
     write(tmp_path / "rows.jsonl", [{"a": i, "label": i % 2} if i != 7 else {"label": 1} for i in range(20)])
-    assert "row 7: null in column 'a'" in refused(tmp_path / "rows.jsonl")
+    assert "row 7 (counted from 0): null in column 'a'" in refused(tmp_path / "rows.jsonl")
     assert "JSON lines has none" in refused(tmp_path / "rows.jsonl", normalize="unit")
     (tmp_path / "rows.jsonl").write_text('{"a": 1, "label": 0}\n{"a": 2, "la\n')
     assert refused(tmp_path / "rows.jsonl").endswith("correct that row")

@@ -27,11 +27,11 @@ def test_ragged_csv(tmp_path, row):
 
 def test_csv_cells_that_are_no_numbers(tmp_path):
     (tmp_path / "rows.csv").write_text("a,label\n1,0\n,1\n")
-    assert "row 1: null in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
+    assert "row 1 (counted from 0): null in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
     (tmp_path / "rows.csv").write_text("a,label\n1,x\n2,\n")
-    assert "row 1: empty label" in refused(tmp_path / "rows.csv", val_fraction=0)
+    assert "row 1 (counted from 0): empty label" in refused(tmp_path / "rows.csv", val_fraction=0)
     (tmp_path / "rows.csv").write_text("a,label\n1,x\ninf,y\n")
-    assert "row 1: inf in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
+    assert "row 1 (counted from 0): inf in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
 
 
 @pytest.mark.parametrize(
