@@ -42,12 +42,14 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     rng = np.random.default_rng(rows)
     X = rng.integers(0, 255, (rows, features)).astype(dtype) if dtype == "u1" else rng.normal(size=(rows, features))
     y = np.arange(rows) % classes
+    schema = InputSchema(tuple(f"f{i}" for i in range(features)), (dtype,) * features, None, "y", "integer")
     data = DataSet(
         train=ArrayRows(X.astype(dtype), y),
         val=None,
         classes=np.arange(classes),
-        feature_names=tuple(f"f{i}" for i in range(features)),
-        schema=InputSchema(tuple(f"f{i}" for i in range(features)), (dtype,) * features, None, "y", "integer"),
+        feature_names=schema.feature_names,
+        schema=schema,
+        inputs=schema.inputs,
         normalization=Normalization(np.zeros(features), np.ones(features)),
         transform=BatchTransform(scale=np.array([1 / 255], "f4") if dtype == "u1" else None),
         digest="",

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.inputs import Column, Inputs
 from distsgd.data.normalization import BatchTransform, Normalization
 
 
@@ -161,6 +162,18 @@ class InputSchema:
         """NumPy types of the D features."""
         return tuple(np.dtype(t) for t in self.types) * (self.width or 1)
 
+    @property
+    def inputs(self) -> Inputs:
+        """The feature columns as the model keeps them, by which it predicts."""
+        if self.width is not None:
+            return Inputs((Column(name=self.columns[0], kind="list", dtype=self.types[0], width=self.width),))
+        return Inputs(
+            tuple(
+                Column(name=name, kind="boolean" if np.dtype(kind).kind == "b" else "number", dtype=kind)
+                for name, kind in zip(self.columns, self.types, strict=True)
+            )
+        )
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -173,6 +186,9 @@ class DataSet:
 
     feature_names: tuple[str, ...]
     schema: InputSchema
+    inputs: Inputs
+    """The feature columns as the model keeps them: how their values become features."""
+
     normalization: Normalization
     """From the values of the files to the inputs of the net, for prediction; its statistics are the training rows'."""
 

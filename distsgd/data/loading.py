@@ -45,6 +45,7 @@ def load(config: DataConfig) -> DataSet:
         classes=classes,
         feature_names=names,
         schema=source.schema,
+        inputs=source.schema.inputs,
         normalization=normalization,
         transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
         digest=digest_of(rows, val_rows, classes, names, normalization),

@@ -23,6 +23,9 @@ PREDICTOR = "distsgd_predictor"
 COPIED = (
     "activations",
     "backprop",
+    "encoding",
+    "frames",
+    "inputs",
     "losses",
     "model_file",
     "net",
