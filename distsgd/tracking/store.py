@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -50,26 +51,44 @@ MODEL = "model"
 """Name of the logged model."""
 
 
-@contextlib.contextmanager
-def _database_attempts(uri: str, count: int = 3) -> Iterator[None]:
-    """Have mlflow try to connect to a database so often: by itself it blocks for 100 seconds in ten attempts."""
-    if uri.startswith("http"):
-        yield
-        return
-    from mlflow.store.db import utils
+class _DatabaseAttempts:
+    """Has mlflow try to connect to a database a few times: by itself it blocks for 100 seconds in ten attempts.
 
-    before, utils.MAX_RETRY_COUNT = utils.MAX_RETRY_COUNT, count  # mlflow has no setting for it
-    try:
-        yield
-    finally:
-        utils.MAX_RETRY_COUNT = before
+    mlflow has no setting for it, so its constant is changed while any thread of this process is connecting.
+    """
+
+    COUNT = 3
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users, self._before = 0, 0
+
+    @contextlib.contextmanager
+    def limited(self) -> Iterator[None]:
+        """Limit the attempts of this thread, and of all others meanwhile."""
+        from mlflow.store.db import utils
+
+        with self._lock:
+            if not self._users:
+                self._before, utils.MAX_RETRY_COUNT = utils.MAX_RETRY_COUNT, self.COUNT
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    utils.MAX_RETRY_COUNT = self._before
+
+
+_database_attempts = _DatabaseAttempts()
 
 
 class Store:
     """A connection to a store."""
 
     def __init__(self, uri: str) -> None:
-        with _database_attempts(uri):
+        with contextlib.nullcontext() if uri.startswith("http") else _database_attempts.limited():
             self._uri, self._client = uri, MlflowClient(uri)
 
     def ping(self) -> None:

@@ -130,6 +130,8 @@ def strike(blow: Blow, run: Path) -> None:
             path.chmod(0 if blow.replaced == "no permissions" else 0o555 if path.is_dir() else 0o444)
         return
     copy = run.parent / f"copy-of-{path.name}"
+    if path.is_symlink() and path.readlink() == copy:  # another blow has put it there
+        return
     copy.unlink(missing_ok=True)
     if path.is_file() and os.access(path, os.R_OK):
         shutil.copy(path, copy)

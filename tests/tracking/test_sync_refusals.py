@@ -104,3 +104,16 @@ def test_a_database_that_is_down_is_not_waited_for_and_mlflow_keeps_its_own_retr
     assert "hidden" not in found.err
     assert time.monotonic() - began < 30, "mlflow itself tries for 100 seconds"
     assert before == utils.MAX_RETRY_COUNT
+
+
+def test_two_connections_at_once_limit_the_attempts_until_the_last_is_made():
+    from mlflow.store.db import utils
+
+    from distsgd.tracking.store import _database_attempts
+
+    before = utils.MAX_RETRY_COUNT
+    with _database_attempts.limited():
+        with _database_attempts.limited():
+            assert before > utils.MAX_RETRY_COUNT
+        assert before > utils.MAX_RETRY_COUNT
+    assert before == utils.MAX_RETRY_COUNT
