@@ -16,11 +16,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import Location
 from distsgd.errors import DistsgdError, ResourceError, ServerLostError, TrainingError, WorkerLostError
+from distsgd.system.signals import stop_age_s
 
 SERVER = "the parameter server"
 
 TICK_S = 0.2
 """Seconds that the driver waits for replies between two ticks."""
+
+STOPPING_S = 10.0
+"""Seconds that the driver waits for an answer after a signal to stop: only a process that hangs takes longer."""
 
 Tick = Callable[[], None]
 """Called every TICK_S seconds while the driver waits: writes new journal records, checks for signals."""
@@ -28,6 +32,25 @@ Tick = Callable[[], None]
 
 def no_tick() -> None:
     """Do nothing: outside of training, signals raise errors by themselves."""
+
+
+class _Wait:
+    """A wait that begins now and takes `timeout_s`, or STOPPING_S after a signal to stop."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._began, self._timeout_s = time.monotonic(), timeout_s
+
+    def left_s(self) -> float:
+        """Return the seconds that are left, at least 0."""
+        waited = time.monotonic() - self._began
+        since_stop = min(waited, stop_age_s())
+        return max(0.0, min(self._timeout_s - waited, STOPPING_S - since_stop))
+
+    def silence(self, who: str) -> str:
+        """Return what to report if there was no reply."""
+        waited = time.monotonic() - self._began
+        shortened = ", which is how long a run waits after a signal to stop" if waited < self._timeout_s else ""
+        return f"{who} has not answered for {round(min(waited, self._timeout_s), 1):g} s{shortened}"
 
 
 def await_reply(reply: Any, who: str, timeout_s: float) -> Any:
@@ -48,8 +71,8 @@ def await_replies(calls: Sequence[tuple[Any, str]], timeout_s: float, tick: Tick
 
     A missing reply is replaced by the error that `await_reply` would have raised.
     """
-    deadline, replies = time.monotonic() + timeout_s, [reply for reply, _ in calls]
-    while replies and (left := deadline - time.monotonic()) > 0:
+    wait, replies = _Wait(timeout_s), [reply for reply, _ in calls]
+    while replies and (left := wait.left_s()) > 0:
         if not ray.wait(replies, num_returns=len(replies), timeout=min(TICK_S, left), fetch_local=False)[1]:
             break
         tick()
@@ -58,7 +81,7 @@ def await_replies(calls: Sequence[tuple[Any, str]], timeout_s: float, tick: Tick
         arrived = bool(ray.wait([reply], timeout=0, fetch_local=False)[0])
         try:
             if not arrived:
-                raise ResourceError(f"{who} has not answered for {timeout_s:g} s")
+                raise ResourceError(wait.silence(who))
             found.append(await_reply(reply, who, timeout_s))
         except (WorkerLostError, ResourceError) as error:
             found.append(error)
@@ -71,15 +94,22 @@ def has_arrived(reply: Any) -> bool:
 
 
 def _get(reply: Any, who: str, timeout_s: float, *, dead: type[DistsgdError], silent: type[DistsgdError]) -> Any:
-    """Return the reply of an actor, or raise what it raised, or `dead` or `silent`."""
+    """Return the reply of an actor, or raise what it raised, or `dead` or `silent`.
+
+    Signals to stop are looked at until there is a reply. Fetching it from another node then takes one call, since each
+    further one would begin again.
+    """
+    wait = _Wait(timeout_s)
     try:
-        return ray.get(reply, timeout=timeout_s)
+        while (left := wait.left_s()) > 0 and not ray.wait([reply], timeout=min(TICK_S, left), fetch_local=False)[0]:
+            pass
+        return ray.get(reply, timeout=wait.left_s())
     except RayTaskError as error:
         if isinstance(error.cause, DistsgdError):
             raise error.cause from None
         raise TrainingError(f"{who} failed: {error.cause!r}") from error
     except GetTimeoutError:
-        raise silent(f"{who} has not answered for {timeout_s:g} s") from None
+        raise silent(wait.silence(who)) from None
     except RayError as error:  # RayActorError, or ActorUnschedulableError, which is none, where a node is gone
         raise dead(f"{who} died ({_cause(error)})") from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from distsgd.core.backend import Device
 from distsgd.engine import validation
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
+from distsgd.errors import ServerLostError
 
 GROW_S = 5.0
 """Seconds between two checks of the cluster's size, if the number of workers follows it."""
@@ -45,6 +47,7 @@ class RayTrainer:
         self._held_out = 0 if rows.data.val is None else len(rows.data.val)
         self._server: Any = None
         self._location: Location | None = None
+        self._loss: ServerLostError | None = None
         self._group = WorkerGroup(
             spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, runtime_env=runtime_env
         )
@@ -65,11 +68,11 @@ class RayTrainer:
         remote = ray.remote(ServerActor).options(
             num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy
         )
-        self._location = None
+        self._location = self._loss = None
         self._server = remote.remote(config=self._config, net=self._net, plan=self._plan, start=start, workers=workers)
-        location: Location = await_server(self._server.location.remote(), self._group.start_timeout_s)
-        self._location = location
-        self._group.connect_all(self._server, location)
+        with self._noting_loss():
+            self._location = await_server(self._server.location.remote(), self._group.start_timeout_s)
+            self._group.connect_all(self._server, self._location)
 
     def recover(self, start: Snapshot) -> None:
         """Start a new server in place of a lost one; it resumes from the earlier state `start`."""
@@ -77,8 +80,21 @@ class RayTrainer:
         self._group.drop_dead_nodes()
         self._start_server(start)
 
-    def _ask(self, reply: Any) -> Any:
-        return await_server(reply, self._config.run.timeout_s)
+    @contextlib.contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        """Remember that the server was lost: whoever asks it next need not wait until it is known again."""
+        if self._loss is not None:
+            raise self._loss
+        try:
+            yield
+        except ServerLostError as error:
+            self._loss = error
+            raise
+
+    def _ask(self, method: str) -> Any:
+        """Return the server's reply to a call without arguments."""
+        with self._noting_loss():
+            return await_server(getattr(self._server, method).remote(), self._config.run.timeout_s)
 
     def run(self, until: int, tick: Tick) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done.
@@ -92,12 +108,14 @@ class RayTrainer:
             tick()
         if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
             self._replace_lost(tick)
-        steps: int = self._ask(reply)
+        with self._noting_loss():
+            steps: int = await_server(reply, self._config.run.timeout_s)
         return steps
 
     def _replace_lost(self, tick: Tick) -> None:
         """Replace lost workers; add some if the cluster has grown."""
-        self._group.replace_lost(tick)
+        with self._noting_loss():
+            self._group.replace_lost(tick)
         now = self._replaced = time.monotonic()
         if self._wanted is not None and now - self._looked > GROW_S:
             self._looked = now
@@ -110,7 +128,7 @@ class RayTrainer:
 
     def take_records(self) -> list[dict[str, Any]]:
         """See ParameterServer.take_records."""
-        records: list[dict[str, Any]] = self._ask(self._server.take_records.remote())
+        records: list[dict[str, Any]] = self._ask("take_records")
         return records
 
     def take_notices(self) -> list[str]:
@@ -119,12 +137,12 @@ class RayTrainer:
 
     def snapshot(self) -> Snapshot:
         """See ParameterServer.snapshot."""
-        snapshot: Snapshot = self._ask(self._server.snapshot.remote())
+        snapshot: Snapshot = self._ask("snapshot")
         return snapshot
 
     def timings(self) -> dict[str, float]:
         """See ParameterServer.timings."""
-        timings: dict[str, float] = self._ask(self._server.timings.remote())
+        timings: dict[str, float] = self._ask("timings")
         return timings
 
     def evaluate(self, tick: Tick) -> dict[str, float] | None:
@@ -141,7 +159,7 @@ class RayTrainer:
             tick()
             return not self._stopped
 
-        flat = ray.put(self._ask(self._server.current_parameters.remote()))
+        flat = ray.put(self._ask("current_parameters"))
         found = self._evaluator.evaluate(flat, validation.block_count(self._held_out), poll)
         return None if found is None else validation.metrics(found, self._held_out)
 

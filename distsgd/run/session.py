@@ -140,8 +140,11 @@ class Session:
                     stopped = self.stop_request.signum is not None
                     epoch_ended = step == plan.total_steps or (step == until and not stopped)
             except ServerLostError as error:
-                step = self._recover(error)
-                epoch_ended = self.log.lacks_validation(step)
+                if self.stop_request.signum is not None:  # without a server there is nothing to stop
+                    reason = Reason.STOPPED
+                else:
+                    step = self._recover(error)
+                    epoch_ended = self.log.lacks_validation(step)
         self._checkpoint_last_state()
         return reason
 
@@ -173,6 +176,8 @@ class Session:
                 self.trainer.recover(newest)
                 return newest.step
             except ServerLostError as again:
+                if self.stop_request.signum is not None:
+                    return newest.step
                 error = again
         raise ServerLostError(
             f"{error}, and is not replaced any more (run.max_restarts is {limit}); what was "

@@ -7,6 +7,7 @@ because the program was started with `nohup`, it stays ignored.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import signal
 import threading
@@ -33,6 +34,15 @@ class StopRequest:
     def age_s(self) -> float:
         """Return the seconds since the signal came; minus infinity if none has come."""
         return time.monotonic() - self._noted
+
+
+_NOTED: contextvars.ContextVar[StopRequest | None] = contextvars.ContextVar("noted", default=None)
+
+
+def stop_age_s() -> float:
+    """Return the seconds since this thread's training was asked to stop; minus infinity if it was not."""
+    request = _NOTED.get()
+    return -math.inf if request is None else request.age_s()
 
 
 def _installed() -> list[int]:
@@ -110,4 +120,8 @@ def noted_stop_signals(request: StopRequest) -> Iterator[None]:
     with _restored(signums):
         for signum in signums:
             signal.signal(signum, note)
-        yield
+        token = _NOTED.set(request)
+        try:
+            yield
+        finally:
+            _NOTED.reset(token)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 
 import pytest
 
-from distsgd.cluster.rpc import await_replies
-from distsgd.errors import ResourceError, WorkerLostError
+from distsgd.cluster import rpc
+from distsgd.cluster.rpc import await_replies, await_reply, await_server
+from distsgd.errors import ResourceError, ServerLostError, WorkerLostError
+from distsgd.system.signals import StopRequest, noted_stop_signals
 
 pytestmark = pytest.mark.usefixtures("joined")
 
@@ -70,3 +74,27 @@ def test_what_tick_raises_ends_the_wait(actors):
 
 def test_without_calls_there_is_nothing_to_wait_for():
     assert await_replies([], 60, lambda: None) == []
+
+
+def test_a_signal_to_stop_shortens_every_wait(actors, monkeypatch):
+    monkeypatch.setattr(rpc, "STOPPING_S", 0.5)
+    request = StopRequest()
+    with noted_stop_signals(request):
+        sender = threading.Timer(1.0, signal.raise_signal, [signal.SIGTERM])
+        sender.start()
+        began = time.monotonic()
+        with pytest.raises(ServerLostError, match="has not answered for 1.* s, which is how long a run waits after a"):
+            await_server(actors[0].reply.remote(1, 9), 60)
+        assert 1.4 < time.monotonic() - began < 5
+        sender.join()
+        with pytest.raises(ResourceError, match="worker 1 has not answered for 0.5 s, which is "):
+            await_reply(actors[1].reply.remote(1, 9), "worker 1", 60)
+        (problem,) = await_replies([(actors[1].reply.remote(1, 9), "worker 1")], 60, lambda: None)
+        assert isinstance(problem, ResourceError)
+        assert await_server(actors[2].reply.remote(7), 60) == 7
+
+
+def test_what_is_there_is_returned_even_if_no_time_is_left(actors):
+    reply = actors[0].reply.remote(7)
+    assert await_reply(reply, "worker 0", 60) == 7
+    assert await_reply(reply, "worker 0", 0) == 7

@@ -166,6 +166,22 @@ def test_a_second_ctrl_c_stops_at_once(cli):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_signal_ends_a_run_whose_server_hangs(cli):
+    """Otherwise it is waited for a minute, and then replaced."""
+    arm(cli, Fault("server", 0, 30, "applied", "SIGSTOP"))
+    process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
+    assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
+    process.send_signal(signal.SIGTERM)
+    stopped = finished(process, 40)
+    assert stopped.code == 143, stopped.err
+    assert "warning: the parameter server has not answered for 1" in stopped.err
+    assert "s, which is how long a run waits after a signal to stop; the steps after step 23 are lost" in stopped.err
+    assert "stopped by SIGTERM after step 23 of 23000000; continue with: " in stopped.err
+    assert newest_checkpoint(cli.folder / "run") == 23
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "step"), [(1, 23), pytest.param(4, 92, id="the last one")])
 def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(cli, every, step):
     """A worker that hangs in a validation is waited for a minute, but not if a signal comes."""
