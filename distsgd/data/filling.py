@@ -99,6 +99,8 @@ def fill_training(
         return normalization.rounded()
     for part in parts:
         part.check_finite()
+    if normalize != "standard" and not fits_float32(source.schema):
+        _check_nonzero(source, encoder, train)
     return normalization
 
 
@@ -147,6 +149,22 @@ def _scan(source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_]) -> N
         moments.add(X[chosen[start : start + len(y)]])
         start += len(y)
     return moments.normalization(source.schema.feature_names)
+
+
+def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> None:
+    """Refuse a column that became 0 in all rows when it was rounded to float32, although it is not."""
+    zero, count = np.arange(train.X.shape[1]), block_rows(train.X.shape[1])
+    for start in range(0, len(train.X), count):
+        zero = zero[~train.X[start : start + count, zero].any(axis=0)]
+        if not len(zero):
+            return
+    for X, _ in _examples(source, encoder):
+        lost = zero[X[:, zero].any(axis=0)]
+        if len(lost):
+            raise DataError(
+                f"the values of feature {source.schema.feature_names[lost[0]]!r} are so small that all of them are 0 "
+                "in float32; set data.normalize=standard, rescale that column, or leave it out of data.features"
+            )
 
 
 def _examples(source: Source, encoder: LabelEncoder) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:

@@ -71,6 +71,7 @@ class ResumedRun:
         directory, stored, data_digest = rundir.read(path)
         config = _resumed_config(stored, given, path)
         stack.enter_context(rundir.locked(path))
+        rundir.remove_unfinished(path)
         return cls(config, directory, data_digest, _finished(directory))
 
     def start(self, data_digest: str, observer: Observer) -> Snapshot | None:

@@ -80,6 +80,8 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         return None, []
     except OSError as error:
         return None, [f"the checkpoints in {str(folder)!r} cannot be read: {error.strerror}"]
+    if len(paths) == 1 and paths[0].suffix == ".npz":
+        return None, []  # the first checkpoint was being written when the process was killed
     names = {path.stem for path in paths if path.stem.isdecimal()}
     for name in sorted(names, key=int, reverse=True):
         try:

@@ -162,6 +162,13 @@ def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
     )
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove files that a killed driver was writing, as far as that is possible; the lock must be held."""
+    with contextlib.suppress(OSError):
+        for leftover in path.glob(temporary_name(path / "*").name):
+            leftover.unlink()
+
+
 def identity(directory: RunDirectory, data_digest: str) -> dict[str, str]:
     """Return what must match for this run to resume from a checkpoint."""
     return {"run_key": directory.run_key, "data_digest": data_digest}

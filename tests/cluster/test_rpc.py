@@ -83,11 +83,11 @@ def test_a_signal_to_stop_shortens_every_wait(actors, monkeypatch):
         sender = threading.Timer(1.0, signal.raise_signal, [signal.SIGTERM])
         sender.start()
         began = time.monotonic()
-        with pytest.raises(ServerLostError, match="has not answered for 1.* s, which is how long a run waits after a"):
+        with pytest.raises(ServerLostError, match="is how long a run waits after a signal to stop"):
             await_server(actors[0].reply.remote(1, 9), 60)
         assert 1.4 < time.monotonic() - began < 5
         sender.join()
-        with pytest.raises(ResourceError, match="worker 1 has not answered for 0.5 s, which is "):
+        with pytest.raises(ResourceError, match=r"worker 1 has not answered for 0\.5 s, which is "):
             await_reply(actors[1].reply.remote(1, 9), "worker 1", 60)
         (problem,) = await_replies([(actors[1].reply.remote(1, 9), "worker 1")], 60, lambda: None)
         assert isinstance(problem, ResourceError)

@@ -121,6 +121,18 @@ def test_a_spread_whose_square_float64_cannot_hold_is_refused(tmp_path, value, p
         load_table(table, tmp_path, val_fraction=0)
 
 
+@pytest.mark.parametrize("value", [1e-46, 1e-170, 5e-324])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_column_that_would_silently_become_0_is_refused(tmp_path, value, many):
+    rows = 3 * block_rows(3) if many else 30
+    last = np.where(np.arange(rows) == rows - 2, value, 0.0)
+    table = pa.table({"a": np.arange(rows) * 1.0, "zero": np.zeros(rows), "b": last, "label": np.arange(rows) % 2})
+    with pytest.raises(DataError, match=r"feature 'b' are so small that all of them are 0 in float32.*standard"):
+        load_table(table, tmp_path, val_fraction=0, normalize="none")
+    some = table.set_column(2, "b", [np.where(np.arange(rows) == 0, 1.0, last)])
+    assert load_table(some, tmp_path, val_fraction=0, normalize="none").train.X[:, 2].sum() == 1
+
+
 @pytest.mark.parametrize("size", [1e-140, 1e-30, 1e39, 1e150])
 def test_columns_that_float32_cannot_hold_are_normalised(tmp_path, size):
     values = np.random.default_rng(0).normal(size=300)

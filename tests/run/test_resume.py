@@ -83,6 +83,15 @@ def test_checkpoints_of_which_none_is_valid_are_refused_and_not_begun_anew(kept)
     assert f"the run in {str(kept)!r} has no checkpoint yet, and begins again at step 0" in found.err
 
 
+def test_a_first_checkpoint_that_was_being_written_counts_as_none(kept):
+    for path in (kept / "checkpoints").iterdir():
+        if path.name != "00000023.npz":
+            path.unlink()
+    found = resume(kept)
+    assert found.code == 0, found.err
+    assert f"the run in {str(kept)!r} has no checkpoint yet, and begins again at step 0" in found.err
+
+
 @pytest.mark.parametrize(
     ("left", "lines", "steps"),
     [
@@ -144,9 +153,11 @@ def test_what_is_no_journal_is_refused(kept, spoil, words):
 
 def test_a_finished_run_is_left_as_it_is(kept):
     assert resume(kept).code == 0
+    (kept / ".result.json.tmp").write_text('{"status": ')  # the driver was killed while it wrote the result again
     again = resume(kept)
     assert again.code == 0
     assert again.err == f"the run in {str(kept)!r} has finished; nothing is left to do\n"
+    assert not list(kept.glob(".*.tmp"))
 
 
 def test_a_resumed_run_writes_checkpoints_that_older_ones_can_stand_beside(kept):
