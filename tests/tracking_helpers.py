@@ -81,7 +81,7 @@ def assert_complete(uri: str, path: Path, status: str = "FINISHED", experiment: 
     if status == "FINISHED":
         result = json.loads((path / "result.json").read_bytes())
         assert result["mlflow_run_id"] == run.info.run_id
-        assert run.data.metrics["train/loss"] == result["train/loss"]
+        assert run.data.metrics["train/epoch_loss"] == result["train/loss"]
         assert run.data.metrics["val/loss"] == result["val/loss"]
         assert run.data.metrics["val/accuracy"] == result["val/accuracy"]
         assert run.data.tags["weights_sha256"] == result["weights_sha256"]

@@ -11,6 +11,12 @@ from distsgd.rundir.result import Result
 from distsgd.tracking import run_id
 from distsgd.tracking.uri import view_command
 
+LINE_WIDTH = 64
+"""Columns beside the names for the recall of several classes."""
+
+MAX_NAME = 20
+"""Characters of a class's name."""
+
 
 def summary(result: Result) -> list[tuple[str, str]]:
     """Return names and values; values that were not measured are omitted."""
@@ -19,15 +25,51 @@ def summary(result: Result) -> list[tuple[str, str]]:
     lines: list[tuple[str, str | None]] = [
         ("status", result.status),
         ("trained", f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"),
-        ("train loss", _number("{:.4f}", result.train_loss)),
-        ("val loss", _number("{:.4f}", result.val_loss)),
-        ("val accuracy", _number("{:.4f}", result.val_accuracy)),
+        ("train loss", _number("{:.4f} (mean of the last epoch)", result.train_loss)),
+        ("val loss", _val_loss(result)),
+        ("val accuracy", _accuracy(result)),
+        ("mean recall", _number("{:.4f} (balanced accuracy)", result.balanced_accuracy)),
+        *_recall(result),
         ("samples/s", _number("{:,.0f}", result.samples_per_s)),
         ("model", os.path.relpath(path / "model.npz") if path.is_relative_to(Path.cwd()) else str(path / "model.npz")),
         ("MLflow run", result.mlflow_run_id),
         ("view", view_command(stored.uri, stored.experiment_id, stored.run_id) if stored else None),
     ]
+    lines += [("note", remark) for remark in result.remarks]
     return [(name, value) for name, value in lines if value is not None]
+
+
+def _val_loss(result: Result) -> str | None:
+    """Return the final validation loss, with the lowest one if that was another."""
+    best = ""
+    if result.best_val_loss is not None and result.best_val_loss != result.val_loss:
+        best = f" (lowest: {result.best_val_loss:.4f}, after epoch {result.best_epoch:g})"
+    return _number("{:.4f}" + best, result.val_loss)
+
+
+def _accuracy(result: Result) -> str | None:
+    """Return the accuracy beside that of a guess."""
+    share = result.majority_share
+    if result.val_accuracy is None or share is None:
+        return _number("{:.4f}", result.val_accuracy)
+    if result.val_accuracy <= share:
+        return f"{result.val_accuracy:.4f}, no better than guessing the most frequent class: {share:.4f}"
+    return f"{result.val_accuracy:.4f} (guessing the most frequent class: {share:.4f})"
+
+
+def _recall(result: Result) -> list[tuple[str, str]]:
+    """Return lines with the recall of the classes, several on each."""
+    recall = result.recall or {}
+    parts = [f"{_short(name)} {value:.2f}" for name, value in recall.items()]
+    width = max(map(len, parts), default=1) + 3
+    per_line = max(1, LINE_WIDTH // width)
+    lines = ["".join(part.ljust(width) for part in parts[i : i + per_line]) for i in range(0, len(parts), per_line)]
+    title = "recall" if result.held_out_classes == len(recall) else "worst recall"
+    return [("" if number else title, line.rstrip()) for number, line in enumerate(lines)]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def print_summary(result: Result) -> None:

@@ -29,6 +29,7 @@ from distsgd.data import Rows
 from distsgd.engine.plan import Plan
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.validation import BlockResult
 from distsgd.engine.worker import Worker
 from distsgd.system import faults
 
@@ -224,7 +225,7 @@ class WorkerActor(GradientActor):
         faults.reached("worker", self._number, step + 1, "computed")
         return partials
 
-    def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
+    def evaluate(self, flat: np.ndarray, blocks: range, confusion: bool) -> list[BlockResult]:
         """See Worker.evaluate."""
         faults.reached("worker", self._number, sys.maxsize, "validating")
-        return self._worker.evaluate(flat, blocks)
+        return self._worker.evaluate(flat, blocks, confusion=confusion)

@@ -18,13 +18,11 @@ import ray
 from distsgd.cluster.rpc import TICK_S, await_reply
 from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_state import Alive, ManagedWorker
+from distsgd.engine.validation import BlockResult
 from distsgd.errors import ResourceError, WorkerLostError
 
 SLACK = 10
 """How many times longer than expected blocks may take before their worker counts as lost."""
-
-BlockResult = tuple[float, int]
-"""A block's sum of losses and number of correct predictions."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,9 @@ class BlockEvaluator:
         self._block_s: float | None = None
         """The most recent time per block, in seconds."""
 
-    def evaluate(self, flat: Any, count: int, poll: Callable[[], bool]) -> list[BlockResult] | None:
+    def evaluate(
+        self, flat: Any, count: int, poll: Callable[[], bool], *, confusion: bool = False
+    ) -> list[BlockResult] | None:
         """Return the results of blocks 0 to `count` in any order, with the parameters that `flat` refers to.
 
         `poll` is called several times a second; it replaces lost workers, and returns whether to go on: if not, the
@@ -55,7 +55,7 @@ class BlockEvaluator:
         owed, found, requests = deque([range(count)]), list[BlockResult](), dict[Any, _Request]()
         last_seen = next_poll = time.monotonic()
         while owed or requests:
-            self._hand_out(flat, owed, requests)
+            self._hand_out(flat, owed, requests, confusion)
             now = time.monotonic()
             if requests:
                 last_seen = now
@@ -76,7 +76,7 @@ class BlockEvaluator:
                 next_poll = time.monotonic() + TICK_S
         return found
 
-    def _hand_out(self, flat: Any, owed: deque[range], requests: dict[Any, _Request]) -> None:
+    def _hand_out(self, flat: Any, owed: deque[range], requests: dict[Any, _Request], confusion: bool) -> None:
         """Assign outstanding blocks to idle workers."""
         busy = {id(request.actor) for request in requests.values()}
         able = self._group.workers.able()
@@ -87,7 +87,7 @@ class BlockEvaluator:
                 size = min(share, self._most(), len(blocks))
                 if size < len(blocks):
                     owed.appendleft(blocks[size:])
-                reply = state.actor.evaluate.remote(flat, blocks[:size])
+                reply = state.actor.evaluate.remote(flat, blocks[:size], confusion)
                 timeout_s = max(self._timeout_s, SLACK * size * (self._block_s or 0.0))
                 requests[reply] = _Request(worker, state.actor, blocks[:size], time.monotonic(), timeout_s)
 

@@ -20,6 +20,7 @@ from distsgd.core.backend import Device
 from distsgd.engine import validation
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
+from distsgd.engine.validation import Evaluation
 from distsgd.errors import ServerLostError
 
 GROW_S = 5.0
@@ -145,14 +146,14 @@ class RayTrainer:
         timings: dict[str, float] = self._ask("timings")
         return timings
 
-    def evaluate(self, tick: Tick) -> dict[str, float] | None:
-        """Return loss and accuracy over the held-out rows; None if `tick` has called `stop`.
+    def evaluate(self, tick: Tick, *, confusion: bool = False) -> Evaluation | None:
+        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`.
 
         `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
         Raise WorkerLostError if too few workers are left.
         """
         if not self._held_out:
-            return {}
+            return Evaluation()
 
         def poll() -> bool:
             self._replace_lost(tick)
@@ -160,8 +161,9 @@ class RayTrainer:
             return not self._stopped
 
         flat = ray.put(self._ask("current_parameters"))
-        found = self._evaluator.evaluate(flat, validation.block_count(self._held_out), poll)
-        return None if found is None else validation.metrics(found, self._held_out)
+        blocks = validation.block_count(self._held_out)
+        found = self._evaluator.evaluate(flat, blocks, poll, confusion=confusion)
+        return None if found is None else validation.evaluation(found, self._held_out, self._net.classes)
 
     def close(self) -> None:
         """End the actors."""

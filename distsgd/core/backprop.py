@@ -67,9 +67,9 @@ def loss_and_gradient_sums(
     return loss
 
 
-def loss_and_correct(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[float, int]:
-    """Return the sum of the examples' losses, without L2, and the number of examples whose class is predicted."""
+def loss_and_predicted(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[float, Array]:
+    """Return the sum of the examples' losses, without L2, and the predicted classes (n,), those of largest score."""
     xp = workspace.xp
     v = forward(parameters, X, workspace)
-    correct = int(xp.count_nonzero(xp.argmax(v.s, axis=1) == y))
-    return float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64)), correct
+    predicted = xp.argmax(v.s, axis=1)
+    return float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64)), predicted

@@ -16,6 +16,7 @@ from distsgd.engine.serial import SerialLoop
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.timing import StepTimes
+from distsgd.engine.validation import BlockResult, Evaluation
 
 TICK_S = 0.2
 """Seconds between two calls of `tick`."""
@@ -33,7 +34,7 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        self._val, transform = spec.data.val, spec.data.transform
+        self._val, transform, self._classes = spec.data.val, spec.data.transform, spec.net.classes
         self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
@@ -54,9 +55,11 @@ class LocalTrainer:
         return self._state.step
 
     def _record(self, loss: float) -> None:
-        record = self._plan.record(self._state.step, loss, skipped=self._state.skipped) | self._times.since_last()
+        state = self._state
+        record = self._plan.record(state.step, loss, skipped=state.skipped, epoch_loss=state.epoch_loss)
+        record |= self._times.since_last()
         self._records.append(record)
-        self._state = dataclasses.replace(self._state, last_record=record)
+        self._state = dataclasses.replace(state, last_record=record)
 
     def stop(self) -> None:
         """Make `run` return after the current step."""
@@ -83,20 +86,20 @@ class LocalTrainer:
         """Return the step-time percentiles and the throughput for the result."""
         return self._times.summary()
 
-    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None:
-        """Return loss and accuracy over the held-out rows; None if `tick` has called `stop`."""
+    def evaluate(self, tick: Callable[[], None], *, confusion: bool = False) -> Evaluation | None:
+        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`."""
         if self._validation is None or self._val is None:
-            return {}
-        rows, found = len(self._val), list[tuple[float, int]]()
+            return Evaluation()
+        rows, found = len(self._val), list[BlockResult]()
         next_tick = time.monotonic() + TICK_S
         for block in range(validation.block_count(rows)):
-            found += self._validation.evaluate(self._state.parameters, range(block, block + 1))
+            found += self._validation.evaluate(self._state.parameters, range(block, block + 1), confusion=confusion)
             if time.monotonic() >= next_tick:
                 tick()
                 next_tick = time.monotonic() + TICK_S
                 if self._stopped:
                     return None
-        return validation.metrics(found, rows)
+        return validation.evaluation(found, rows, self._classes)
 
     def close(self) -> None:
         """Restore the number of BLAS threads of this process."""

@@ -9,6 +9,7 @@ from typing import Any
 from distsgd.config import Config
 from distsgd.core.sampling import Sampler
 from distsgd.core.schedules import learning_rate
+from distsgd.engine.snapshot import UNKNOWN, EpochLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +55,26 @@ class Plan:
         steps = self.sampler.steps_per_epoch * self.config.train.eval_every
         return step == self.total_steps or step % steps == 0 < step
 
+    def begins_epoch(self, step: int) -> bool:
+        """Return whether the step that follows `step` steps is the first of an epoch."""
+        return step % self.sampler.steps_per_epoch == 0
+
     def logged_steps(self, until: int) -> set[int]:
         """Return the steps up to `until` that are logged in the journal, except the last step of the run."""
         every = (self.config.train.log_every, self.sampler.steps_per_epoch)
         return {step for interval in every for step in range(interval, until + 1, interval)}
 
-    def record(self, step: int, loss: float, *, skipped: int = 0) -> dict[str, Any]:
+    def record(self, step: int, loss: float, *, skipped: int = 0, epoch_loss: EpochLoss = UNKNOWN) -> dict[str, Any]:
         """Return the journal record after `step` steps; `loss` is L of the last step's mini-batch.
 
-        A non-finite loss is left out.
+        A non-finite loss is left out. The mean of `epoch_loss` is included at the end of an epoch, and of the run.
         """
         record = {"step": step, "epoch": self.epoch(step), "train/lr": self.learning_rate(step - 1)}
         if math.isfinite(loss):
             record["train/loss"] = loss
+        mean = epoch_loss.mean
+        if mean is not None and (self.begins_epoch(step) or step == self.total_steps):
+            record["train/epoch_loss"] = mean
         if skipped:
             record["train/skipped_steps"] = skipped
         return record

@@ -18,7 +18,7 @@ from distsgd.core.update_rules import Step, update_rule
 from distsgd.core.workspace import Workspace
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine.acceptance import is_applied
-from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.snapshot import NO_LOSS, Snapshot
 from distsgd.engine.spec import RunSpec
 
 
@@ -46,9 +46,12 @@ class SerialLoop:
         total = combine(leaves, self._additions, added)
         new = self._updated(state, total)
         loss = total.loss / total.weight
+        so_far = NO_LOSS if self._plan.begins_epoch(state.step) else state.epoch_loss
         finite = bool(np.isfinite(new.parameters).all())
-        if not is_applied(self._config.train, new.step, loss, finite=finite):
-            new = replace(state, step=new.step, skipped=state.skipped + 1)
+        if is_applied(self._config.train, new.step, loss, finite=finite):
+            new = replace(new, epoch_loss=so_far.plus(total.loss, total.weight))
+        else:
+            new = replace(state, step=new.step, skipped=state.skipped + 1, epoch_loss=so_far)
         return new, loss + optim.l2_loss(self._net, W, self._config.optim.l2, np)
 
     def _updated(self, state: Snapshot, total: PartialSum) -> Snapshot:

@@ -21,7 +21,7 @@ from distsgd.core.update_rules import Step
 from distsgd.engine.acceptance import is_applied
 from distsgd.engine.aggregation import Aggregation
 from distsgd.engine.plan import Plan
-from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.snapshot import EpochLoss, Snapshot
 from distsgd.engine.timing import StepTimes
 from distsgd.system import faults
 
@@ -51,6 +51,8 @@ class ParameterServer:
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, link: Link, threads: int = 1) -> None:
         self.config, self.net, self.plan, self.link = config, net, plan, link
         self.step, self.skipped = start.step, start.skipped
+        self._epoch_loss, self._epoch_weight = start.epoch_loss
+        self._steps_per_epoch = plan.sampler.steps_per_epoch
         # Updates go to the other buffer, so that readers never see a partial one, and a bad one can be dropped.
         self._parameters: list[np.ndarray] = list(link.buffers)
         for buffer in self._parameters:
@@ -110,10 +112,14 @@ class ParameterServer:
         finite = self._update(partials, weight)
         applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
         with self._lock:
+            if self.step % self._steps_per_epoch == 0:
+                self._epoch_loss = self._epoch_weight = 0.0
             self.step += 1
             self._before = self._current
             if applied:
                 self._current = 1 - self._current
+                self._epoch_loss += total
+                self._epoch_weight += weight
             else:
                 self.skipped += 1
         return loss
@@ -138,10 +144,14 @@ class ParameterServer:
     def _record(self, loss: float) -> None:
         """Record the last step for the journal: its mini-batch's loss L, with the weights before the update."""
         loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)
-        record = self.plan.record(self.step, loss, skipped=self.skipped) | self._times.since_last()
+        record = self.plan.record(self.step, loss, skipped=self.skipped, epoch_loss=self._loss_of_epoch())
+        record |= self._times.since_last()
         with self._lock:
             self._last_record = record
             self._records.append(record)
+
+    def _loss_of_epoch(self) -> EpochLoss:
+        return EpochLoss(self._epoch_loss, self._epoch_weight)
 
     def take_records(self) -> list[dict[str, Any]]:
         """Return the journal records since the last call, oldest first."""
@@ -157,6 +167,7 @@ class ParameterServer:
                 parameters=self.parameters.copy(),
                 slots={name: slot.copy() for name, slot in self._slots[self._current].items()},
                 skipped=self.skipped,
+                epoch_loss=self._loss_of_epoch(),
                 last_record=self._last_record,
             )
 

@@ -20,7 +20,7 @@ from distsgd.core.sampling import PrefetchedRows, Sampler
 from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Gatherer
-from distsgd.engine.validation import Validation
+from distsgd.engine.validation import BlockResult, Validation
 
 PREFETCH_BYTES = 2**26
 """Maximum size of the mini-batch buffers, in bytes, for prefetching the next step's rows."""
@@ -161,6 +161,6 @@ class Worker:
         partial.gradient.get(out=out)
         return partial._replace(gradient=out)
 
-    def evaluate(self, flat: np.ndarray, blocks: range) -> list[tuple[float, int]]:
+    def evaluate(self, flat: np.ndarray, blocks: range, *, confusion: bool = False) -> list[BlockResult]:
         """See Validation.evaluate."""
-        return [] if self._validation is None else self._validation.evaluate(flat, blocks)
+        return [] if self._validation is None else self._validation.evaluate(flat, blocks, confusion=confusion)

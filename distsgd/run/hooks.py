@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from distsgd.engine.confusion import Confusion
 from distsgd.engine.plan import Plan
 from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import TrainingError
@@ -29,12 +30,16 @@ class EpochEnd:
     """The current state of training."""
     is_evaluated: bool
     """Whether this state is to be validated; if so, a hook journals its record together with the metrics."""
+    is_last: bool
+    """Whether the run ends here; then the confusion of the classes is counted, too."""
     tick: Callable[[], None]
     """To be called several times a second by hooks that take long."""
     interrupted: bool = False
     """Whether a signal interrupted the validation; then nothing is journalled, and --resume repeats it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics measured by hooks, by their names in the journal."""
+    confusion: Confusion | None = None
+    """Of the classes of the held-out rows, at the end of the run."""
 
     @property
     def step(self) -> int:
@@ -54,17 +59,18 @@ def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
     """Compute loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
     if not end.is_evaluated:
         return None
-    measured = trainer.evaluate(end.tick)
+    measured = trainer.evaluate(end.tick, confusion=end.is_last)
     if measured is None:
         end.interrupted = True
         return Reason.STOPPED
-    if not all(math.isfinite(value) for value in measured.values()):
+    if not all(math.isfinite(value) for value in measured.metrics.values()):
         raise TrainingError(
             f"the validation loss after step {end.step} is not finite, although that of the mini-batches is: look "
             "for huge values in the held-out rows, leave such rows out or normalise them (data.normalize), "
             "and start a new run; the checkpoint is that of this step"
         )
-    end.metrics.update(measured)
+    end.metrics.update(measured.metrics)
+    end.confusion = measured.confusion
     faults.reached("driver", 0, end.step, "validated")
     return None
 

@@ -88,6 +88,10 @@ class RunLog:
         if all(key in record for key in VALIDATED):
             self.validated = {key: record[key] for key in VALIDATED}
 
+    def records(self, until: int) -> list[dict[str, Any]]:
+        """Return the journal's lines up to step `until`."""
+        return [record for record in self._journal.records() if record["step"] <= until]
+
     def sync(self) -> None:
         """Flush all lines to disk."""
         self._journal.sync()

@@ -6,31 +6,50 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from distsgd.engine.confusion import Confusion
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import TrainingError
+from distsgd.run.assessment import assess, confusion_table, per_class_table
 from distsgd.run.log import RunLog
 from distsgd.run.trainer import Trainer
 from distsgd.rundir.classifier import Classifier, weights_sha256
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.result import Result, Status
+from distsgd.system.files import write_atomically
 
 
 def measured_result(
-    status: Status, *, spec: RunSpec, trainer: Trainer, log: RunLog, newest: Snapshot, run_dir: Path, wall_s: float
+    status: Status,
+    *,
+    spec: RunSpec,
+    trainer: Trainer,
+    log: RunLog,
+    newest: Snapshot,
+    confusion: Confusion | None,
+    run_dir: Path,
+    wall_s: float,
 ) -> Result:
     """Return the result of a run whose last state is `newest`, without the MLflow run ID."""
     timings: dict[str, float] = {}
     with contextlib.suppress(TrainingError):  # the parameter server may be what died
         timings = trainer.timings()
+    assessed = assess(log.records(newest.step), confusion, spec.data.classes.tolist())
     return Result(
         status=status,
         weights_sha256=weights_sha256(newest.parameters),
         steps=newest.step,
         epochs=spec.plan.epoch(newest.step),
-        train_loss=newest.last_record.get("train/loss"),
+        train_loss=newest.epoch_loss.mean,
         val_loss=log.validated.get("val/loss"),
         val_accuracy=log.validated.get("val/accuracy"),
+        majority_share=assessed.majority_share,
+        balanced_accuracy=assessed.balanced_accuracy,
+        macro_f1=assessed.macro_f1,
+        recall=assessed.recall,
+        held_out_classes=assessed.held_out_classes,
+        best_epoch=assessed.best_epoch,
+        best_val_loss=assessed.best_val_loss,
         wall_s=wall_s,
         samples_per_s=timings.get("samples_per_s"),
         step_ms_p50=timings.get("step_ms_p50"),
@@ -39,21 +58,28 @@ def measured_result(
         numerics=trainer.numerics,
         run_dir=run_dir.absolute(),
         warnings=log.warnings,
+        remarks=assessed.remarks,
     )
 
 
 def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> None:
     """Write `model.npz`; TrainingError if that fails."""
     data = spec.data
-    model = Classifier(
-        net=spec.net,
-        flat=newest.parameters,
-        classes=data.classes,
-        normalization=data.normalization,
-        inputs=data.inputs,
-    )
+    model = Classifier(net=spec.net, flat=newest.parameters, classes=data.classes, normalization=data.normalization)
     with writing(directory.model):
         model.save(directory.model)
+
+
+def write_tables(directory: RunDirectory, spec: RunSpec, confusion: Confusion | None) -> None:
+    """Write the per-class table and the confusion matrix, if rows were held out; TrainingError if that fails."""
+    if confusion is None:
+        return
+    tables = {directory.per_class: per_class_table, directory.confusion_matrix: confusion_table}
+    for path, table in tables.items():
+        text = table(confusion, spec.data.classes.tolist())
+        if text is not None:
+            with writing(path):
+                write_atomically(path, text.encode(), private=True)
 
 
 def write_result(directory: RunDirectory, result: Result) -> None:

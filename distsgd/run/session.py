@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from distsgd.engine.confusion import Confusion
 from distsgd.engine.diagnosis import offending_rows
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError
@@ -17,7 +18,7 @@ from distsgd.run.ending import End, Reason, stopped_at_once, stopped_in_training
 from distsgd.run.hooks import EpochEnd, EpochHook, standard_hooks
 from distsgd.run.log import RunLog
 from distsgd.run.observer import Observer
-from distsgd.run.outcome import measured_result, write_model, write_result, writing
+from distsgd.run.outcome import measured_result, write_model, write_result, write_tables, writing
 from distsgd.run.trainer import Trainer
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Journal
@@ -50,6 +51,8 @@ class Session:
     stop_request: StopRequest = field(default_factory=StopRequest)
     recoveries: int = 0
     """Number of lost servers that were replaced."""
+    confusion: Confusion | None = None
+    """Of the classes of the held-out rows, with the final weights."""
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -131,7 +134,7 @@ class Session:
                     reason = self._end_epoch()
                     epoch_ended = False
                 elif step == plan.total_steps:
-                    reason = Reason.COMPLETE
+                    reason = self._complete()
                 elif self.stop_request.signum is not None:
                     reason = Reason.STOPPED
                 else:
@@ -158,9 +161,20 @@ class Session:
         """Call the hooks; return the first reason to end training that any of them returns."""
         snapshot = self.trainer.snapshot()
         is_evaluated = self.spec.plan.is_evaluated(snapshot.step)
-        end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, tick=self._tick)
+        is_last = snapshot.step == self.spec.plan.total_steps
+        end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, is_last=is_last, tick=self._tick)
         reasons = [hook(end) for hook in self.hooks]
+        self.confusion = end.confusion
         return next((reason for reason in reasons if reason is not None), None)
+
+    def _complete(self) -> Reason:
+        """Return that training is complete, once the confusion has been counted if the driver died before that."""
+        if self.confusion is None:
+            measured = self.trainer.evaluate(self._tick, confusion=True)
+            if measured is None:
+                return Reason.STOPPED
+            self.confusion = measured.confusion
+        return Reason.COMPLETE
 
     def _recover(self, error: ServerLostError) -> int:
         """Continue with a new server from the newest valid checkpoint; return its step.
@@ -243,11 +257,13 @@ class Session:
             trainer=self.trainer,
             log=self.log,
             newest=self.checkpointing.newest,
+            confusion=self.confusion,
             run_dir=self.directory.path,
             wall_s=time.monotonic() - self.began,
         )
         if status == "FINISHED":
             write_model(self.directory, self.spec, self.checkpointing.newest)
+            write_tables(self.directory, self.spec, self.confusion)
         write_result(self.directory, result)
         faults.reached("driver", 0, result.steps, "written")
         began = time.monotonic()

@@ -16,6 +16,7 @@ from distsgd.data import DataSet
 from distsgd.engine.local import LocalTrainer
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
+from distsgd.engine.validation import Evaluation
 from distsgd.errors import ResourceError
 from distsgd.system import faults
 
@@ -32,7 +33,7 @@ class Trainer(Protocol):
     def snapshot(self) -> Snapshot: ...  # noqa: D102
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
-    def evaluate(self, tick: Callable[[], None]) -> dict[str, float] | None: ...  # noqa: D102
+    def evaluate(self, tick: Callable[[], None], *, confusion: bool = False) -> Evaluation | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from distsgd.core.npz import read_arrays
-from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.snapshot import UNKNOWN, EpochLoss, Snapshot
 from distsgd.errors import CheckpointError
 from distsgd.system.files import read_file, sync_folder, write_atomically
 
@@ -43,6 +44,7 @@ def save(
     manifest = {
         "step": snapshot.step,
         "skipped": snapshot.skipped,
+        "epoch_loss": list(snapshot.epoch_loss) if all(map(math.isfinite, snapshot.epoch_loss)) else None,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "last_record": snapshot.last_record,
@@ -134,8 +136,22 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
         parameters=parameters,
         slots=arrays,
         skipped=skipped,
+        epoch_loss=_epoch_loss(manifest.get("epoch_loss")),
         last_record=last_record,
     )
+
+
+def _epoch_loss(stored: Any) -> EpochLoss:
+    """Return the losses of the current epoch; UNKNOWN if there are none, as in checkpoints of version 0.1.0."""
+    if stored is None:
+        return UNKNOWN
+    if not isinstance(stored, list) or len(stored) != 2 or not all(map(_is_finite, stored)):
+        raise ValueError("its manifest holds no losses of the epoch")
+    return EpochLoss(*stored)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

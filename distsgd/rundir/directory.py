@@ -25,6 +25,9 @@ RUNS = Path("runs")
 CONFIG = "config.json"
 """File with the run's configuration and key; a folder that contains it is a run directory."""
 
+PER_CLASS, CONFUSION_MATRIX = "per_class.csv", "confusion_matrix.csv"
+"""Files with tables on the predictions for the held-out rows."""
+
 LOCK = ".lock"
 """File that the driver using a run directory holds a lock on."""
 
@@ -55,6 +58,16 @@ class RunDirectory:
     def result(self) -> Path:
         """How the run ended."""
         return self.path / "result.json"
+
+    @property
+    def per_class(self) -> Path:
+        """Rows, recall, precision and F1 of each class of the held-out rows, as CSV."""
+        return self.path / PER_CLASS
+
+    @property
+    def confusion_matrix(self) -> Path:
+        """The confusion matrix of the held-out rows, as CSV, a line for each true class."""
+        return self.path / CONFUSION_MATRIX
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file into the directory, atomically, readable only by its owner."""

@@ -151,9 +151,12 @@ def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
 
 
 def difference(line: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """Return the first training or validation metric in which a record differs from its journal line, or None."""
-    keys = (key for key in record if key.startswith(("train/", "val/")))
-    return next((key for key in keys if line.get(key) != record[key]), None)
+    """Return the first training or validation metric in which a record differs from its journal line, or None.
+
+    Metrics that the line does not have, because an earlier version wrote it, are not compared.
+    """
+    keys = (key for key in record if key.startswith(("train/", "val/")) and key in line)
+    return next((key for key in keys if line[key] != record[key]), None)
 
 
 def _parsed(content: bytes, path: Path, *, before: int = 0) -> Iterator[tuple[bytes, Record]]:

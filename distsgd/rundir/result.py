@@ -23,10 +23,25 @@ class Result:
     steps: int
     epochs: float
     train_loss: float | None
-    """Loss of the last mini-batch, including the L2 term."""
+    """Mean loss of the last epoch's mini-batches, without L2, each before its update. Up to version 0.1.0: the loss of
+    the last mini-batch, with L2."""
     val_loss: float | None
     """Mean loss over the held-out rows, without L2."""
     val_accuracy: float | None
+    majority_share: float | None = None
+    """Accuracy over the held-out rows of always predicting their most frequent class; None unless the run finished."""
+    balanced_accuracy: float | None = None
+    """Mean recall of the classes."""
+    macro_f1: float | None = None
+    """Mean F1 of the classes."""
+    recall: dict[str, float] | None = None
+    """Recall of each class by its name or, if there are more than ten, of the ten of lowest recall, worst first."""
+    held_out_classes: int | None = None
+    """Number of classes that the held-out rows have."""
+    best_epoch: float | None = None
+    """The epoch after which the validation loss was lowest."""
+    best_val_loss: float | None = None
+    """The validation loss after that epoch."""
     wall_s: float
     samples_per_s: float | None
     step_ms_p50: float | None
@@ -36,6 +51,8 @@ class Result:
     run_dir: Path
     """Absolute, so that the model is still found if the working directory changes."""
     warnings: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What stands out in the figures: a model that is no better than guessing, overfitting."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json`."""
@@ -47,6 +64,13 @@ class Result:
             "train/loss": self.train_loss,
             "val/loss": self.val_loss,
             "val/accuracy": self.val_accuracy,
+            "majority_share": self.majority_share,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "recall": self.recall,
+            "held_out_classes": self.held_out_classes,
+            "best_epoch": self.best_epoch,
+            "best_val_loss": self.best_val_loss,
             "wall_s": self.wall_s,
             "samples_per_s": self.samples_per_s,
             "step_ms_p50": self.step_ms_p50,
@@ -54,6 +78,7 @@ class Result:
             "mlflow_run_id": self.mlflow_run_id,
             "numerics": self.numerics,
             "warnings": self.warnings,
+            "remarks": self.remarks,
         }
 
     @classmethod

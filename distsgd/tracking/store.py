@@ -33,6 +33,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distsgd.errors import TrackingError
+from distsgd.rundir.directory import CONFUSION_MATRIX, PER_CLASS
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
 from distsgd.system.scratch import locked_folder
@@ -206,6 +207,7 @@ class StoredRun:
             self._tag({"weights_sha256": str(result.weights_sha256)})
             self._log_model(path, description, result)
             self._log_figure(records)
+            self._log_tables(path)
         end = records[-1]["timestamp_ms"] if records else None
         self._client.set_terminated(self.run_id, status="FAILED" if result is None else result.status, end_time=end)
 
@@ -229,6 +231,12 @@ class StoredRun:
             figure = Path(folder, "learning_curve.svg")
             draw_learning_curve(records, figure)
             self._client.log_artifact(self.run_id, str(figure))
+
+    def _log_tables(self, path: Path) -> None:
+        """Log the tables on the held-out rows: recall of each class, and the confusion matrix if there is one."""
+        for table in (path / PER_CLASS, path / CONFUSION_MATRIX):
+            if table.is_file():
+                self._client.log_artifact(self.run_id, str(table))
 
     def _log_model(self, path: Path, description: RunDescription, result: Result) -> None:
         """Log the model unless it already was; if a failure interrupted that, start over."""

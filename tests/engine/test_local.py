@@ -40,5 +40,6 @@ def test_a_tick_without_a_stop_request_changes_nothing(trainer):
     ticks = []
     found = trainer.evaluate(lambda: ticks.append(0))
     assert len(ticks) == 5
-    assert set(found) == {"val/loss", "val/accuracy"}
+    assert set(found.metrics) == {"val/loss", "val/accuracy"}
+    assert found.confusion is None
     assert found == trainer.evaluate(lambda: None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plain_training import serial_parameters, some_spec
 
 from distsgd.core import reduction
+from distsgd.core.optim import l2_loss
 from distsgd.core.reduction import PartialSum
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.server import ParameterServer
@@ -186,6 +187,23 @@ def test_records_cover_the_logged_steps_and_are_returned_once():
     assert all(record["time/step_ms"] > 0 and record["time/samples_per_s"] > 0 for record in records)
     assert server.snapshot().last_record == records[-1]
     assert server.timings()["step_ms_p50"] > 0
+
+
+@pytest.mark.parametrize("until", [2, 3, 4, 6, 8])
+def test_the_losses_of_the_epoch_are_those_of_the_serial_loop(until):
+    spec = some_spec()  # three steps an epoch
+    server, _ = made(spec)
+    server.run(until)
+    loop, state, losses = SerialLoop(spec), spec.start, []
+    for _ in range(until):
+        l2 = l2_loss(spec.net, state.parameters, spec.config.optim.l2, np)
+        state, loss = loop.step(state)
+        losses.append(loss - l2)
+    first = (until - 1) // 3 * 3
+    found = server.snapshot().epoch_loss
+    assert found == state.epoch_loss
+    assert found.weight == 32.0 * (until - first)
+    assert found.mean == pytest.approx(np.mean(losses[first:]), rel=1e-12)
 
 
 def test_a_snapshot_is_a_copy_that_a_run_can_resume_from():

@@ -29,6 +29,13 @@ RESULT = {
     "train/loss": float,
     "val/loss": float,
     "val/accuracy": float,
+    "majority_share": float,
+    "balanced_accuracy": float,
+    "macro_f1": float,
+    "recall": dict,
+    "held_out_classes": int,
+    "best_epoch": float,
+    "best_val_loss": float,
     "wall_s": float,
     "samples_per_s": float,
     "step_ms_p50": float,
@@ -36,9 +43,18 @@ RESULT = {
     "mlflow_run_id": str,
     "numerics": dict,
     "warnings": list,
+    "remarks": list,
 }
 
-CONTRACT = {"config.json", "metrics.jsonl", "checkpoints", "model.npz", "result.json"}
+CONTRACT = {
+    "config.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "model.npz",
+    "result.json",
+    "per_class.csv",
+    "confusion_matrix.csv",
+}
 
 OURS = {".lock", "mlflow.json", "tracking.json"}
 """What a run directory holds beside what users are promised."""

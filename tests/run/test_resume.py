@@ -46,7 +46,12 @@ def test_a_run_of_the_version_before_goes_on_to_the_bits_of_an_undisturbed_one(k
     whole = undisturbed()
     if before["numerics"] == result(whole)["numerics"]:
         assert result(kept)["weights_sha256"] == result(whole)["weights_sha256"]
-        assert timeless(kept) == timeless(whole)
+        expected = timeless(whole)
+        for line in expected:
+            if line["step"] <= STOPPED:  # that version did not journal it
+                line.pop("train/epoch_loss", None)
+        assert timeless(kept) == expected
+        assert result(kept)["train/loss"] == result(whole)["train/loss"]
     else:  # another processor than the one that the first steps were computed on
         assert result(kept)["steps"] == result(whole)["steps"] == 138
         assert result(kept)["train/loss"] == pytest.approx(result(whole)["train/loss"], rel=1e-3)

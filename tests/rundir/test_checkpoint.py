@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import distsgd
-from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.snapshot import UNKNOWN, EpochLoss, Snapshot
 from distsgd.errors import CheckpointError
 from distsgd.run.session import Observer
 from distsgd.rundir import checkpoint
@@ -37,6 +38,7 @@ def snapshot(step: int, *, velocity: bool = False, size: int = 50) -> Snapshot:
         parameters=rng.normal(size=size).astype(np.float32),
         slots={"velocity": rng.normal(size=size).astype(np.float32)} if velocity else {},
         skipped=step % 3,
+        epoch_loss=EpochLoss(1.0 / (step + 1), 64.0 * step),
         last_record={
             "step": step,
             "epoch": step / 7,
@@ -62,6 +64,7 @@ def files_of(*steps: int) -> list[str]:
 def assert_equal(found: Snapshot | None, expected: Snapshot) -> None:
     assert found is not None
     assert (found.step, found.skipped, found.last_record) == (expected.step, expected.skipped, expected.last_record)
+    assert found.epoch_loss == expected.epoch_loss
     assert found.parameters.dtype == np.float32
     assert found.parameters.tobytes() == expected.parameters.tobytes()
     assert {name: slot.tobytes() for name, slot in found.slots.items()} == {
@@ -444,6 +447,11 @@ def rewritten(folder: Path, number: int, /, *, arrays: bytes | None = None, **ch
         {"skipped": 21},
         {"last_record": []},
         {"last_record": None},
+        {"epoch_loss": 0.5},
+        {"epoch_loss": [0.5]},
+        {"epoch_loss": [0.5, 64]},
+        {"epoch_loss": [0.5, float("nan")]},
+        {"epoch_loss": ["0.5", 64.0]},
         {"identity": None},
         {"identity": "r"},
         {"bytes": None},
@@ -457,6 +465,15 @@ def test_a_manifest_whose_digest_is_right_and_whose_content_is_not_is_passed_ove
     found, (problem,) = load_newest(tmp_path, IDENTITY)
     assert_equal(found, snapshot(10))
     assert "00000020" in problem
+
+
+def test_losses_of_the_epoch_that_are_not_known_stay_unknown(tmp_path):
+    """As in the checkpoints of version 0.1.0, which do not have them."""
+    save(tmp_path, dataclasses.replace(snapshot(10), epoch_loss=UNKNOWN), IDENTITY, keep=3)
+    found, _ = load_newest(tmp_path, IDENTITY)
+    assert found.epoch_loss is UNKNOWN
+    assert found.epoch_loss.mean is None
+    assert found.epoch_loss.plus(1.0, 2.0).mean is None
 
 
 def archive(**arrays) -> bytes:

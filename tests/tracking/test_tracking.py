@@ -312,8 +312,8 @@ def test_the_command_line_prints_the_ending_and_nothing_of_mlflows(tmp_path, uri
     shown = {key.strip(): value.strip() for key, value in shown.items()}
     assert shown["status"] == "FINISHED"
     assert shown["trained"].startswith("69 steps, 3 epochs, in ")
-    assert shown["train loss"] == f"{result['train/loss']:.4f}"
-    assert shown["val accuracy"] == f"{result['val/accuracy']:.4f}"
+    assert shown["train loss"] == f"{result['train/loss']:.4f} (mean of the last epoch)"
+    assert shown["val accuracy"].startswith(f"{result['val/accuracy']:.4f} (guessing the most frequent class: 0.1")
     assert shown["model"] == "run/model.npz"
     assert shown["MLflow run"] == result["mlflow_run_id"]
     assert shown["view"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"

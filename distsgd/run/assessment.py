@@ -1,0 +1,125 @@
+"""What a finished run is worth: figures beside which its accuracy can be read, and sentences on what stands out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from distsgd.engine.confusion import Confusion
+
+SHOWN_CLASSES = 10
+"""Maximum number of classes whose recall is in the result: all of them, or those of lowest recall."""
+
+MATRIX_CLASSES = 1000
+"""Maximum number of classes for which the confusion matrix is written."""
+
+CLEAR_GAIN = 2.0
+"""Standard errors by which the accuracy has to exceed the most frequent class's share (McNemar's test) to be better."""
+
+LONG_BEFORE = 2 / 3
+"""The best validation counts as long before the end if it came within this fraction of the epochs."""
+
+CLEAR_RISE = 1.05
+"""Factor by which the validation loss has to have risen since then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """Figures and remarks; None where nothing was measured. See the fields of the same names in rundir.result."""
+
+    majority_share: float | None = None
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
+    recall: dict[str, float] | None = None
+    held_out_classes: int | None = None
+    best_epoch: float | None = None
+    best_val_loss: float | None = None
+    remarks: list[str] = field(default_factory=list)
+
+
+def assess(records: Sequence[Mapping[str, Any]], confusion: Confusion | None, classes: Sequence[Any]) -> Assessment:
+    """Return the assessment of a run from its journal and, if it finished, the confusion of its final weights."""
+    validated = [record for record in records if "val/loss" in record]
+    best = min(validated, key=lambda record: float(record["val/loss"]), default=None)
+    about_best = {} if best is None else {"best_epoch": best["epoch"], "best_val_loss": best["val/loss"]}
+    overfitting = None if best is None else overfitting_remark(best, validated[-1])
+    if confusion is None:
+        return Assessment(**about_best, remarks=[overfitting] if overfitting else [])
+    remarks = [guessing_remark(confusion, classes), overfitting]
+    return Assessment(
+        majority_share=confusion.majority_share,
+        balanced_accuracy=confusion.balanced_accuracy,
+        macro_f1=confusion.macro_f1,
+        recall=shown_recall(confusion, classes),
+        held_out_classes=sum(rows > 0 for rows in confusion.support.tolist()),
+        **about_best,
+        remarks=[remark for remark in remarks if remark],
+    )
+
+
+def shown_recall(confusion: Confusion, classes: Sequence[Any]) -> dict[str, float]:
+    """Return the recall of up to ten classes with held-out rows, by name; beyond ten, of the worst, worst first."""
+    known = [
+        (str(label), recall)
+        for label, recall in zip(classes, confusion.recall.tolist(), strict=True)
+        if not math.isnan(recall)
+    ]
+    if len(known) > SHOWN_CLASSES:
+        known = sorted(known, key=itemgetter(1))[:SHOWN_CLASSES]
+    return dict(known)
+
+
+def guessing_remark(confusion: Confusion, classes: Sequence[Any]) -> str | None:
+    """Return a sentence if the model is not clearly better than always predicting the most frequent class."""
+    gained, lost = confusion.gain()
+    if gained - lost > CLEAR_GAIN * math.sqrt(gained + lost):
+        return None
+    how = "not clearly better" if gained > lost else "no better"
+    return (
+        f"{how} than guessing: {confusion.majority_share:.4f} of the held-out rows are of class "
+        f"{classes[confusion.majority]!r}, and {confusion.correct.sum() / confusion.rows.sum():.4f} are "
+        "predicted correctly; look at the features and data.normalize, try another optim.lr or more epochs"
+    )
+
+
+def overfitting_remark(best: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
+    """Return a sentence if the validation loss was lowest long before the end, and has risen clearly since."""
+    if best["epoch"] > LONG_BEFORE * last["epoch"] or last["val/loss"] < CLEAR_RISE * best["val/loss"]:
+        return None
+    then, now = best.get("train/epoch_loss"), last.get("train/epoch_loss")
+    course = f"the validation loss was lowest after epoch {best['epoch']:g}, {best['val/loss']:.4f}, and is "
+    course += f"{last['val/loss']:.4f} now"
+    if then is not None and now is not None and now >= then:
+        return f"{course}, and the training loss has not fallen since, either: training is unstable; lower optim.lr"
+    epochs = max(1, round(best["epoch"]))
+    return f"overfitting: {course}; train for fewer epochs (train.epochs={epochs}), or raise optim.l2"
+
+
+def per_class_table(confusion: Confusion, classes: Sequence[Any]) -> str:
+    """Return a CSV table with a line for each class; what is undefined is left empty."""
+    ratios = zip(confusion.recall, confusion.precision, confusion.f1, strict=True)
+    counts = zip(confusion.support, confusion.predicted, confusion.correct, strict=True)
+    lines = [
+        [label, *count, *("" if math.isnan(value) else f"{value:.6f}" for value in ratio)]
+        for label, count, ratio in zip(classes, counts, ratios, strict=True)
+    ]
+    return _csv([["class", "rows", "predicted", "correct", "recall", "precision", "f1"], *lines])
+
+
+def confusion_table(confusion: Confusion, classes: Sequence[Any]) -> str | None:
+    """Return the confusion matrix as CSV, a line for each true class; None if there are too many classes."""
+    if confusion.classes > MATRIX_CLASSES:
+        return None
+    lines = [[label, *row] for label, row in zip(classes, confusion.matrix().tolist(), strict=True)]
+    return _csv([["true \\ predicted", *classes], *lines])
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
