@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -27,7 +28,7 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and annotation is not bool:
+        if isinstance(value, bool) and annotation not in (bool, bool | None):
             raise ValueError("Input should not be true or false")
         return value
 
@@ -141,7 +142,41 @@ class DataConfig(Section):
     classes: int | None = Field(default=None, ge=2)
     """Number of classes C, for integer labels in [0, C); unset: one class for each distinct training label."""
 
-    @field_validator("features", mode="before")
+    csv_separator: str | None = Field(default=None, min_length=1, max_length=3)
+    """What stands between the columns of CSV files: one character, or `tab`; unset: found out."""
+
+    csv_decimal: Literal[".", ","] | None = None
+    """The decimal mark in CSV files; unset: found out."""
+
+    csv_header: bool | None = None
+    """Whether the first line of CSV files holds the names of the columns; unset: found out."""
+
+    csv_encoding: str | None = None
+    """Encoding of CSV files, such as `cp1252`; unset: UTF-8, UTF-16 or else Windows-1252."""
+
+    csv_null: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Spellings of a missing value in CSV files, such as `?`, besides no text at all, `NA`, `NaN`, `null` and such."""
+
+    @field_validator("csv_separator", mode="after")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = {"tab": "\t", "\\t": "\t"}.get(value or "", value)
+        if value is not None and (len(value) != 1 or value in '"\r\n' or not value.isascii()):
+            raise ValueError("Input should be one ASCII character, or 'tab'")
+        return value
+
+    @field_validator("csv_encoding", mode="after")
+    @classmethod
+    def _text_encoding(cls, value: str | None) -> str | None:
+        try:
+            known = value is None or codecs.lookup(value)._is_text_encoding
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            raise ValueError("Input should be an encoding that Python knows, such as 'utf-8', 'cp1252' or 'shift_jis'")
+        return value
+
+    @field_validator("features", "csv_null", mode="before")
     @classmethod
     def _one_name_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distsgd.data.datafile import DataFile
+from distsgd.data.datafile import DataFile, doubt
 from distsgd.data.dataset import InputSchema
 from distsgd.errors import DataError, nearest
 
@@ -41,6 +41,9 @@ def resolve(file: DataFile, label: str, features: tuple[str, ...] | None, *, lab
     for name, kind, listed in zip(features, kinds, is_list, strict=True):
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             found = file.schema.field(name).type
+            reason = doubt(file, name)
+            if reason is not None:
+                raise DataError(f"{file.path}: column {name!r} is text, and features are numbers: {reason}")
             raise DataError(f"{file.path}: column {name!r} is {found}, and features are numbers; {DROP}")
         if listed and len(features) > 1:
             raise DataError(

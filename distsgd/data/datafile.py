@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -68,8 +68,13 @@ class DataFile(Protocol):
 
 
 @runtime_checkable
-class HasLines(Protocol):
-    """A data file that is text, whose rows a user finds by their line."""
+class TextFile(Protocol):
+    """What a data file that is text has besides, so that messages name lines and cells."""
+
+    @property
+    def doubts(self) -> Mapping[str, str]:
+        """Why columns that are mostly numbers are read as text: the first bad cell, its line, how many, what to do."""
+        ...
 
     def line(self, row: int) -> int:
         """Return the line, from 1, at which row `row` of [0, num_rows) begins; the header and blank lines count."""
@@ -78,8 +83,13 @@ class HasLines(Protocol):
 
 def place(file: DataFile, row: int) -> str:
     """Return the file, and the place of one of its rows, as messages give it: a line of text, or a row's number."""
-    where = f"line {file.line(row)}" if isinstance(file, HasLines) else f"row {row} (counted from 0)"
+    where = f"line {file.line(row)}" if isinstance(file, TextFile) else f"row {row} (counted from 0)"
     return f"{file.path}, {where}"
+
+
+def doubt(file: DataFile, column: str) -> str | None:
+    """Return why a column is read as text although it is mostly numbers, and what to do; None if it is not so."""
+    return file.doubts.get(column) if isinstance(file, TextFile) else None
 
 
 FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

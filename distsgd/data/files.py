@@ -6,9 +6,8 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
-from distsgd.data.formats import BY_SUFFIX
+from distsgd.data.formats import BY_SUFFIX, form_of_name
 from distsgd.errors import DataError, nearest
 from distsgd.system.secrets import redacted_text
 
@@ -60,7 +59,7 @@ def _walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         for name in names:
-            if name[0] not in "._" and Path(name).suffix.lower() in BY_SUFFIX:
+            if name[0] not in "._" and form_of_name(name) is not None:
                 path = os.path.join(place, name)
                 try:
                     _check_regular(path, os.stat(path).st_mode)

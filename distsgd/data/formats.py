@@ -9,10 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from distsgd.data import npzfile
+from distsgd.config import DataConfig
+from distsgd.data import csvtext, npzfile
 from distsgd.data.arrowfile import ArrowFile
 from distsgd.data.csvfile import CsvFile
-from distsgd.data.datafile import DataFile
+from distsgd.data.csvfiles import notices, open_csv
+from distsgd.data.datafile import DataFile, reading
 from distsgd.data.digits import Digits
 from distsgd.data.inference import with_common_types
 from distsgd.data.npzfile import NpzFile
@@ -37,6 +39,12 @@ class FileFormat:
     label: str | None = None
     """Name of the label column, if the format fixes it; `data.label` says it otherwise."""
 
+    open_all: Callable[[Sequence[str], DataConfig, pa.Schema | None], Sequence[DataFile]] | None = None
+    """For a format whose files are opened together. Takes their paths, the configuration, the training schema."""
+
+    compressed: bool = False
+    """Whether files may be compressed, with an ending such as `.gz` after the suffix."""
+
     harmonize: Callable[[Sequence[Any], str, pa.Schema | None], Sequence[DataFile]] | None = None
     """For a format without types: give opened files common ones. Takes the files, the label, the training schema."""
 
@@ -59,7 +67,15 @@ FORMATS = (
         open=NpzFile.open,
         label=npzfile.LABEL,
     ),
-    FileFormat(name="CSV", suffixes=(".csv",), open=CsvFile.open, harmonize=with_common_types),
+    FileFormat(
+        name="CSV",
+        suffixes=(".csv", ".tsv"),
+        open=CsvFile.open,
+        open_all=open_csv,
+        harmonize=with_common_types,
+        notices=notices,
+        compressed=True,
+    ),
 )
 """All formats. A new one is a class as `datafile.DataFile` describes it, and an entry here."""
 
@@ -73,27 +89,32 @@ REFUSED_MAGIC = {
     b"FEA1": "is a Feather file of version 1; write it again as version 2 or as Parquet",
     b"\x1f\x8b": "is compressed with gzip; decompress it first, or write it as Parquet",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it first, or write it as Parquet",
+    b"BZh": "is compressed with bzip2; decompress it first, or write it as Parquet",
+    b"\xfd7zXZ\0": "is compressed with xz; decompress it first (xz -d), or compress it with gzip",
     b"\x93NUMPY": "is a single NumPy array; save the arrays X and y together with numpy.savez",
 }
 
 
+def form_of_name(path: str) -> FileFormat | None:
+    """Return the format that a file has by its name: `.csv`, `.csv.gz`; None if that is no data file's."""
+    name = Path(path.lower())
+    if name.suffix in csvtext.ENDINGS:
+        form = BY_SUFFIX.get(name.with_suffix("").suffix)
+        return form if form is not None and form.compressed else None
+    return BY_SUFFIX.get(name.suffix)
+
+
 def recognise(path: str) -> FileFormat:
     """Return the format of a file by its first bytes, or by its suffix for text; DataError if it is none of FORMATS."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if not head:
-        raise DataError(f"{path} is empty (0 bytes)")
+    expected = form_of_name(path)
+    head = _head(path, expected)
     for form in FORMATS:
         if head.startswith(form.magic or (b"\0" * 512,)):
             return form
     for magic, problem in REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path} {problem}")
-    expected = BY_SUFFIX.get(Path(path).suffix.lower())
-    if expected is not None and not expected.magic and b"\0" not in head:
+    if expected is not None and not expected.magic and csvtext.is_text(head):
         return expected
     start = head[:12].decode("ascii", "replace")
     if expected is not None:
@@ -102,6 +123,24 @@ def recognise(path: str) -> FileFormat:
             "format, or rename it"
         )
     raise DataError(f"{path} begins with {start!r}; expected {_listing()}")
+
+
+def _head(path: str, expected: FileFormat | None) -> bytes:
+    """Return the first bytes of a file, decompressed if it is of a format that may be; DataError if there are none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes)")
+    if expected is None or not expected.compressed or not head.startswith(tuple(csvtext.COMPRESSED)):
+        return head
+    with reading(path, f"compressed {expected.name}"), csvtext.opened(path) as text:
+        head = bytes(text.read(512))
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes, once it is decompressed)")
+    return head
 
 
 def _listing() -> str:

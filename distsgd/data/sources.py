@@ -88,7 +88,7 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
     """
     like = training.files[0].schema if training else None
-    form, files = _open_files(location, config.label, like)
+    form, files = _open_files(location, config, like)
     filled = [file for file in files if file.num_rows]
     notices = form.notices(filled) if form.notices else ()
     if not filled:
@@ -100,7 +100,10 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
         )
     label = form.label or config.label
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
-    schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
+    try:
+        schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
+    except DataError as error:
+        raise DataError("; ".join((str(error), *notices))) from None
     for file, schema in zip(filled[1:], schemas[1:], strict=True):
         check_same(file, schema, schemas[0], filled[0].path)
         check_types(file, schema, schemas[0], filled[0].path, None)
@@ -114,7 +117,7 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
 
 
-def _open_files(location: str, label: str, like: pa.Schema | None) -> tuple[FileFormat, Sequence[DataFile]]:
+def _open_files(location: str, config: DataConfig, like: pa.Schema | None) -> tuple[FileFormat, Sequence[DataFile]]:
     """Open files of one format, which the first one gives."""
     if location == DIGITS.name:
         return DIGITS, [DIGITS.open(location)]
@@ -126,11 +129,11 @@ def _open_files(location: str, label: str, like: pa.Schema | None) -> tuple[File
             raise DataError(
                 f"{path} is {other.name} and {paths[0]} is {form.name}; expected one format: keep one, or use a glob"
             )
-    files = [form.open(path) for path in paths]
+    files = form.open_all(paths, config, like) if form.open_all else [form.open(path) for path in paths]
     for file in files:
         if file.num_rows < 0:
             raise DataError(f"{file.path} claims to have {file.num_rows} rows; it is damaged: write it again")
-    return form, files if form.harmonize is None else form.harmonize(files, label, like)
+    return form, files if form.harmonize is None else form.harmonize(files, config.label, like)
 
 
 def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:

@@ -73,4 +73,4 @@ def test_text_in_one_csv_file_of_a_folder(tmp_path):
     (tmp_path / "a.csv").write_text("x,label\n1,0\n2,1\n")
     (tmp_path / "b.csv").write_text("x,label\n1,0\nhello,1\n")
     message = refused(tmp_path)
-    assert "b.csv: column 'x' is string" in message
+    assert "b.csv: column 'x' is text" in message

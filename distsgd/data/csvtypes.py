@@ -1,0 +1,125 @@
+"""Types of a CSV file's columns, found piece by piece: those of each piece, and one that fits all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distsgd.data.csvdialect import LIKE_NULLS, Dialect
+
+
+@dataclass
+class _Column:
+    kind: pa.DataType
+    grouped: bool = False
+    """Whether some numbers have marks between thousands."""
+
+    numbers: int = 0
+    others: int = 0
+    """Cells that are neither a number nor missing."""
+
+    first: tuple[int, str] | None = None
+    """The first such cell, and its row."""
+
+
+class ColumnTypes:
+    """The types of columns that have the given names."""
+
+    def __init__(self, names: Sequence[str], dialect: Dialect, nulls: Sequence[str]) -> None:
+        self._names = names
+        self._columns = [_Column(pa.null()) for _ in names]
+        self._nulls = pa.array(nulls)
+        self._plain = rf"^\s*({dialect.number})\s*$"
+        self._any = rf"^\s*({dialect.number}|{dialect.grouped})\s*$"
+        self._decimal = dialect.decimal
+
+    def add(self, table: pa.Table, start: int) -> None:
+        """Add the next rows, of types that fit them; the first one is row `start` of the file."""
+        for column, values in zip(self._columns, table.columns, strict=True):
+            kind = values.type
+            if pa.types.is_string(kind):
+                kind = self._add_text(column, values, start)
+            elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+                column.numbers += len(values) - values.null_count
+            elif not pa.types.is_null(kind):
+                column.others += len(values) - values.null_count
+            column.kind = wider(column.kind, kind)
+
+    def _add_text(self, column: _Column, values: pa.ChunkedArray, start: int) -> pa.DataType:
+        """Count the numbers in text; return float64 if all is numbers, of which some have marks between thousands."""
+        if column.others and not column.numbers:  # text all along: not looked at any more
+            return pa.string()
+        missing = pc.is_in(values, value_set=self._nulls)
+        number = pc.match_substring_regex(values, self._any)
+        other = pc.invert(pc.or_(missing, number))
+        others = pc.sum(other).as_py() or 0
+        column.numbers += pc.sum(pc.and_not(number, missing)).as_py() or 0
+        column.others += others
+        if others:
+            if column.first is None:
+                row = pc.index(other, True).as_py()
+                column.first = (start + row, values[row].as_py())
+            return pa.string()
+        column.grouped = True
+        return pa.float64()
+
+    def schema(self) -> pa.Schema:
+        """Return names and types of all columns."""
+        return pa.schema([(name, c.kind) for name, c in zip(self._names, self._columns, strict=True)])
+
+    def grouped(self) -> frozenset[str]:
+        """Return the columns of numbers with marks between thousands."""
+        pairs = zip(self._names, self._columns, strict=True)
+        return frozenset(name for name, c in pairs if c.grouped and pa.types.is_floating(c.kind))
+
+    def doubts(self, line: Callable[[int], int]) -> dict[str, str]:
+        """Return, for each column of text that is mostly numbers, which cell makes it text; `line` gives a row's."""
+        found: dict[str, str] = {}
+        for name, column in zip(self._names, self._columns, strict=True):
+            if column.first is not None and pa.types.is_string(column.kind) and column.numbers >= column.others:
+                row, value = column.first
+                found[name] = (
+                    f"{_count(column.others, 'value')} of {column.numbers + column.others:,} "
+                    f"{'is no number' if column.others == 1 else 'are no numbers'}, the first one {_shown(value)} in "
+                    f"line {line(row)}: {self._remedy(value)}"
+                )
+        return found
+
+    def _remedy(self, value: str) -> str:
+        if value.strip().lower() in LIKE_NULLS or not any(c.isalnum() for c in value):
+            return f"if it stands for a missing value, use --set 'data.csv_null={value}'"
+        other = "." if self._decimal == "," else ","
+        if re.fullmatch(rf"\s*[+-]?[\d.,]*[{other}]\d+\s*", value):
+            return f"if that is a decimal mark, use --set 'data.csv_decimal={other}'"
+        return "correct it"
+
+
+def wider(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type that the text of both types can be read as."""
+    if kind == other or pa.types.is_null(other):
+        return kind
+    if pa.types.is_null(kind):
+        return other
+    kinds = {kind, other}
+    for family in ([pa.int64(), pa.float64()], [pa.date32(), pa.timestamp("s"), pa.timestamp("ns")]):
+        if kinds <= set(family):
+            return max(kinds, key=family.index)
+    return pa.string()
+
+
+def without_marks(column: pa.ChunkedArray, dialect: Dialect) -> pa.ChunkedArray:
+    """Return text of numbers without spaces and marks between thousands, and with a decimal point."""
+    column = pc.replace_substring_regex(column, f"[\\s{dialect.marks}]", "")
+    return pc.replace_substring(column, dialect.decimal, ".") if dialect.decimal != "." else column
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:40]}...")
