@@ -6,10 +6,16 @@ import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distsgd.rundir.classifier import Classifier
+from distsgd.rundir.journal import Reader, Record
+from distsgd.rundir.views import as_html, history_frame, in_words
 from distsgd.system.files import read_file
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -94,3 +100,28 @@ class Result:
     def model(self) -> Classifier:
         """The trained classifier, read from the run directory."""
         return Classifier.load(self.run_dir / "model.npz")
+
+    @property
+    def records(self) -> list[Record]:
+        """The journal: a dict for each logged step; RunDirectoryError if it cannot be read."""
+        return Reader(self.run_dir / "metrics.jsonl").new()
+
+    @property
+    def history(self) -> pandas.DataFrame:
+        """The journal as a frame with the columns `step`, `epoch`, `train/loss`, `val/loss`, `val/accuracy`, ...
+
+        A row for each logged step; NaN where nothing was measured. RunDirectoryError if the journal cannot be read.
+        """
+        return history_frame(self.records)
+
+    def plot(self) -> Figure:
+        """Return the learning curve as a figure of matplotlib, which notebooks display."""
+        from distsgd.rundir.figure import learning_curve
+
+        return learning_curve(self.records)
+
+    def __repr__(self) -> str:
+        return in_words(self.status, self.to_json(), str(self.run_dir))
+
+    def _repr_html_(self) -> str:
+        return as_html(self.status, self.to_json(), str(self.run_dir))

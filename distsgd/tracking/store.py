@@ -225,7 +225,7 @@ class StoredRun:
 
     def _log_figure(self, records: Sequence[Record]) -> None:
         with importing:
-            from distsgd.tracking.figure import draw_learning_curve
+            from distsgd.rundir.figure import draw_learning_curve
 
         with locked_folder() as folder:
             figure = Path(folder, "learning_curve.svg")

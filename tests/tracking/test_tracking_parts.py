@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from distsgd.config import Config, TrackingConfig
 from distsgd.errors import ConfigError
+from distsgd.rundir.figure import draw_learning_curve
 from distsgd.tracking import uri as tracking_uri
-from distsgd.tracking.figure import draw_learning_curve
 from distsgd.tracking.tracker import reason
 
 

@@ -1,10 +1,11 @@
-"""The learning curve as an SVG picture.
+"""The learning curve as a picture.
 
-Only this file imports matplotlib, which takes a second: it is imported by the background thread, after training.
+Only this file imports matplotlib, which takes a second: it is imported when a picture is drawn, after training.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,20 @@ LARGEST = 1e300
 """Larger values are drawn as this; matplotlib cannot leave a margin above the largest float."""
 
 
-def draw_learning_curve(records: Sequence[Record], path: Path) -> None:
-    """Write an SVG file: loss and accuracy against the epoch, a panel each; panels without a point are left out."""
+class LearningCurve(Figure):
+    """A figure of matplotlib that notebooks display as it is, without pyplot."""
+
+    def _repr_svg_(self) -> str:
+        text = io.StringIO()
+        self.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
+
+
+def learning_curve(records: Sequence[Record]) -> LearningCurve:
+    """Return loss and accuracy against the epoch, a panel each; panels without a point are left out."""
     keys = {key for record in records for key in record}
     panels = [(title, series) for title, series in PANELS if any(key in keys for key, _, _ in series)]
-    figure = Figure(figsize=(7.2, 3 * max(1, len(panels))), layout="constrained")
+    figure = LearningCurve(figsize=(7.2, 3 * max(1, len(panels))), layout="constrained")
     for number, (title, series) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels), 1, number, title=title, xlabel="epoch")
         axes.grid(color="#e4e4e4")
@@ -34,4 +44,9 @@ def draw_learning_curve(records: Sequence[Record], path: Path) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markevery=[-1], gid=key)
         axes.legend()
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    return figure
+
+
+def draw_learning_curve(records: Sequence[Record], path: Path) -> None:
+    """Write the learning curve as an SVG file."""
+    learning_curve(records).savefig(path, format="svg", metadata={"Date": None})
