@@ -12,6 +12,14 @@ from .losses import LOSSES
 from .net import Net
 from .views import Views
 
+HIDDEN_ARRAYS = 3
+"""Arrays (n, H): activations, their gradient, and what the backward pass needs of the forward pass."""
+
+
+def hidden_bytes(net: Net, count: int) -> int:
+    """Return the size of the largest buffers of a workspace for `count` examples, in bytes."""
+    return 4 * HIDDEN_ARRAYS * count * net.hidden
+
 
 class Workspace:
     """Buffers for at most `count` examples at a time, with the net's activation and loss.
@@ -24,7 +32,7 @@ class Workspace:
         self.xp = xp
         self.activation, self.loss = ACTIVATIONS[net.activation], LOSSES[net.loss]
         self._net, self._count = net, count
-        self._hidden = xp.empty((3, count, net.hidden), xp.float32)
+        self._hidden = xp.empty((HIDDEN_ARRAYS, count, net.hidden), xp.float32)
         self._scores = xp.empty(count * net.classes, xp.float32)
         self._index = xp.empty((2, count), xp.int64)
         self._index[1] = xp.arange(count)

@@ -47,8 +47,9 @@ class Validation:
 
     def __init__(self, net: Net, rows: Rows, transform: BatchTransform, device: Device) -> None:
         self._net, self._xp, self._size = net, array_module(device), len(rows)
-        self._batch = Gatherer(rows, transform, BLOCK, device)
-        self._workspace = Workspace(net, BLOCK, self._xp)
+        count = min(BLOCK, len(rows))
+        self._batch = Gatherer(rows, transform, count, device)
+        self._workspace = Workspace(net, count, self._xp)
 
     def evaluate(self, flat: np.ndarray, blocks: range, *, confusion: bool = False) -> list[BlockResult]:
         """Return each block's results with the parameters flat (P,), with its pairs of classes if `confusion`."""

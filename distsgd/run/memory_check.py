@@ -1,10 +1,12 @@
-"""Checks whether a net's parameters fit into memory, before anything of their size is allocated."""
+"""Checks whether a net fits into memory, before anything of its size is allocated."""
 
 from __future__ import annotations
 
 from distsgd.config import Config
 from distsgd.core.net import Net
+from distsgd.core.predictor import BLOCK
 from distsgd.core.update_rules import update_rule
+from distsgd.core.workspace import hidden_bytes
 from distsgd.errors import ResourceError
 from distsgd.system.memory import memory_limit
 
@@ -18,18 +20,20 @@ WORKER_COPIES = 2
 """The minimum in a worker: the sum of its shards' gradients, and one gradient to add to it."""
 
 
-def check_parameters_fit(config: Config, features: int, classes: int) -> None:
-    """Raise ResourceError if the parameters and gradients of a run need more memory than this process may use.
+def check_net_fits(config: Config, features: int, classes: int, *, rows: int, held_out: int) -> None:
+    """Raise ResourceError if a run with so many training and held-out rows needs more memory than this process may use.
 
     This is a lower bound, for the driver, the server and one worker on this machine: a run refused here would fail.
     """
     net = Net(features, config.model.hidden, classes)
     state = 2 * len(update_rule(config.optim).slots)
-    needed = 4 * net.size * (DRIVER_COPIES + SERVER_COPIES + state + WORKER_COPIES)
+    shard = -(-min(config.train.batch_size, rows) // config.train.num_shards)
+    parameters = 4 * net.size * (DRIVER_COPIES + SERVER_COPIES + state + WORKER_COPIES)
+    activations = hidden_bytes(net, shard) + hidden_bytes(net, min(BLOCK, held_out))
     limit = memory_limit()
-    if needed > limit:
+    if parameters + activations > limit:
         raise ResourceError(
             f"a net of {features}-{config.model.hidden}-{classes} has {net.size:,} parameters, for which a run needs "
-            f"{needed / 2**30:.1f} GiB of memory or more, and this process may use {limit / 2**30:.1f}; lower "
-            "model.hidden"
+            f"{(parameters + activations) / 2**30:.1f} GiB of memory or more, {activations / 2**30:.1f} of them for "
+            f"the hidden layer's activations, and this process may use {limit / 2**30:.1f}; lower model.hidden"
         )

@@ -11,7 +11,7 @@ from distsgd import data
 from distsgd.cluster.connection import joined
 from distsgd.config import Config
 from distsgd.errors import ConfigError, TrackingError
-from distsgd.run.memory_check import check_parameters_fit
+from distsgd.run.memory_check import check_net_fits
 from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
 from distsgd.run.session import Session
@@ -58,7 +58,13 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     rows = data.load(requested.data)
     for notice in rows.notices:
         observer.note(notice)
-    check_parameters_fit(requested, len(rows.feature_names), len(rows.classes))
+    check_net_fits(
+        requested,
+        len(rows.feature_names),
+        len(rows.classes),
+        rows=len(rows.train),
+        held_out=0 if rows.val is None else len(rows.val),
+    )
     start = origin.start(rows.digest, observer)
     tracker.start()
     spec, trainer = start_trainer(requested, rows, start, cluster, stack)

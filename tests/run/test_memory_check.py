@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from runs import Cli
 
 from distsgd.config import Config
 from distsgd.errors import ResourceError
 from distsgd.run import memory_check
-from distsgd.run.memory_check import check_parameters_fit
+from distsgd.run.memory_check import check_net_fits
 
 
 def test_what_needs_more_than_there_is_is_refused(monkeypatch):
-    config = Config.build({"model.hidden": 100})
-    parameters = 50 * 100 + 100 + 100 * 10 + 10
-    monkeypatch.setattr(memory_check, "memory_limit", lambda: 28 * parameters)
-    check_parameters_fit(config, 50, 10)
-    monkeypatch.setattr(memory_check, "memory_limit", lambda: 28 * parameters - 1)
-    with pytest.raises(ResourceError, match=r"50-100-10 has 6,110 parameters.*lower model.hidden"):
-        check_parameters_fit(config, 50, 10)
+    plain = Config.build({"model.hidden": 100, "train.batch_size": 50, "train.num_shards": 2})
+    parameters, activations = 50 * 100 + 100 + 100 * 10 + 10, 4 * 3 * (25 + 40) * 100
+
+    def check(config):
+        check_net_fits(config, 50, 10, rows=1000, held_out=40)
+
+    monkeypatch.setattr(memory_check, "memory_limit", lambda: 28 * parameters + activations)
+    check(plain)
     with pytest.raises(ResourceError, match="6,110 parameters"):
-        check_parameters_fit(Config.build({"model.hidden": 100, "optim.momentum": 0.9}), 50, 10)
+        check(Config.build({"model.hidden": 100, "optim.momentum": 0.9}))
+    monkeypatch.setattr(memory_check, "memory_limit", lambda: 28 * parameters + activations - 1)
+    with pytest.raises(ResourceError, match=r"50-100-10 has 6,110 parameters.*lower model.hidden"):
+        check(plain)
 
 
 @pytest.mark.timeout(60)
@@ -32,3 +37,13 @@ def test_the_widest_net_is_one_sentence_and_exit_2(tmp_path, workers):
     assert done.err.count("\n") == 1
     assert "1,258,291,210 parameters" in done.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_wide_net_of_few_features_is_refused_for_its_activations(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", X=rng.normal(size=(3000, 1)), y=rng.integers(0, 2, 3000))
+    done = Cli(tmp_path).run("train", "--data", "few.npz", "--set", "model.hidden=16777216", "--workers", "0",
+                             "--set", "tracking.enabled=false", "--set", "train.batch_size=1024")  # fmt: skip
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "activations" in done.err
