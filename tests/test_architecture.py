@@ -32,7 +32,7 @@ HOMES = {
     "pydantic": ["config", "tracking.description", "tracking.run_id"],
     "matplotlib": ["rundir.figure", "rundir.result"],
     "click": ["cli"],
-    "rich": ["cli.progress"],
+    "rich": ["cli.progress", "cli.bar"],
     "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking"],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""

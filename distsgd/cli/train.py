@@ -35,13 +35,17 @@ KEYS = {
 def train(config: Path | None, assignments: tuple[str, ...], resume: bool, quiet: bool, **options: str | None) -> None:
     """Train a classifier as configured in CONFIG, a TOML file; --set overrides it, and the options override both."""
     from distsgd.cli.progress import make_observer
-    from distsgd.cli.summary import print_summary
     from distsgd.config import Config, parse_assignments, read_toml
-    from distsgd.run.train import train as train_run
 
     given = {KEYS[name]: value for name, value in options.items() if value is not None}
     layers = [read_toml(config) if config else {}, parse_assignments(assignments), given]
+    requested = Config.build(*layers)
     with make_observer(quiet=quiet) as observer:
-        result = train_run(Config.build(*layers), resume=resume, observer=observer)
+        observer.stage("importing what training needs")
+        from distsgd.run.train import train as train_run
+
+        result = train_run(requested, resume=resume, observer=observer)
     if not quiet:
+        from distsgd.cli.summary import print_summary
+
         print_summary(result)

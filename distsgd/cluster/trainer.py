@@ -38,9 +38,13 @@ class RayTrainer:
         workers: int,
         device: Device,
         runtime_env: dict[str, Any],
+        stage: Callable[[str], None],
         wanted: Callable[[], int] | None = None,
     ) -> None:
-        """Start all actors; `wanted` returns the number of workers that the cluster has room for, if it may change."""
+        """Start all actors; `wanted` returns the number of workers that the cluster has room for, if it may change.
+
+        `stage` is called with what is being done.
+        """
         self._config, self._net, self._plan, self._runtime_env = spec.config, spec.net, spec.plan, runtime_env
         self._wanted, self._looked = wanted, time.monotonic()
         self._replaced = self._looked
@@ -54,12 +58,14 @@ class RayTrainer:
         )
         self._evaluator = BlockEvaluator(self._group, spec.config.run.timeout_s)
         try:
-            self._group.start()
+            self._group.start(stage)
+            stage("starting the parameter server and connecting the workers")
             self._start_server(spec.start)
         except BaseException:
             self.close()
             raise
         self.numerics = self._group.numerics
+        self.nodes = self._group.workers.node_count()
 
     def _start_server(self, start: Snapshot) -> None:
         """Start a server at a state of training, where most workers are, and connect all workers to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -40,14 +41,16 @@ class WorkerGroup:
         )
         self.numerics: dict[str, str] = {}
 
-    def start(self) -> None:
-        """Start all workers and wait until they are ready.
+    def start(self, stage: Callable[[str], None]) -> None:
+        """Start all workers and wait until they are ready; call `stage` with how many are.
 
         Raise ResourceError if there is no room for one, and whatever error one has in its initialization.
         """
         for worker in self.workers.all:
             self._advance(worker)
         while replies := [reply for worker in self.workers.all if (reply := _awaited(worker)) is not None]:
+            count = len(self.workers.all)
+            stage(f"starting {count} worker{'s' * (count != 1)}: {count - len(replies)} ready")
             ray.wait(replies, timeout=TICK_S)
             for worker in self.workers.all:
                 self._advance(worker)

@@ -54,6 +54,10 @@ class Workers:
         counts = Counter(state.location.node for _, state in self.able())
         return counts.most_common(1)[0] if counts else (None, 1)
 
+    def node_count(self) -> int:
+        """Return the number of nodes that have workers."""
+        return len({state.location.node for _, state in self.located()})
+
     def lose(self, worker: ManagedWorker, problem: str, doing: str = "") -> None:
         """Mark a worker as lost; `problem` says what happened, and `doing`, such as ` in step 3`, when."""
         state, limit = worker.state, self._config.run.max_restarts

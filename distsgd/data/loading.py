@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,8 +17,10 @@ VAL_FRACTION = 0.2
 """Fraction held out if neither `data.val` nor `data.val_fraction` is set."""
 
 
-def load(config: DataConfig) -> DataSet:
+def load(config: DataConfig, stage: Callable[[str], None] = lambda _: None) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
+
+    `stage` is called with what is being done, and with how many rows have been read.
 
     DataError, naming file, column and row where applicable, for anything that cannot be trained on.
     """
@@ -25,8 +29,9 @@ def load(config: DataConfig) -> DataSet:
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
 
-    source = open_source(config.train, config)
-    held_out = open_source(config.val, config, source) if config.val is not None else None
+    stage(f"opening {config.train}")
+    source = open_source(config.train, config).reporting(stage)
+    held_out = open_source(config.val, config, source).reporting(stage) if config.val is not None else None
     check_memory(source, held_out)
     in_val = split(source.num_rows, config) if held_out is None else np.zeros(source.num_rows, bool)
 
@@ -37,6 +42,7 @@ def load(config: DataConfig) -> DataSet:
     if held_out:
         val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
 
+    stage(f"checking the rows of {config.train}")
     rows, val_rows = train.rows(), val.rows() if val else None
     names = source.schema.feature_names
     return DataSet(

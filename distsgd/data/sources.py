@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,12 @@ class Source:
     schema: InputSchema
     notices: tuple[str, ...] = ()
     """What was found out about the files and the user should know, one line each."""
+    stage: Callable[[str], None] = lambda _: None
+    """Called with how many rows have been read."""
+
+    def reporting(self, stage: Callable[[str], None]) -> Source:
+        """Return the source with another `stage`."""
+        return dataclasses.replace(self, stage=stage)
 
     @property
     def num_rows(self) -> int:
@@ -60,13 +67,17 @@ class Source:
         names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
         value_bytes = max(np.dtype(kind).itemsize for kind in self.schema.types)
         max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
+        done, total = 0, self.num_rows
         for file in self.files:
             start = 0
+            self.stage(f"reading {self.location}: {done:,} of {total:,} rows")
             for table in file.batches(names, max_rows):
                 if start + table.num_rows > file.num_rows:
                     break
                 yield SourceBatch(table, file, start)
                 start += table.num_rows
+                done += table.num_rows
+                self.stage(f"reading {self.location}: {done:,} of {total:,} rows")
             else:
                 if start == file.num_rows:
                     continue

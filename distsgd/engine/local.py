@@ -25,6 +25,8 @@ TICK_S = 0.2
 class LocalTrainer:
     """Runs the serial loop, with the interface of RayTrainer."""
 
+    nodes = 1
+
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._plan, self._state = spec.config, spec.plan, spec.start
         self._loop = SerialLoop(spec)

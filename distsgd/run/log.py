@@ -35,6 +35,10 @@ class RunLog:
         """Show a message to the user."""
         self._observer.note(text)
 
+    def stage(self, text: str) -> None:
+        """Show what the run does now that training is over."""
+        self._observer.stage(text)
+
     def warn(self, text: str) -> None:
         """Show a warning and record it for the result."""
         self.warnings.append(text)

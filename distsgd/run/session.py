@@ -80,7 +80,7 @@ class Session:
             with writing(directory.path / description.FILE):
                 directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
             tracker.follow(directory)
-            observer.started(spec, directory.path)
+            observer.started(spec, directory.path, nodes=trainer.nodes)
             yield cls(
                 spec=spec,
                 directory=directory,
@@ -266,6 +266,8 @@ class Session:
             write_tables(self.directory, self.spec, self.confusion)
         write_result(self.directory, result)
         faults.reached("driver", 0, result.steps, "written")
+        if self.tracker.uri is not None:
+            self.log.stage("sending the rest of the run to MLflow")
         began = time.monotonic()
         ending = self.tracker.finish(lambda: self.stop_request.age_s() > GRACE_S and time.monotonic() - began > LEAST_S)
         if ending.warning is not None:

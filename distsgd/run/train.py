@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distsgd import data
-from distsgd.cluster.connection import joined
+from distsgd.cluster.connection import address_of, joined
 from distsgd.config import Config
 from distsgd.errors import ConfigError, TrackingError
 from distsgd.run.memory_check import check_net_fits
@@ -54,8 +54,10 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     """
     requested = origin.config
     tracker = stack.enter_context(make_tracker(requested.tracking))
+    if address_of(requested) is not None and requested.run.workers != 0:
+        observer.stage("connecting to Ray")
     cluster = stack.enter_context(joined(requested, environment(requested)))
-    rows = data.load(requested.data)
+    rows = data.load(requested.data, observer.stage)
     for notice in rows.notices:
         observer.note(notice)
     check_net_fits(
@@ -67,7 +69,7 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     )
     start = origin.start(rows.digest, observer)
     tracker.start()
-    spec, trainer = start_trainer(requested, rows, start, cluster, stack)
+    spec, trainer = start_trainer(requested, rows, start, cluster, stack, observer.stage)
     directory = origin.open(spec, stack)
     if origin.resumed:
         observer.note(f"resuming {str(directory.path)!r} after step {spec.start.step} of {spec.plan.total_steps}")

@@ -25,6 +25,8 @@ class Trainer(Protocol):
     """The interface that a session uses; implemented by engine.local.LocalTrainer and cluster.trainer.RayTrainer."""
 
     numerics: dict[str, str]
+    nodes: int
+    """Nodes that workers were started on."""
 
     def run(self, until: int, tick: Callable[[], None]) -> int: ...  # noqa: D102
     def stop(self) -> None: ...  # noqa: D102
@@ -66,11 +68,17 @@ def resolve(config: Config, found: Cluster) -> Resolved:
 
 
 def start_trainer(
-    config: Config, data: DataSet, start: Snapshot | None, cluster: Cluster | None, stack: contextlib.ExitStack
+    config: Config,
+    data: DataSet,
+    start: Snapshot | None,
+    cluster: Cluster | None,
+    stack: contextlib.ExitStack,
+    stage: Callable[[str], None],
 ) -> tuple[RunSpec, Trainer]:
     """Start a trainer, which is closed with `stack`, at a state or at the first step; return it with its run's spec.
 
-    If no cluster was joined, a local Ray is started, unless the run uses the serial loop.
+    If no cluster was joined, a local Ray is started, unless the run uses the serial loop. `stage` is called with what
+    is being done.
     """
     if config.run.workers == 0:
         spec = RunSpec.beginning(config.with_values({"run.device": "cpu"}), data, start)
@@ -80,8 +88,11 @@ def start_trainer(
     from distsgd.cluster.rows import SharedRows
     from distsgd.cluster.trainer import RayTrainer
 
+    if cluster is None:
+        stage("starting Ray on this machine")
     found = cluster or stack.enter_context(started(config, environment(config), data_bytes=data.nbytes))
     resolved = resolve(config, found)
+    stage("copying the rows to Ray")
     rows = SharedRows.put(data)
     spec = RunSpec.beginning(resolved.config, rows.data, start)
     grows = config.run.workers == "auto" and not found.local
@@ -91,6 +102,7 @@ def start_trainer(
         workers=resolved.workers,
         device=resolved.device,
         runtime_env=found.runtime_env,
+        stage=stage,
         wanted=(lambda: default_workers(config, total_cpus())) if grows else None,
     )
     stack.callback(trainer.close)

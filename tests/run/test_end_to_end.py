@@ -174,10 +174,13 @@ def test_mlflow_holds_the_run(default, run_dir):
 def test_what_is_printed_where_there_is_no_terminal(default, run_dir):
     found = default[1]
     lines = found.err.splitlines()
-    assert lines[0].startswith("training 64-64-10 (4,810 parameters) on 1,438 and 359 held-out rows of digits, by ")
-    assert lines[-1].startswith(f"epoch 30.00  step {STEPS}  loss ")
-    assert all(re.match(r"epoch [\d.]+  step \d+  loss [\d.]+", line) for line in lines[1:])
-    assert len(lines) < 60
+    opening, *lines = [line for line in lines if line.startswith(("training ", "epoch "))]
+    assert opening.startswith("training 64-64-10 (4,810 parameters) on 1,438 and 359 held-out rows of digits, by ")
+    assert re.search(r", by \d workers? on 1 node \(", opening)
+    form = r"epoch (\d+)/30  step (\d+)/690  loss [\d.]+  val loss [\d.]+  val accuracy [\d.]+  [\d,]+ samples/s"
+    found_steps = [re.fullmatch(form + r"(  \d:\d\d:\d\d left)?", line).groups() for line in lines]
+    assert [(int(epoch), int(step)) for epoch, step, _ in found_steps] == [(n, EPOCH * n) for n in range(1, 31)]
+    assert [left is None for _, _, left in found_steps] == [False] * 29 + [True]
     assert "\x1b" not in found.err + found.out
     table = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in found.out.splitlines())
     assert table["status"] == "FINISHED"
@@ -190,10 +193,18 @@ def test_what_is_printed_where_there_is_no_terminal(default, run_dir):
 # What is printed
 
 
-def test_a_progress_bar_on_a_terminal(own_folder):
+@pytest.mark.parametrize(
+    ("columns", "shown_there"),
+    [
+        pytest.param(140, "epoch loss acc samples/s step", marks=pytest.mark.slow),
+        (80, "epoch loss acc samples/s"),
+        pytest.param(20, "", marks=pytest.mark.slow),
+    ],
+)
+def test_a_progress_bar_on_a_terminal(own_folder, columns, shown_there):
     arguments = ["train", "--workers", "0", "--run-dir", "run", *options({"tracking.enabled": "false"})]
     ours, theirs = os.openpty()
-    cli = Cli(own_folder, {"TERM": "xterm-256color", "COLUMNS": "140"})
+    cli = Cli(own_folder, {"TERM": "xterm-256color", "COLUMNS": str(columns), "NO_COLOR": "1" if columns == 80 else ""})
     try:
         process = cli.start(*arguments, stderr=theirs, stdin=theirs)
     finally:
@@ -205,13 +216,22 @@ def test_a_progress_bar_on_a_terminal(own_folder):
     os.close(ours)
     out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", shown.decode())) == (columns != 80)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert "training 64-64-10 (4,810 parameters)" in text
+    assert "training 64-64-10 (4,810 parameters)" in " ".join(text.split())
     last = text.rstrip().splitlines()[-1]
     found = result(own_folder / "run")
-    assert re.match(rf"epoch 30\.0/30 .* step {STEPS}/{STEPS} loss {found['train/loss']:.4f}", last), last
-    assert f"val acc {found['val/accuracy']:.4f}" in last
-    assert re.search(r"[\d,]+ samples/s", last)
+    assert len(last) <= columns
+    assert re.search(r"━{12,} 0:00:00", last), last
+    fields = {
+        "epoch": "epoch 30/30  ━",
+        "loss": f"  loss {found['train/loss']:.4f}",
+        "acc": f"  val acc {found['val/accuracy']:.4f}",
+        "samples/s": " samples/s",
+        "step": f"  step {STEPS}/{STEPS}",
+    }
+    for name, field in fields.items():
+        assert (field in last) == (name in shown_there.split()), (field, last)
     assert "FINISHED" in out
 
 
