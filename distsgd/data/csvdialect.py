@@ -142,6 +142,8 @@ def _sense(rows: Sequence[Sequence[str]], separator: str) -> float:
 
 def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
     """Return the decimal mark that more cells have; `1,234` may have either, and has a comma if no other cell says."""
+    if separator == "," and not any("," in cell for row in rows for cell in row):
+        return "."  # only quotes would hide a comma
     commas = points = either_comma = either_point = 0
     for row in rows:
         for cell in row:

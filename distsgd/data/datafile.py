@@ -68,7 +68,7 @@ class DataFile(Protocol):
 
 
 @runtime_checkable
-class TextFile(Protocol):
+class TextFile(DataFile, Protocol):
     """What a data file that is text has besides, so that messages name lines and cells."""
 
     @property

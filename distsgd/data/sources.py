@@ -16,6 +16,7 @@ from distsgd.data.datafile import DataFile, place
 from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
+from distsgd.data.partitions import with_partitions
 from distsgd.errors import DataError
 
 BATCH_BYTES = 2**23
@@ -110,6 +111,8 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
             "leave it unset"
         )
     label = form.label or config.label
+    filled, left_out = with_partitions(location, filled, {label, *(config.features or ())})
+    notices += left_out
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
     try:
         schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
