@@ -10,6 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from runs import without_stages
+
 import distsgd
 from distsgd.rundir.journal import Reader
 from distsgd.tracking.quiet import quiet_mlflow
@@ -31,7 +33,7 @@ def train(path: Path, uri: str, *, resume: bool = False, **values: Any) -> dists
 
 def command(*arguments: str, cwd: Path, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `distsgd` as a user does."""
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "distsgd.cli", *arguments],
         cwd=cwd,
         env={**os.environ, **environment},
@@ -40,6 +42,8 @@ def command(*arguments: str, cwd: Path, timeout: float = 60, **environment: str)
         timeout=timeout,
         check=False,
     )
+    done.stderr = without_stages(done.stderr)
+    return done
 
 
 def short_options(*more: str) -> list[str]:

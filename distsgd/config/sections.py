@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -31,6 +32,11 @@ class Section(BaseModel):
         if isinstance(value, bool) and annotation not in (bool, bool | None):
             raise ValueError("Input should not be true or false")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _paths_are_texts(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("*", mode="after")
     @classmethod

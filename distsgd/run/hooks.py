@@ -65,9 +65,9 @@ def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
         return Reason.STOPPED
     if not all(math.isfinite(value) for value in measured.metrics.values()):
         raise TrainingError(
-            f"the validation loss after step {end.step} is not finite, although that of the mini-batches is: look "
-            "for huge values in the held-out rows, leave such rows out or normalise them (data.normalize), "
-            "and start a new run; the checkpoint is that of this step"
+            f"the validation loss after step {end.step} is not finite, although that of the mini-batches is: the "
+            "weights have grown too large (lower optim.lr), or the held-out rows have huge values (leave such rows "
+            "out, or normalise them with data.normalize); then start a new run. The checkpoint is that of this step"
         )
     end.metrics.update(measured.metrics)
     end.confusion = measured.confusion

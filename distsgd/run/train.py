@@ -53,6 +53,8 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     No reference to the rows read here is kept: on Ray, training uses the node's shared copy.
     """
     requested = origin.config
+    if requested.tracking.enabled and requested.tracking.required:
+        observer.stage("waiting for MLflow to answer")
     tracker = stack.enter_context(make_tracker(requested.tracking))
     if address_of(requested) is not None and requested.run.workers != 0:
         observer.stage("connecting to Ray")

@@ -123,21 +123,22 @@ def check_new(path: Path) -> None:
         return
     except NotADirectoryError:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} is a file, or lies below one; give another one with --run-dir"
+            f"the run directory {str(path)!r} is a file, or lies below one; give another one (--run-dir, run.dir)"
         ) from None
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"the run directory {str(path)!r} cannot be listed: {getattr(error, 'strerror', error)}; "
-            "give another one with --run-dir"
+            "give another one (--run-dir, run.dir)"
         ) from None
     if CONFIG in entries:
         raise RunDirectoryError(
-            f"the run directory {str(path)!r} holds another run; add --resume to continue it, or give another one"
+            f"the run directory {str(path)!r} holds another run; add --resume (in Python: resume=True) to continue "
+            "it, or give another one (--run-dir, run.dir)"
         )
     if entries:
         raise RunDirectoryError(
             f"the run directory {str(path)!r} is not empty and holds no run ({min(entries)!r} is in it); "
-            "give another one with --run-dir"
+            "give another one (--run-dir, run.dir)"
         )
 
 
@@ -162,7 +163,7 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:
             raise RunDirectoryError(
                 f"the file {str(path / LOCK)!r} cannot be locked: {error.strerror}; give a run directory on another "
-                "file system with --run-dir"
+                "file system (--run-dir, run.dir)"
             ) from None
         yield
     finally:
@@ -171,7 +172,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _not_writable(path: Path, error: OSError) -> RunDirectoryError:
     return RunDirectoryError(
-        f"the run directory {str(path)!r} cannot be written: {error.strerror}; give another one with --run-dir"
+        f"the run directory {str(path)!r} cannot be written: {error.strerror}; give another one (--run-dir, run.dir)"
     )
 
 
@@ -228,7 +229,8 @@ def find_resumable(config: Config) -> Path:
         paths = [entry / CONFIG for entry in RUNS.iterdir()] if RUNS.exists() else []
     except OSError as error:
         raise RunDirectoryError(
-            f"{str(RUNS)!r} cannot be searched for a run to resume: {error.strerror}; name its directory with --run-dir"
+            f"{str(RUNS)!r} cannot be searched for a run to resume: {error.strerror}; name its directory "
+            "(--run-dir, run.dir)"
         ) from None
     for path in paths:
         with contextlib.suppress(RunDirectoryError, OSError):
@@ -237,7 +239,7 @@ def find_resumable(config: Config) -> Path:
                 matching.append((path.stat().st_mtime, path.parent))
     if not matching:
         raise RunDirectoryError(
-            f"no run of this configuration is in {str(RUNS)!r}; name its directory with --run-dir, "
+            f"no run of this configuration is in {str(RUNS)!r}; name its directory (--run-dir, run.dir), "
             "or leave --resume out to start one"
         )
     return max(matching)[1]

@@ -68,7 +68,8 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
     except Exception as error:  # mlflow raises its own errors and those of the libraries below it
         raise TrackingError(
             f"the MLflow store {redacted(store_uri)!r} has not received the whole run: "
-            f"{reason(error, store_uri)}; try again, nothing is sent twice"
+            f"{reason(error, store_uri)}; start the store and try again, or name another one "
+            "with --uri; nothing is sent twice"
         ) from None
     if result is not None and result.mlflow_run_id != run.run_id:
         content = json.loads(read_file(directory.result)) | {"mlflow_run_id": run.run_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,7 @@ DEFAULT = "sqlite:///mlflow.db"
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 SERVERS = ("http", "https", "databricks", "databricks-uc")
 
 
@@ -42,10 +44,40 @@ def resolve(config: TrackingConfig) -> str:
     if not colon or scheme == "file" or len(scheme) == 1:
         raise ConfigError(f"{where} is {shown!r}, a folder, and MLflow no longer keeps runs in folders; {expected}")
     if scheme.split("+")[0] not in DATABASES + SERVERS:
-        raise ConfigError(f"{where} is {shown!r}, with a scheme that MLflow does not know; {expected}")
+        raise ConfigError(f"{where} is {shown!r}, with {_unknown_scheme(scheme, rest)}; {expected}")
     if not rest.strip("/"):
         raise ConfigError(f"{where} is {shown!r}, which names neither a database nor a server; {expected}")
+    problem = _problem_of_address(uri)
+    if problem is not None:
+        raise ConfigError(f"{where} is {shown!r}, {problem}; {expected}")
     return uri
+
+
+def _unknown_scheme(scheme: str, rest: str) -> str:
+    """Return what is wrong with a scheme; it is named only if it is one: before a mere `:` may stand a user name."""
+    if rest.startswith("//"):
+        return f"a scheme, {scheme!r}, that MLflow does not know"
+    if rest.partition("/")[0].isdecimal():
+        return "a host and a port, but no scheme (http://) before them"
+    return "a scheme that MLflow does not know"
+
+
+def _problem_of_address(uri: str) -> str | None:
+    """Return what is wrong with host and port of a server or database, or None; secrets are not shown."""
+    if uri.startswith(("sqlite", "databricks")):
+        return None
+    rest = uri.partition("://")[2]
+    if uri.startswith("http"):
+        address = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    else:  # a password in a database's URI may hold any character but @
+        address = re.split("[/?]", rest.partition("@")[2] if "@" in rest else rest, maxsplit=1)[0]
+    found = HOST_AND_PORT.fullmatch(address)
+    if found is None or (found[2] and not (found[2].isdecimal() and 0 < int(found[2][:6]) < 2**16)):
+        special = " (in a password, write @ as %40, / as %2F, # as %23)" if "@" in rest else ""
+        return f"whose host and port cannot be read: a port is a number from 1 to 65535{special}"
+    if uri.startswith("http") and not found[1]:
+        return "which names no host"
+    return None
 
 
 def absolute(uri: str) -> str:

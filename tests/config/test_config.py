@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -347,3 +348,10 @@ def test_a_data_file_in_place_of_a_configuration_is_recognised(tmp_path):
     with pytest.raises(ConfigError) as error:
         read_toml(tmp_path / "bad.toml")
     assert "--data" not in str(error.value)
+
+
+def test_paths_are_texts():
+    config = Config.build({"data.train": Path("a/b.csv"), "data": {"val": Path("v.csv")}, "run.dir": Path("runs/x")})
+    assert (config.data.train, config.data.val, config.run.dir) == ("a/b.csv", "v.csv", "runs/x")
+    assert config == Config.build(json.loads(json.dumps(config.flat())))
+    assert "optim.lr is " in refused({"optim.lr": Path("x")})
