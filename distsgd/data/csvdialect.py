@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
@@ -42,6 +42,9 @@ class Dialect:
     skipped: int = 0
     """Rows before all others that hold neither names nor values: Excel's `sep=;`."""
 
+    unsure: str | None = field(default=None, compare=False)
+    """A number like all others with a point, such as `1.234`, if that may be a thousand and more."""
+
     @property
     def number(self) -> str:
         """A regular expression for a number without marks between thousands."""
@@ -51,7 +54,7 @@ class Dialect:
     @property
     def grouped(self) -> str:
         """A regular expression for a number with marks between thousands."""
-        return rf"[+-]?\d{{1,3}}([{self.marks}]\d{{3}})+({re.escape(self.decimal)}\d+)?"
+        return rf"[+-]?[1-9]\d{{0,2}}([{self.marks}]\d{{3}})+({re.escape(self.decimal)}\d+)?"
 
     @property
     def marks(self) -> str:
@@ -98,6 +101,7 @@ def sniff(
         decimal=found.decimal,
         header=_has_header(rows, found, known) if header is None else header,
         skipped=int(hint is not None),
+        unsure=_unsure(rows) if separator != "," and found.decimal == "." and decimal is None else None,
     )
 
 
@@ -156,6 +160,12 @@ def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
     if commas != points:
         return "," if commas > points else "."
     return "," if separator != "," and either_comma and not either_point else "."
+
+
+def _unsure(rows: Sequence[Sequence[str]]) -> str | None:
+    """Return one of the numbers with a point if all of them may have it between thousands."""
+    cells = [cell for row in rows for cell in row if "." in cell and POINT.is_number(cell)]
+    return cells[0] if cells and all(map(COMMA.is_number, cells)) else None
 
 
 def _has_header(rows: Sequence[Sequence[str]], dialect: Dialect, known: Collection[str]) -> bool:

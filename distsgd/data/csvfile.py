@@ -104,6 +104,10 @@ class CsvFile:
         row += self.dialect.skipped + self.dialect.header
         line = 1
         for text in csvtext.chunks(self.path, self.dialect.encoding):
+            rows = csvtext.simple_rows(text)
+            if rows is not None and rows <= row:
+                row, line = row - rows, line + rows
+                continue
             for start, _ in csvtext.row_starts(text, line):
                 if not row:
                     return start
@@ -170,7 +174,8 @@ class CsvFile:
     def _ragged(self, row: Any, before: int) -> DataError:
         """Return the error for a row that is wider or narrower than the first one."""
         cells = "1 value" if row.actual_columns == 1 else f"{row.actual_columns:,} values"
-        model = "names in the header" if self.dialect.header else "values in the first row"
+        model = f"{'name' if self.dialect.header else 'value'}{'' if row.expected_columns == 1 else 's'} in the "
+        model += "header" if self.dialect.header else "first row"
         shown = row.text if len(row.text) <= 60 else f"{row.text[:60]}..."
         return DataError(
             f"{self.path}, line {self.line(before + row.number - 1)}: {cells}, and there are {row.expected_columns:,} "

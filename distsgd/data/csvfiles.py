@@ -67,6 +67,8 @@ def _described(file: CsvFile) -> str:
         names = ", ".join(repr(name) for name in sorted(file.grouped)[:3])
         more = f" and {len(file.grouped) - 3:,} more" if len(file.grouped) > 3 else ""
         text.append(f"with marks between thousands in {names}{more}")
+    if dialect.unsure is not None:
+        text.append(f"with a decimal point in {dialect.unsure} (data.csv_decimal=, if it stands between thousands)")
     if file.foreign is not None:
         text.append(
             f"as {dialect.encoding} text, because it is not UTF-8: it has {file.foreign!r} (data.csv_encoding names "

@@ -178,3 +178,11 @@ def row_starts(text: bytes, line: int) -> Iterator[tuple[int, int]]:
         if content.count(b'"') % 2:
             inside = not inside
         line, offset = line + 1, offset + len(content)
+
+
+def simple_rows(text: bytes) -> int | None:
+    """Return how many rows a text of whole rows has if each is a line of its own; None if that has to be looked at."""
+    lines = text.count(b"\n")
+    if b'"' in text or b"\n\n" in text or b"\n\r" in text or text[:1] in (b"\n", b"\r"):
+        return None
+    return lines if text.endswith(b"\n") and text.count(b"\r") in (0, text.count(b"\r\n")) else None

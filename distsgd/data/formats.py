@@ -91,6 +91,11 @@ REFUSED_MAGIC = {
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it first, or write it as Parquet",
     b"BZh": "is compressed with bzip2; decompress it first, or write it as Parquet",
     b"\xfd7zXZ\0": "is compressed with xz; decompress it first (xz -d), or compress it with gzip",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook of the old format; save the sheet as CSV (in Excel: CSV UTF-8)",
+    b"\x89HDF": "is an HDF5 file; write it as Parquet, such as with pandas.read_hdf(...).to_parquet(...)",
+    b"SQLite format 3": "is an SQLite database; write the table as Parquet or CSV",
+    b"\x80\x04": "is a pickle, and reading one may run any program; write the rows as Parquet",
+    b"\x80\x05": "is a pickle, and reading one may run any program; write the rows as Parquet",
     b"\x93NUMPY": "is a single NumPy array; save the arrays X and y together with numpy.savez",
 }
 
@@ -122,7 +127,8 @@ def recognise(path: str) -> FileFormat:
             f"{path} is not {expected.name}, although its name says so: it begins with {start!r}; write it in that "
             "format, or rename it"
         )
-    raise DataError(f"{path} begins with {start!r}; expected {_listing()}")
+    rename = f"; if it is CSV, rename it to {Path(path).stem}.csv" if csvtext.is_text(head) else ""
+    raise DataError(f"{path} begins with {start!r}; expected {_listing()}{rename}")
 
 
 def _head(path: str, expected: FileFormat | None) -> bytes:

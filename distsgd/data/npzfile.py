@@ -33,6 +33,13 @@ class NpzFile:
         with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             if f"{FEATURES}.npy" not in members:
+                if "[Content_Types].xml" in members:
+                    raise DataError(f"{path} is an Excel workbook; save the sheet as CSV (in Excel: CSV UTF-8)")
+                others = [name for name in members if not name.endswith(".npy")]
+                if others:
+                    raise DataError(
+                        f"{path} is a zip archive with {others[0]!r} in it; unzip it, and give what it holds"
+                    )
                 found = ", ".join(repr(name.removesuffix(".npy")) for name in members[:8]) or "none"
                 raise DataError(f"{path} holds the arrays {found}; expected X (N, D) and y (N,)")
             headers = {}

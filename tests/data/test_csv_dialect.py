@@ -60,6 +60,14 @@ def test_a_known_name_makes_a_header():
     assert sniff(text, header=False).header is False
 
 
+def test_a_point_that_may_stand_between_thousands_is_said():
+    assert sniff("a;b\n1.234;2\n3.250;4\n").unsure == "1.234"
+    assert sniff("a;b\n1.234;2\n3.2501;4\n").unsure is None
+    assert sniff("a;b\n0.234;2\n").unsure is None
+    assert sniff("a,b\n1.234,2\n").unsure is None
+    assert sniff("a;b\n1.234;2\n", decimal=".").unsure is None
+
+
 def test_what_is_given_is_not_found_out():
     assert sniff("a;b\n1,5;2\n", separator=",").separator == ","
     assert sniff("a;b\n1,5;2\n", decimal=".").decimal == "."

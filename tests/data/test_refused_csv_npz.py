@@ -67,11 +67,21 @@ def test_npz_with_another_label(tmp_path):
     assert "labels are the array y" in refused(tmp_path / "rows.npz", label="target")
 
 
+def test_zip_archives_that_are_not_npz(tmp_path):
+    for name, said in (
+        ("train.csv", "is a zip archive with 'train.csv' in it; unzip it"),
+        ("[Content_Types].xml", "Excel"),
+    ):
+        with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+            archive.writestr(name, b"")
+        assert said in refused(tmp_path / "rows.zip")
+
+
 def test_npz_whose_members_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "rows.npz", "w") as archive:
         archive.writestr("X", b"")
         archive.writestr("y", b"")
-    assert "holds the arrays 'X', 'y'; expected" in refused(tmp_path / "rows.npz")
+    assert "is a zip archive with 'X' in it" in refused(tmp_path / "rows.npz")
 
 
 def npy(header: str, body: bytes = b"") -> bytes:

@@ -97,7 +97,11 @@ def test_text_under_another_name(tmp_path, suffix):
         (b"FEA1", "Feather file of version 1"),
         (b"PARE", "encrypted"),
         (b"\x93NUMPY\x01", "numpy.savez"),
-        (b"hello", "(named .csv) CSV"),
+        (b"\xd0\xcf\x11\xe0", "Excel workbook"),
+        (b"\x89HDF", "read_hdf"),
+        (b"SQLite format 3\0", "SQLite"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"hello", "(named .csv) CSV file; if it is CSV, rename it to rows.csv"),
         (b"\0\0\0", "expected a Parquet"),
     ],
 )
