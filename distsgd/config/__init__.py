@@ -6,9 +6,10 @@ result; `run`, `tracking` and `checkpoint` determine where and how it is compute
 
 from distsgd.config.config import Config, flatten, known_keys
 from distsgd.config.reading import parse_assignments, read_toml
-from distsgd.config.sections import CheckpointConfig, DataConfig, OptimConfig, TrackingConfig, TrainConfig
+from distsgd.config.sections import IN_MEMORY, CheckpointConfig, DataConfig, OptimConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "IN_MEMORY",
     "CheckpointConfig",
     "Config",
     "DataConfig",

@@ -17,6 +17,9 @@ INTEGER_LIMIT = 2**63
 WEEK_S = 7.0 * 24 * 60 * 60
 """Longest timeout, in seconds; the system calls that wait accept at most 24 days."""
 
+IN_MEMORY = "in-memory"
+"""What `data.train` and `data.val` are if the rows were passed to `distsgd.train` in memory."""
+
 Seconds = Annotated[float, Field(gt=0, le=WEEK_S)]
 
 
@@ -125,7 +128,8 @@ class DataConfig(Section):
     """The training and held-out rows."""
 
     train: str = "digits"
-    """Training rows: a Parquet, Arrow IPC, .npz or CSV file, a folder or glob of such files, or `digits`."""
+    """Training rows: a Parquet, Arrow IPC, .npz or CSV file, a folder or glob of such files, or `digits`; `in-memory`:
+    passed to `distsgd.train`."""
 
     val: str | None = None
     """Held-out rows, specified in the same way; unset: split off from the training rows."""

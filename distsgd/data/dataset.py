@@ -199,7 +199,7 @@ class DataSet:
     """SHA-256 of all of the above, whatever files, and however many, it was read from."""
 
     source: str
-    """The value of `data.train`: a path, a glob or `digits`."""
+    """What messages call the training rows: a path, a glob, `digits`, or what was passed in memory."""
 
     notices: tuple[str, ...] = ()
     """What was found out about the data and the user should know, one line each, in the order of reading."""

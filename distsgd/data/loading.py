@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +18,34 @@ VAL_FRACTION = 0.2
 """Fraction held out if neither `data.val` nor `data.val_fraction` is set."""
 
 
-def load(config: DataConfig, stage: Callable[[str], None] = lambda _: None) -> DataSet:
+def load(
+    config: DataConfig,
+    stage: Callable[[str], None] = lambda _: None,
+    *,
+    data: Any = None,
+    held_out_data: Any = None,
+) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
 
     `stage` is called with what is being done, and with how many rows have been read.
+    `data` and `held_out_data` are rows in memory that take the place of `data.train` and `data.val`.
 
     DataError, naming file, column and row where applicable, for anything that cannot be trained on.
     """
     # These import pyarrow, which a process that only gathers never needs.
     from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
+    from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
 
-    stage(f"opening {config.train}")
-    source = open_source(config.train, config).reporting(stage)
-    held_out = open_source(config.val, config, source).reporting(stage) if config.val is not None else None
+    stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
+    source = open_source(config.train if data is None else in_memory(data, config), config).reporting(stage)
+    held_out_location = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
+    held_out = None
+    if held_out_location is not None:
+        held_out = open_source(held_out_location, config, source).reporting(stage)
     check_memory(source, held_out)
-    in_val = split(source.num_rows, config) if held_out is None else np.zeros(source.num_rows, bool)
+    in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
 
     encoder = LabelEncoder.for_training(source.schema, config.classes)
     train, val = RowBuilder(source, ~in_val), RowBuilder(source, in_val) if in_val.any() else None
@@ -55,21 +67,21 @@ def load(config: DataConfig, stage: Callable[[str], None] = lambda _: None) -> D
         normalization=normalization,
         transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
         digest=digest_of(rows, val_rows, classes, names, normalization),
-        source=config.train,
+        source=source.location,
         notices=(*source.notices, *(held_out.notices if held_out else ())),
     )
 
 
-def split(size: int, config: DataConfig) -> NDArray[np.bool_]:
+def split(size: int, config: DataConfig, location: str = "the data") -> NDArray[np.bool_]:
     """Return which of `size` rows are held out (size,): the first round(size * fraction) of the keyed permutation."""
     fraction = VAL_FRACTION if config.val_fraction is None else config.val_fraction
     count = round(size * fraction)
     if fraction and not count:
         raise DataError(
-            f"{config.train}: {fraction:g} of {size} rows is no row to hold out; raise data.val_fraction or set it to 0"
+            f"{location}: {fraction:g} of {size} rows is no row to hold out; raise data.val_fraction or set it to 0"
         )
     if count == size:
-        raise DataError(f"{config.train}: {fraction:g} of {size} rows leaves none to train on; lower data.val_fraction")
+        raise DataError(f"{location}: {fraction:g} of {size} rows leaves none to train on; lower data.val_fraction")
     held_out = np.zeros(size, bool)
     for start in range(0, count, 2**20):  # in chunks, because a permutation's temporaries are many times its size
         positions = np.arange(start, min(start + 2**20, count))

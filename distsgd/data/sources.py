@@ -16,6 +16,7 @@ from distsgd.data.datafile import DataFile, place
 from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
+from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.errors import DataError
 
@@ -93,14 +94,17 @@ class Source:
         return place(self.files[number], row - int(starts[number]))
 
 
-def open_source(location: str, config: DataConfig, training: Source | None = None, *, labelled: bool = True) -> Source:
-    """Open what `location` names, and check that all its files have the same columns, and those of `training`.
+def open_source(
+    given: str | InMemory, config: DataConfig, training: Source | None = None, *, labelled: bool = True
+) -> Source:
+    """Open what `given` names or holds, and check that all its files have the same columns, and those of `training`.
 
     With `labelled` false, for prediction, no label column is needed or read; one of that name is no feature, either.
     DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
     """
     like = training.files[0].schema if training else None
-    form, files = _open_files(location, config, like)
+    form, files = _open_files(given, config, like)
+    location = given.path if isinstance(given, InMemory) else given
     filled = [file for file in files if file.num_rows]
     notices = form.notices(filled) if form.notices else ()
     if not filled:
@@ -131,10 +135,15 @@ def open_source(location: str, config: DataConfig, training: Source | None = Non
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
 
 
-def _open_files(location: str, config: DataConfig, like: pa.Schema | None) -> tuple[FileFormat, Sequence[DataFile]]:
+def _open_files(
+    location: str | InMemory, config: DataConfig, like: pa.Schema | None
+) -> tuple[FileFormat, Sequence[DataFile]]:
     """Open files of one format, which the first one gives."""
-    if location == DIGITS.name:
-        return DIGITS, [DIGITS.open(location)]
+    if isinstance(location, InMemory):
+        return location.form, [location]
+    for form in (DIGITS, FRAME):
+        if location == form.name:
+            return form, [form.open(location)]
     paths = find(location)
     form = recognise(paths[0])
     for path in paths[1:]:

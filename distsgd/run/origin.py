@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from distsgd.config import Config
+from distsgd.config import IN_MEMORY, Config
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import ConfigError, DataError, RunDirectoryError
@@ -81,9 +81,10 @@ class ResumedRun:
         """
         path = self.directory.path
         if data_digest != self.data_digest:
+            given = self.config.data.train
+            rows = "the rows passed to train()" if given == IN_MEMORY else f"the rows of {given!r}"
             raise RunDirectoryError(
-                f"the rows of {self.config.data.train!r} are not those that the run in {str(path)!r} began with; "
-                "name the same data, or start a new run"
+                f"{rows} are not those that the run in {str(path)!r} began with; give the same data, or start a new run"
             )
         identity = rundir.identity(self.directory, data_digest)
         newest, problems = checkpoint.load_newest(self.directory.checkpoints, identity)

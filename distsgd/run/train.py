@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from distsgd import data
 from distsgd.cluster.connection import address_of, joined
-from distsgd.config import Config
+from distsgd.config import IN_MEMORY, Config
+from distsgd.data import load
 from distsgd.errors import ConfigError, TrackingError
 from distsgd.run.memory_check import check_net_fits
 from distsgd.run.observer import Observer
@@ -23,14 +24,34 @@ from distsgd.tracking.tracker import make_tracker
 
 
 def train(
-    config: Config | Mapping[str, Any] | None = None, *, resume: bool = False, observer: Observer | None = None
+    config: Config | Mapping[str, Any] | None = None,
+    *,
+    data: Any = None,
+    val: Any = None,
+    resume: bool = False,
+    observer: Observer | None = None,
 ) -> Result:
     """Train a classifier and return the result; `result.model` is the trained classifier.
 
     `config` is a Config or a mapping with nested or dotted keys, such as {"optim.lr": 0.1}; without it, the defaults.
-    With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed.
+    `data` and `val` are the training and the held-out rows: a data frame (pandas, polars, pyarrow), a dict of columns,
+    arrays (X, y) with X (N, D) and y (N,), or a path; without them, what `data.train` and `data.val` name.
+    With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed; rows in
+    memory have to be passed again.
     Raises RefusedError before the first step, TrainingError after it, Stopped on SIGINT, SIGTERM or SIGHUP.
     """
+    config = _with_data(config, {"data.train": data, "data.val": val})
+    observer = observer or Observer()
+    with stop_signals_raise(), contextlib.ExitStack() as stack:
+        origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
+        if isinstance(origin, ResumedRun) and origin.finished is not None:
+            observer.note(f"the run in {str(origin.directory.path)!r} has finished; nothing is left to do")
+            return _tracked(origin.finished, origin.config, observer)
+        return _begin(origin, (data, val), observer, stack).execute()
+
+
+def _with_data(config: object, given: Mapping[str, Any]) -> Config:
+    """Return the configuration, in which the rows that were `given` have taken the place of the paths."""
     if config is not None and not isinstance(config, Config | Mapping):
         raise ConfigError(
             f"distsgd.train takes a mapping of keys, such as {{'data.train': 'rows.parquet'}}, or a Config; found a "
@@ -38,18 +59,30 @@ def train(
         )
     if not isinstance(config, Config):
         config = Config.build(config or {})
-    observer = observer or Observer()
-    with stop_signals_raise(), contextlib.ExitStack() as stack:
-        origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
-        if isinstance(origin, ResumedRun) and origin.finished is not None:
-            observer.note(f"the run in {str(origin.directory.path)!r} has finished; nothing is left to do")
-            return _tracked(origin.finished, origin.config, observer)
-        return _begin(origin, observer, stack).execute()
+    if all(rows is None for rows in given.values()):
+        return config
+    explicit, defaults = config.explicit(), Config().flat()
+    for key, rows in given.items():
+        if rows is None:
+            continue
+        location = os.fsdecode(rows) if _is_path(rows) else IN_MEMORY
+        if explicit.get(key, defaults[key]) not in (defaults[key], location):
+            argument = {"data.train": "data", "data.val": "val"}[key]
+            raise ConfigError(f"{key} is {explicit[key]!r}, and {argument}= was passed to train() as well; keep one")
+        explicit[key] = location
+    return Config.build(explicit)
 
 
-def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.ExitStack) -> Session:
+def _is_path(rows: Any) -> bool:
+    return isinstance(rows, str | os.PathLike)
+
+
+def _begin(
+    origin: NewRun | ResumedRun, given: tuple[Any, Any], observer: Observer, stack: contextlib.ExitStack
+) -> Session:
     """Set up a run, ordered so that refusals come as early as possible; `stack` cleans everything up.
 
+    `given` are training and held-out rows in memory; what is None or a path is read as the configuration says.
     No reference to the rows read here is kept: on Ray, training uses the node's shared copy.
     """
     requested = origin.config
@@ -59,7 +92,8 @@ def _begin(origin: NewRun | ResumedRun, observer: Observer, stack: contextlib.Ex
     if address_of(requested) is not None and requested.run.workers != 0:
         observer.stage("connecting to Ray")
     cluster = stack.enter_context(joined(requested, environment(requested)))
-    rows = data.load(requested.data, observer.stage)
+    data, held_out_data = (None if _is_path(rows) else rows for rows in given)
+    rows = load(requested.data, observer.stage, data=data, held_out_data=held_out_data)
     for notice in rows.notices:
         observer.note(notice)
     check_net_fits(

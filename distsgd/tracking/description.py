@@ -160,9 +160,9 @@ def _origin() -> dict[str, str]:
 
 def _datasets(spec: RunSpec) -> list[DatasetDescription]:
     data, config = spec.data, spec.config.data
-    found = [("training", data.source, len(data.train))]
+    found = [("training", config.train, len(data.train))]
     if data.val is not None:
-        found.append(("validation", config.val or data.source, len(data.val)))
+        found.append(("validation", config.val or config.train, len(data.val)))
     return [
         DatasetDescription(
             context=context,
