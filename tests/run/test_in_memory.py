@@ -62,7 +62,7 @@ def test_a_frame_in_memory_is_the_same_rows_as_its_file(tmp_path, name):
     df = frame()
     df.to_parquet(tmp_path / "rows.parquet")
     expected = load(DataConfig(train=str(tmp_path / "rows.parquet")))
-    assert load(DataConfig(), FRAMES[name](df)).digest == expected.digest
+    assert load(DataConfig(), data=FRAMES[name](df)).digest == expected.digest
 
 
 ARRAYS = {
@@ -84,12 +84,12 @@ def test_arrays_in_memory_are_the_same_rows_as_an_npz_file(tmp_path, name, text)
     np.savez(tmp_path / "rows.npz", X=X.astype(np.float64) if name == "lists" else X, y=y)
     data = ARRAYS[name](X, y)
     expected = load(DataConfig(train=str(tmp_path / "rows.npz")))
-    assert load(DataConfig(), data).digest == expected.digest
+    assert load(DataConfig(), data=data).digest == expected.digest
 
 
 def test_integer_pixels_stay_small_and_2d_columns_are_lists():
     pixels = np.arange(600, dtype=np.uint8).reshape(60, 10)
-    rows = load(DataConfig(), {"pixels": pixels, "label": pixels[:, 0] > 99}).train
+    rows = load(DataConfig(), data={"pixels": pixels, "label": pixels[:, 0] > 99}).train
     assert rows.dtype == np.uint8
     assert rows.features == 10
 
@@ -161,7 +161,7 @@ REFUSED = {
 def test_what_cannot_be_used_is_refused_in_one_line(name):
     data, message = REFUSED[name]
     with pytest.raises(DataError, match=message) as refused:
-        load(DataConfig(), data)
+        load(DataConfig(), data=data)
     assert str(refused.value).startswith("the data passed to train()")
     assert "\n" not in str(refused.value)
 
@@ -170,10 +170,10 @@ def test_held_out_rows_in_memory_have_a_name_of_their_own():
     with pytest.raises(
         DataError, match=r"^the held-out data passed to train\(\): column 'z' is not in the data passed"
     ):
-        load(DataConfig(), frame(), frame().rename(columns={"a": "z"}))
+        load(DataConfig(), data=frame(), held_out_data=frame().rename(columns={"a": "z"}))
 
 
 def test_a_named_index_is_left_out_with_a_line():
-    data = load(DataConfig(), frame().rename_axis("customer"))
+    data = load(DataConfig(), data=frame().rename_axis("customer"))
     assert data.feature_names == ("a", "b", "c")
     assert any("the index 'customer' is left out; reset_index()" in notice for notice in data.notices)
