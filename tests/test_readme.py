@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from distsgd.cli import main
 from distsgd.config import known_keys
 
+ACTIVATE = ". .venv/bin/activate"
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -40,8 +41,26 @@ def shell_lines() -> list[str]:
 
 def test_the_two_commands_are_on_the_first_screen():
     first_screen = README.splitlines()[:50]
-    assert "pip install -c constraints.txt . && distsgd train" in first_screen
-    assert "pip install -c constraints.txt '.[test]' && pytest" in first_screen
+    assert f"python3 -m venv .venv && {ACTIVATE} && pip install -c constraints.txt . && distsgd train" in first_screen
+    assert f"{ACTIVATE} && pip install -c constraints.txt '.[test]' && pytest" in first_screen
+
+
+def test_the_first_command_makes_the_environment_that_all_others_use():
+    """The Python of Debian and Ubuntu refuses `pip install` outside of one (PEP 668)."""
+    with_pip = [line.split(" && ") for line in shell_lines() if "pip install" in line]
+    assert with_pip[0][:2] == ["python3 -m venv .venv", ACTIVATE]
+    assert with_pip[1][0] == ACTIVATE
+    assert ".venv/" in (REPOSITORY / ".gitignore").read_text(encoding="utf-8").splitlines()  # and no job uploads it
+    for line in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines():
+        assert "pip install" not in line or line.startswith(("#", "check "))
+
+
+def test_the_supported_pythons_are_the_same_everywhere():
+    named = [line.rsplit(" ", 1)[1] for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    oldest, newest = named[0], named[-1]
+    assert PROJECT["requires-python"] == f">={oldest},<3.{int(newest.split('.')[1]) + 1}"
+    assert f"With Python {oldest} to {newest} on Linux" in README
+    assert f"Python {oldest} to {newest}" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_readmes_commands():
