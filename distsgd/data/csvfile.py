@@ -63,7 +63,6 @@ class CsvFile:
         with reading(self.path, "CSV", REMEDY):
             for names, text in self._pieces():
                 types = types or ColumnTypes(names, self.dialect, self.nulls)
-                # One thread, so that an error says which row it is.
                 table = self._parse(text, names, rows, {}) if text else None
                 if table is not None:
                     types.add(table, rows)
@@ -154,7 +153,6 @@ class CsvFile:
             bad.append(row)
             return "error"
 
-        read = arrow_csv.ReadOptions(block_size=len(text) + 1, use_threads=False, column_names=list(names))
         parse = arrow_csv.ParseOptions(
             delimiter=self.dialect.separator, newlines_in_values=True, invalid_row_handler=refuse
         )
@@ -164,12 +162,15 @@ class CsvFile:
             null_values=list(self.nulls),
             decimal_point=self.dialect.decimal,
         )
-        try:
-            return arrow_csv.read_csv(pa.py_buffer(text), read, parse, convert)
-        except pa.ArrowInvalid:
-            if not bad:
-                raise
-            raise self._ragged(bad[0], before) from None
+        for threads in (True, False):  # with several, an error does not say which row it is
+            bad.clear()
+            read = arrow_csv.ReadOptions(block_size=len(text) + 1, use_threads=threads, column_names=list(names))
+            try:
+                return arrow_csv.read_csv(pa.py_buffer(text), read, parse, convert)
+            except pa.ArrowInvalid:
+                if not threads and not bad:
+                    raise
+        raise self._ragged(bad[0], before)
 
     def _ragged(self, row: Any, before: int) -> DataError:
         """Return the error for a row that is wider or narrower than the first one."""
