@@ -90,10 +90,11 @@ class CsvFile:
 
         for number, (name, kind) in enumerate(kinds.items()):
             column = table.column(number)
-            if pa.types.is_string(column.type) and name != self.label:
+            is_number = not pa.types.is_string(kind)
+            if pa.types.is_string(column.type) and (is_number or name != self.label):
                 missing = pc.is_in(column, value_set=pa.array(self.nulls))
                 column = pc.if_else(missing, pa.scalar(None, pa.string()), column)
-                if name in self.grouped:
+                if is_number:
                     column = without_marks(column, self.dialect).cast(kind)
                 table = table.set_column(number, name, column)
         return table

@@ -6,11 +6,13 @@ import csv
 import io
 import itertools
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distsgd.data.csvdialect import SEPARATORS, Dialect, sniff
+from distsgd.data.csvfile import CsvFile
 
 
 def rows_of_digits(first: str = "") -> str:
@@ -100,3 +102,21 @@ def tables(draw: st.DrawFn) -> tuple[str, Dialect]:
 def test_a_table_in_any_dialect_is_recognised(table):
     text, dialect = table
     assert sniff(text) == dialect
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables())
+def test_a_table_in_any_dialect_is_read(tmp_path_factory, table):
+    text, dialect = table
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    path.write_text(text, newline="")
+    file = CsvFile.open(str(path))
+    assert file.dialect == dialect
+    read = pa.Table.from_batches(file.batches(file.schema.names, 5)).to_pydict()
+    written = list(dialect.rows(text))
+    names = written.pop(0) if dialect.header else [f"c{i}" for i in range(len(written[0]))]
+    assert list(read) == names
+    *numbers, words = zip(*written, strict=True)
+    assert read[names[-1]] == list(words)
+    for name, cells in zip(names, numbers, strict=False):
+        assert read[name] == [float(cell.replace(dialect.decimal, ".")) for cell in cells]
