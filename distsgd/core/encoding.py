@@ -57,6 +57,26 @@ def _number(value: Any, row: int) -> float:
     raise ValueError(f"{str(value)[:40]!r} in row {row}, counted from 0, is not a number") from None
 
 
+def matrix_of(X: Any, width: int) -> np.ndarray:
+    """Return an array or nested lists (n, width) as real numbers, NaN for what is missing; ValueError for all else."""
+    raw = np.asarray(X)
+    if raw.ndim != 2 or raw.shape[1] != width:
+        hint = "; a single row is [row]" if raw.shape == (width,) else ""
+        raise ValueError(f"features have the shape {raw.shape}; this model takes (n, {width}){hint}")
+    if raw.dtype.kind == "O":
+        raw = np.stack([_column_of_numbers(raw[:, number], number) for number in range(width)], axis=1)
+    if raw.dtype.kind not in "biuf":
+        raise ValueError(f"features are of type {raw.dtype}; this model takes real numbers")
+    return raw
+
+
+def _column_of_numbers(values: np.ndarray, number: int) -> np.ndarray:
+    try:
+        return numbers(values)
+    except ValueError as error:
+        raise ValueError(f"feature {number}: {error}") from None
+
+
 def lists(values: np.ndarray, width: int) -> np.ndarray:
     """Return the elements (n, width) of lists (n,), or of an array (n, width), as `numbers` does."""
     if values.dtype.kind == "O" and values.ndim == 1:

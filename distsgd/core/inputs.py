@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .encoding import buckets, find_missing, lists, numbers, one_hot, places
+from .encoding import buckets, find_missing, lists, matrix_of, numbers, one_hot, places
 from .frames import choose_columns, column_names, column_values, is_frame, only_count
 
 Kind = Literal["number", "boolean", "category", "hash", "list"]
@@ -148,20 +148,14 @@ class Inputs:
 
     def _of_array(self, X: Any) -> np.ndarray:
         """Return an array or nested lists (n, D) as features."""
-        raw = np.asarray(X)
-        if raw.ndim != 2 or raw.shape[1] != self.features:
-            raise ValueError(f"features have the shape {raw.shape}; this model takes (n, {self.features})")
-        if raw.dtype == object:
-            raw = np.stack([_named(n, numbers, raw[:, i]) for i, n in enumerate(self.feature_names)], axis=1)
-        if raw.dtype.kind not in "biuf":
-            raise ValueError(f"features are of type {raw.dtype}; this model takes real numbers")
+        raw = matrix_of(X, self.features)
         if raw.dtype.kind != "f" or not (missing := np.isnan(raw)).any():
             return raw
         fills = [math.nan if c.fill is None else c.fill for c in self.columns for _ in range(c.features)]
         filled: np.ndarray = np.where(missing, np.array(fills, raw.dtype), raw)
         if (missing := np.isnan(filled)).any():
             row, number = np.argwhere(missing)[0]
-            raise ValueError(f"column {self.feature_names[number]!r}: {_missing(int(row))}")
+            raise ValueError(f"feature {self.feature_names[number]!r}: {_missing(int(row))}")
         return filled
 
     def _takes_positions(self, names: list[Any]) -> bool:
@@ -185,7 +179,7 @@ def _named(name: Any, read: Callable[..., np.ndarray], *arguments: Any) -> np.nd
 
 
 def _missing(row: int) -> str:
-    return f"no value in row {row}, counted from 0; the model was not trained to fill what is missing"
+    return f"no value in row {row}, counted from 0; a model trained with data.missing=refuse takes no missing values"
 
 
 def _values(column: Column, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The file of a trained model, `model.npz`: the weights, what else prediction needs, and the version of the format.
+"""The file of a trained model, `model.npz`: weights, columns, what else prediction needs, and the format's version.
 
 All readers use the same checks. This file is copied into every model that is logged to MLflow, so
 it needs NumPy alone.
@@ -13,28 +13,36 @@ from pathlib import Path
 import numpy as np
 
 from .activations import ACTIVATIONS
+from .inputs import Inputs
 from .losses import LOSSES
 from .net import Net
 from .npz import read_arrays
 from .predictor import Predictor
 
-FORMAT_VERSION = 1
-"""The version that is written, and the newest that can be read; a file without a version has version 1."""
+FORMAT_VERSION = 2
+"""The newest version that can be read; a file without a version has version 1.
+
+Version 2 is written if features are not the columns' numbers as they are: there are categories, or values to fill.
+Version 1 may describe its columns too; distsgd 0.1.0, whose features have no names, reads it and predicts by position.
+"""
 
 
 def encode(predictor: Predictor) -> bytes:
     """Return the content of `model.npz`, which `numpy.load` reads without pickle."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
+    buffer, inputs = io.BytesIO(), predictor.inputs
+    plain = inputs is None or (inputs.by_position and all(column.fill is None for column in inputs.columns))
+    arrays = {
         **predictor.net.split(predictor.flat)._asdict(),
-        classes=predictor.classes,
-        shift=predictor.shift,
-        scale=predictor.scale,
-        activation=np.array(predictor.net.activation),
-        loss=np.array(predictor.net.loss),
-        format_version=np.array(FORMAT_VERSION),
-    )
+        "classes": predictor.classes,
+        "shift": predictor.shift,
+        "scale": predictor.scale,
+        "activation": np.array(predictor.net.activation),
+        "loss": np.array(predictor.net.loss),
+        "format_version": np.array(1 if plain else FORMAT_VERSION),
+    }
+    if inputs is not None:
+        arrays["inputs"] = np.array(inputs.to_json().encode())
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -85,7 +93,27 @@ def _decode(arrays: dict[str, np.ndarray]) -> Predictor:
     for name in ("shift", "scale"):
         _check(name, arrays[name], (net.features,), itemsize=8)
     flat = np.concatenate([arrays[name].astype(np.float32).ravel() for name in net.shapes._fields])
-    return Predictor(net=net, flat=flat, classes=classes, shift=arrays["shift"], scale=arrays["scale"])
+    return Predictor(
+        net=net,
+        flat=flat,
+        classes=classes,
+        shift=arrays["shift"],
+        scale=arrays["scale"],
+        inputs=_inputs(arrays, net.features),
+    )
+
+
+def _inputs(arrays: dict[str, np.ndarray], features: int) -> Inputs | None:
+    """Return the columns of a model with so many features; files of distsgd 0.1.0 have none."""
+    array = arrays.get("inputs")
+    if array is None:
+        return None
+    if array.shape != () or array.dtype.kind != "S":
+        raise ValueError(f"its inputs are {array.shape} of {array.dtype}, expected one text")
+    inputs = Inputs.from_json(array.item().decode("ascii"))
+    if inputs.features != features:
+        raise ValueError(f"its arrays do not fit together: its inputs have {inputs.features} features, not {features}")
+    return inputs
 
 
 def _name(arrays: dict[str, np.ndarray], key: str, known: Collection[str], default: str) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .backprop import forward
+from .encoding import matrix_of
+from .inputs import Inputs
 from .net import Net
 from .scaling import scaled
 from .views import Views
@@ -24,16 +26,21 @@ BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained net with its normalisation and its classes."""
+    """A trained net with its inputs, its normalisation and its classes."""
 
     net: Net
     flat: np.ndarray  # (P,) float32
     classes: np.ndarray  # (C,) integers or strings
     shift: np.ndarray  # (D,) float64
     scale: np.ndarray  # (D,) float64
+    inputs: Inputs | None = None
+    """The columns that the features are made of; None in models of distsgd 0.1.0, whose features have no names."""
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the class (n,) with the largest score for raw features X (n, D); ValueError if X does not fit."""
+        """Return the class (n,) with the largest score for a frame or features X (n, D), as `Inputs.matrix` takes them.
+
+        ValueError if X does not fit.
+        """
         raw = self._features(X)
         numbers = np.empty(len(raw), np.int64)
         for rows, v, _ in self._scores(raw):
@@ -42,7 +49,7 @@ class Predictor:
         return predicted
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return class probabilities (n, C) float32 for raw features X (n, D); ValueError if X does not fit."""
+        """Return class probabilities (n, C) float32 for X as `predict` takes it, in the order of `classes`."""
         raw = self._features(X)
         found = np.empty((len(raw), self.net.classes), np.float32)
         for rows, v, workspace in self._scores(raw):
@@ -51,18 +58,8 @@ class Predictor:
         return found
 
     def _features(self, X: Any) -> np.ndarray:
-        """Return features as an array (n, D) of real numbers: of an array, nested lists, or a data frame."""
-        raw = np.asarray(X)
-        if raw.ndim != 2 or raw.shape[1] != self.net.features:
-            raise ValueError(f"features have the shape {raw.shape}; this model takes (n, {self.net.features})")
-        if raw.dtype == object:  # a data frame with boolean and numeric columns
-            try:
-                raw = raw.astype(np.float64)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"features must be numbers: {error}") from None
-        if raw.dtype.kind not in "biuf":
-            raise ValueError(f"features are of type {raw.dtype}; this model takes real numbers")
-        return raw
+        """Return features (n, D) as real numbers."""
+        return matrix_of(X, self.net.features) if self.inputs is None else self.inputs.matrix(X)
 
     def _scores(self, raw: np.ndarray) -> Iterator[tuple[slice, Views, Workspace]]:
         """Yield consecutive rows and their scores, in a workspace of this call, block by block."""
@@ -74,9 +71,10 @@ class Predictor:
             finite = np.isfinite(X)
             if not finite.all():
                 row, column = np.argwhere(~finite)[0]
+                name = f"feature {column}" if self.inputs is None else f"feature {self.inputs.feature_names[column]!r}"
                 raise ValueError(
-                    f"feature {column} of row {start + row}, both counted from 0, is {raw[start + row, column]}; "
-                    "a prediction needs finite numbers that float32 holds after normalisation"
+                    f"{name} of row {start + row}, counted from 0, is {raw[start + row, column]}; a prediction needs "
+                    "finite numbers that float32 holds after normalisation"
                 )
             with np.errstate(all="ignore"):
                 v = forward(parameters, X, workspace)

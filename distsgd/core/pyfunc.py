@@ -12,6 +12,12 @@ import numpy as np
 from .model_file import read
 from .predictor import Predictor
 
+METHOD = "predict_method"
+"""The parameter of a prediction that names what is computed."""
+
+METHODS = ("predict", "predict_proba")
+"""What it may name; the first is the default."""
+
 
 class PyfuncModel:
     """The object that MLflow calls to predict."""
@@ -19,9 +25,17 @@ class PyfuncModel:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:  # noqa: ARG002 - MLflow's
-        """Return the most probable class (n,) for raw features (n, D): an array, or a data frame with D columns."""
-        return self._predictor.predict(model_input)
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Return the most probable class (n,) for a frame or raw features (n, D), as `Inputs.matrix` takes them.
+
+        With the parameter `predict_method` "predict_proba": the probabilities (n, C) of the classes, in their order.
+        ValueError if the input does not fit, or there is no such method.
+        """
+        method = (params or {}).get(METHOD, METHODS[0])
+        if method not in METHODS:
+            raise ValueError(f"{METHOD} is {str(method)[:40]!r}; expected {' or '.join(map(repr, METHODS))}")
+        found: np.ndarray = getattr(self._predictor, method)(model_input)
+        return found
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

@@ -65,7 +65,13 @@ def measured_result(
 def write_model(directory: RunDirectory, spec: RunSpec, newest: Snapshot) -> None:
     """Write `model.npz`; TrainingError if that fails."""
     data = spec.data
-    model = Classifier(net=spec.net, flat=newest.parameters, classes=data.classes, normalization=data.normalization)
+    model = Classifier(
+        net=spec.net,
+        flat=newest.parameters,
+        classes=data.classes,
+        normalization=data.normalization,
+        inputs=data.inputs,
+    )
     with writing(directory.model):
         model.save(directory.model)
 

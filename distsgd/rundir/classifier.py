@@ -6,16 +6,23 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from distsgd.core import model_file
+from distsgd.core.inputs import Inputs
 from distsgd.core.net import Net
 from distsgd.core.predictor import Predictor
 from distsgd.data import Normalization
 from distsgd.errors import DataError
 from distsgd.system.files import write_atomically
+
+MODEL_FILE = "model.npz"
+"""Name of the file in a run directory."""
+
+SHOWN = 5
+"""Columns and classes that `repr` names."""
 
 
 def weights_sha256(flat: np.ndarray) -> str:
@@ -23,34 +30,58 @@ def weights_sha256(flat: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(flat, "<f4").tobytes()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Classifier:
-    """A trained net that takes raw features and predicts the original class labels."""
+    """A trained net that takes raw features and predicts the original class labels.
+
+    A frame (pandas, polars, pyarrow), a mapping of arrays or a structured array is read by the names of its columns,
+    whatever their order; an array or nested lists (n, D) by the order of `feature_names`.
+    """
 
     net: Net
     flat: np.ndarray  # (P,) float32
     classes: np.ndarray  # (C,) integers or strings
     normalization: Normalization
+    inputs: Inputs | None = None
+    """The columns of the training data that the features are made of; None in a model of distsgd 0.1.0, which takes all
+    by position."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the D features, in order: `age`, `color=red`, `pixels[3]`; None in a model of distsgd 0.1.0."""
+        return None if self.inputs is None else self.inputs.feature_names
+
+    def __repr__(self) -> str:
+        """Return the model's inputs and outputs in a line."""
+        names = "" if self.inputs is None else f" ({_some([column.name for column in self.inputs.columns])})"
+        classes = _some([str(label) for label in self.classes])
+        return f"<Classifier: {self.net.features} features{names}, {len(self.classes)} classes ({classes})>"
 
     @functools.cached_property
     def _predictor(self) -> Predictor:
         statistics = self.normalization
         return Predictor(
-            net=self.net, flat=self.flat, classes=self.classes, shift=statistics.shift, scale=statistics.scale
+            net=self.net,
+            flat=self.flat,
+            classes=self.classes,
+            shift=statistics.shift,
+            scale=statistics.scale,
+            inputs=self.inputs,
         )
 
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Return class probabilities (n, C) float32 for raw features X (n, D), columns in the order of `classes`.
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return class probabilities (n, C) float32 for a frame or features X (n, D), in the order of `classes`.
 
-        DataError if X has the wrong shape or contains values that are not finite numbers.
+        Columns that the model was not trained on are ignored with a warning. DataError if X has the wrong shape, lacks
+        a column, or has a value that is missing, not finite or of another type.
         """
         try:
             return self._predictor.predict_proba(X)
         except ValueError as error:
             raise DataError(str(error)) from None
 
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the most probable class (n,) for raw features X (n, D); DataError as `predict_proba`."""
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class (n,) for a frame or features X (n, D); DataError as `predict_proba`."""
         try:
             return self._predictor.predict(X)
         except ValueError as error:
@@ -62,10 +93,29 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
-        """Read a file that `save` wrote; DataError if it is not a valid model."""
+        """Read a file that `save` wrote, or that of a run's directory; DataError if it is not a valid model."""
+        file = Path(path)
+        if file.is_dir():
+            file /= MODEL_FILE
+            if not file.exists():
+                raise DataError(
+                    f"the folder {str(path)!r} has no {MODEL_FILE}; expected a model, or the directory of a run, which "
+                    "has one when it has ended: if this is such a directory, use --resume"
+                )
         try:
-            found = model_file.read(path)
+            found = model_file.read(file)
         except ValueError as error:
             raise DataError(str(error)) from None
-        normalization = Normalization(found.shift, found.scale)
-        return cls(net=found.net, flat=found.flat, classes=found.classes, normalization=normalization)
+        return cls(
+            net=found.net,
+            flat=found.flat,
+            classes=found.classes,
+            normalization=Normalization(found.shift, found.scale),
+            inputs=found.inputs,
+        )
+
+
+def _some(names: list[str]) -> str:
+    """Return the first few names, each cut to a readable length."""
+    shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names[:SHOWN]]
+    return ", ".join([*shown, "…"] if len(names) > SHOWN else shown)

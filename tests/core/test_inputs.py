@@ -179,9 +179,9 @@ def test_an_array_is_taken_by_position_and_its_missing_values_are_refused_or_fil
     assert PLAIN.matrix(X) is X
     assert PLAIN.matrix(MATRIX).tolist() == MATRIX
     X[1, 1] = np.nan
-    with pytest.raises(ValueError, match=r"column 'height': no value in row 1"):
+    with pytest.raises(ValueError, match=r"feature 'height': no value in row 1"):
         PLAIN.matrix(X)
-    with pytest.raises(ValueError, match=r"column 'member': no value in row 0"):
+    with pytest.raises(ValueError, match=r"feature 'member': no value in row 0"):
         PLAIN.matrix([[1, 2, None]])
     filled = Inputs((AGE, Column(name="height", kind="number", dtype="float32", fill=2.5), MEMBER))
     assert filled.matrix(X).tolist() == [[30, 1.5, 1], [41, 2.5, 0], [5, 1.0, 1]]

@@ -12,9 +12,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from distsgd.core.activations import ACTIVATIONS
+from distsgd.core.inputs import Column, Inputs
 from distsgd.core.net import Net
 from distsgd.core.pyfunc import _load_pyfunc
 from distsgd.data import Normalization
@@ -28,9 +30,19 @@ STRINGS = np.array(["Katze", "Hund", "Möwe"])
 NORMALIZATION = Normalization(np.array([1.0, 2, 3, 4]), np.array([0.5, 1, 2, 0.25]))
 
 
-def make(classes: np.ndarray = INTEGERS) -> Classifier:
+INPUTS = Inputs(
+    (
+        Column(name="age", kind="number", dtype="int64"),
+        Column(name="height", kind="number", dtype="float32"),
+        Column(name="member", kind="boolean", dtype="bool"),
+        Column(name="income", kind="number", dtype="float64"),
+    )
+)
+
+
+def make(classes: np.ndarray = INTEGERS, inputs: Inputs | None = None) -> Classifier:
     flat = np.random.default_rng(0).normal(size=NET.size).astype(np.float32)
-    return Classifier(net=NET, flat=flat, classes=classes, normalization=NORMALIZATION)
+    return Classifier(net=NET, flat=flat, classes=classes, normalization=NORMALIZATION, inputs=inputs)
 
 
 def rows(count: int = 40) -> np.ndarray:
@@ -142,7 +154,7 @@ def test_features_of_another_shape_are_refused(X):
 def test_features_that_are_not_finite_are_refused_by_row_and_column(bad):
     X = rows()
     X[7, 2] = bad
-    with pytest.raises(DataError, match=r"feature 2 of row 7.*finite"):
+    with pytest.raises(DataError, match=r"feature 2.* row 7"):
         make().predict(X)
 
 
@@ -179,7 +191,6 @@ OTHER_FILES = {
     "array": lambda path: path.write_bytes(_npy()),
     "pickle": lambda path: path.write_bytes(pickle.dumps(Evil())),
     "objects": write_object_array,
-    "folder": lambda path: path.mkdir(),
     "empty archive": lambda path: np.savez(path),
     "no classes": lambda path: saved(path, classes=None),
     "one weight less": lambda path: saved(path, W2=np.zeros((5, 3), np.float32)),
@@ -309,7 +320,7 @@ def test_a_model_without_a_format_version_is_read_and_a_newer_one_is_refused(tmp
     path = saved(tmp_path / "model.npz", format_version=None)
     assert Classifier.load(path).predict(rows()).tolist() == make().predict(rows()).tolist()
     saved(path, format_version=np.array(99))
-    with pytest.raises(DataError, match=r"has format version 99, and this distsgd reads versions up to 1; install"):
+    with pytest.raises(DataError, match=r"has format version 99, and this distsgd reads versions up to 2; install"):
         Classifier.load(path)
 
 
@@ -325,7 +336,7 @@ def test_a_model_of_version_0_1_0_predicts():
     [
         ([["a", "b", "c", "d"]], "real numbers"),
         (np.ones((1, 4), complex), "real numbers"),
-        (np.array([[1, 2, 3, "x"]], object), "features must be numbers"),
+        (np.array([[1, 2, 3, "x"]], object), "feature 3: 'x' in row 0, counted from 0, is not a number"),
         ([[1, 2], [3]], "inhomogeneous"),
         (np.array([["2024-01-01"] * 4], "datetime64[D]"), "real numbers"),
     ],
@@ -352,3 +363,102 @@ def test_a_rows_prediction_does_not_depend_on_how_many_rows_there_are():
     whole = model.predict_proba(X)
     assert np.array_equal(np.concatenate([model.predict_proba(X[:512]), model.predict_proba(X[512:])]), whole)
     assert model.predict(X).tolist() == [c for part in (X[:512], X[512:]) for c in model.predict(part).tolist()]
+
+
+def some_frame(count: int = 40) -> pd.DataFrame:
+    """Return rows of the columns of INPUTS, as pandas has them in memory: of four types."""
+    rng = np.random.default_rng(5)
+    return pd.DataFrame(
+        {
+            "age": rng.integers(0, 9, count),
+            "height": rng.normal(2, 3, count).astype(np.float32),
+            "member": rng.random(count) < 0.5,
+            "income": rng.normal(2, 9, count),
+        }
+    )
+
+
+def test_a_frame_is_predicted_by_name_whatever_the_order_of_its_columns(tmp_path):
+    make(STRINGS, INPUTS).save(tmp_path / "model.npz")
+    model, frame = Classifier.load(tmp_path / "model.npz"), some_frame()
+    expected = make(STRINGS).predict_proba(frame.to_numpy(np.float64))
+    assert model.inputs == INPUTS
+    assert model.feature_names == ("age", "height", "member", "income")
+    for X in (frame, frame[["income", "age", "member", "height"]], frame.convert_dtypes(), frame.to_numpy(np.float64)):
+        assert model.predict_proba(X).tobytes() == expected.tobytes()
+    with pytest.raises(DataError, match=r"no column 'height' \(did you mean 'Height'\?\)"):
+        model.predict(frame.rename(columns={"height": "Height"}))
+    with pytest.warns(UserWarning, match="ignored: 'label'"):
+        assert model.predict_proba(frame.assign(label=1)).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+@pytest.mark.parametrize("form", ["frame", "array"])
+def test_a_missing_value_is_refused_in_the_same_words_wherever_it_is(missing, form):
+    frame = some_frame().astype({"income": object})
+    frame.loc[3, "income"] = missing
+    with pytest.raises(DataError, match=r"'income': no value in row 3, counted from 0; .* takes no missing values"):
+        make(inputs=INPUTS).predict(frame if form == "frame" else frame.to_numpy())
+
+
+def test_an_infinite_value_is_refused_by_the_features_name():
+    frame = some_frame()
+    frame.loc[3, "income"] = np.inf
+    with pytest.raises(DataError, match=r"feature 'income' of row 3, counted from 0, is inf; a prediction needs"):
+        make(inputs=INPUTS).predict(frame)
+
+
+@pytest.mark.parametrize(
+    ("changed", "version"),
+    [
+        ({}, 1),
+        ({"fill": 2.5}, 2),
+        ({"kind": "category", "dtype": "str", "categories": ("x",)}, 2),
+        ({"kind": "hash", "dtype": "str"}, 2),
+    ],
+)
+def test_an_older_version_reads_a_model_only_if_it_would_predict_the_same(tmp_path, changed, version):
+    inputs = Inputs((dataclasses.replace(INPUTS.columns[0], **changed), *INPUTS.columns[1:]))
+    make(inputs=inputs).save(tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
+        assert file["format_version"] == version
+    assert Classifier.load(tmp_path / "model.npz").inputs == inputs
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        np.array(INPUTS.to_json()),
+        np.array([INPUTS.to_json().encode()]),
+        np.array(b"{}"),
+        np.array(b"\xff\xfe"),
+        np.array(Inputs(INPUTS.columns[:3]).to_json().encode()),
+        np.array(3),
+    ],
+    ids=["unicode", "a list", "nothing", "no text", "one column less", "a number"],
+)
+def test_a_model_whose_columns_do_not_fit_is_refused(tmp_path, inputs):
+    path = saved(tmp_path / "model.npz", inputs=inputs)
+    with pytest.raises(DataError, match="is not a model that distsgd wrote: "):
+        Classifier.load(path)
+
+
+def test_a_run_directory_is_loaded_and_another_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"the folder '.*' has no model\.npz; expected a model, or the directory"):
+        Classifier.load(tmp_path)
+    make(inputs=INPUTS).save(tmp_path / "model.npz")
+    for path in (tmp_path, str(tmp_path)):
+        assert (
+            Classifier.load(path).predict(some_frame()).tolist()
+            == make().predict(some_frame().to_numpy(float)).tolist()
+        )
+
+
+def test_the_representation_is_one_short_line():
+    assert repr(make(STRINGS, INPUTS)) == (
+        "<Classifier: 4 features (age, height, member, income), 3 classes (Katze, Hund, Möwe)>"
+    )
+    assert repr(make()) == "<Classifier: 4 features, 3 classes (3, 5, 9)>"
+    assert make().feature_names is None
+    many = Inputs(tuple(Column(name=f"{i}{'x' * 99}", kind="number", dtype="float64") for i in range(999)))
+    assert len(repr(dataclasses.replace(make(), inputs=many))) < 250
