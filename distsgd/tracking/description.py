@@ -10,19 +10,20 @@ import json
 import os
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from distsgd.data import DataSet, Normalization
+from distsgd.data import DataSet
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import RunDirectoryError
 from distsgd.rundir.directory import RunDirectory
 from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
+from distsgd.tracking.example import rows_as_in_files
 from distsgd.tracking.uri import absolute
 from distsgd.version import __version__
 
@@ -34,9 +35,6 @@ RUN_KEY_TAG = "distsgd.run_key"
 
 EXAMPLE_ROWS = 3
 """Training rows in the logged model's input example."""
-
-FLOAT32_DIGITS = 7
-"""Significant digits that a float64 number keeps when it is normalised and stored as float32."""
 
 MAX_SCHEMA_LENGTH = 1_048_575
 """Characters that MLflow allows for a dataset's schema."""
@@ -61,16 +59,18 @@ class DatasetDescription:
 class ModelDescription:
     """The inputs and outputs of the trained model."""
 
-    columns: list[str] | None
-    """Names of the feature columns; None if the features are one array."""
-    booleans: list[str]
-    """Names of the boolean columns."""
-    dtype: str
-    """NumPy type of the array, or of the first column."""
-    example: list[list[bool | int | float]]
-    """A few training rows as they were in the files."""
     classes: str
     """MLflow's type of the predictions: `long` or `string`."""
+    example: list[list[Any]]
+    """A few training rows as they were in the files: a value for each column; none if a column was hashed."""
+    inputs: str | None = None
+    """The columns, as `Inputs.to_json` describes them; None in runs of version 0.1.0, which have what follows."""
+    columns: list[str] | None = None
+    """Names of the feature columns; None if the features are one array, whose elements are the example's values."""
+    booleans: list[str] = field(default_factory=list)
+    """Names of the boolean columns."""
+    dtype: str = "float64"
+    """NumPy type of the array, or of the first column."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,11 @@ def _schema(data: DataSet) -> dict[str, Any]:
     """Return the rows' columns in MLflow's notation for data sets."""
     schema = data.schema
     label = {"name": schema.label, "type": "string" if schema.label_kind == "string" else "long", "required": True}
-    if schema.width is None:
-        columns = [
-            {"name": name, "type": _column_type(kind), "required": True}
-            for name, kind in zip(schema.columns, schema.types, strict=True)
-        ]
+    inputs = data.inputs.columns
+    if [column.kind for column in inputs] != ["list"]:
+        columns = [{"name": c.name, "type": _column_type(c.dtype), "required": c.fill is None} for c in inputs]
         return {"mlflow_colspec": _that_fit(columns, label)}
-    spec = {"type": "tensor", "tensor-spec": {"dtype": schema.types[0], "shape": [-1, schema.width]}}
+    spec = {"type": "tensor", "tensor-spec": {"dtype": inputs[0].dtype, "shape": [-1, inputs[0].width]}}
     target = {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
     return {"mlflow_tensorspec": {"features": json.dumps([spec]), "targets": json.dumps([target])}}
 
@@ -206,36 +204,12 @@ def _left_out(count: int) -> dict[str, Any]:
 
 
 def _column_type(kind: str) -> str:
-    return {"b": "boolean", "i": "long", "u": "long", "f": "double"}[np.dtype(kind).kind]
+    return {"b": "boolean", "i": "long", "u": "long", "f": "double", "U": "string"}[np.dtype(kind).kind]
 
 
 def _model(data: DataSet) -> ModelDescription:
-    kinds, count = data.schema.feature_types, min(EXAMPLE_ROWS, len(data.train))
-    X = np.empty((count, data.train.features), data.train.dtype)
-    data.train.gather(np.arange(count), X, np.empty(count, np.int64))
-    columns = [_as_in_file(data.normalization, X, feature, kind) for feature, kind in enumerate(kinds)]
     return ModelDescription(
-        columns=None if data.schema.width is not None else list(data.feature_names),
-        booleans=[name for name, kind in zip(data.feature_names, kinds, strict=True) if kind.kind == "b"],
-        dtype=data.schema.types[0],
-        example=[list(row) for row in zip(*columns, strict=True)],
         classes="string" if data.classes.dtype.kind == "U" else "long",
+        example=rows_as_in_files(data, EXAMPLE_ROWS),
+        inputs=data.inputs.to_json(),
     )
-
-
-def _as_in_file(
-    normalization: Normalization, X: np.ndarray, feature: int, kind: np.dtype[Any]
-) -> list[bool | int | float]:
-    """Return a feature of stored rows X (n, D), to float32's precision, as values of its type in the files."""
-    x = X[:, feature]
-    if x.dtype.kind == "f":  # it was normalised when it was read
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float64) / normalization.scale[feature] + normalization.shift[feature]
-    if kind.kind == "f":
-        x = x.clip(np.finfo(kind).min, np.finfo(kind).max)
-        if kind.itemsize == 8:
-            x = np.array([float(f"{value:.{FLOAT32_DIGITS}g}") for value in x])
-    else:
-        x = x.round()
-    found: list[bool | int | float] = x.astype(kind).tolist()
-    return found

@@ -22,7 +22,7 @@ GOOD = RunDescription(
     parameters={"optim.lr": "0.1"},
     tags={"distsgd.run_key": "k"},
     datasets=[DatasetDescription("training", "digits", "digits", "d", 3, {"mlflow_colspec": []})],
-    model=ModelDescription(["a", "b"], ["b"], "float64", [[1.5, True], [2, False]], "long"),
+    model=ModelDescription("long", [[1.5, True], [2, False]], columns=["a", "b"], booleans=["b"]),
 )
 
 JSON = st.recursive(

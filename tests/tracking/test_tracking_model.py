@@ -57,7 +57,8 @@ def signature(uri: str) -> dict[str, object]:
     from mlflow.models import Model
 
     found = Model.load(path).signature
-    return {"inputs": json.loads(json.dumps(found.inputs.to_dict())), "outputs": found.outputs.to_dict()}
+    assert found.inputs is None  # MLflow's own check would refuse what the model takes
+    return {"params": found.params.to_dict(), "outputs": found.outputs.to_dict()}
 
 
 def test_digits(tmp_path, empty_store):
@@ -69,9 +70,7 @@ def test_digits(tmp_path, empty_store):
     answers = predict_elsewhere(empty_store, "X.npy")
     assert answers["X.npy"] == result.model.predict(X).tolist()
     assert len(answers["example"]) == 3
-    found = signature(empty_store)
-    assert found["inputs"][0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 64]}
-    assert [column["type"] for column in found["outputs"]] == ["long"]
+    assert [column["type"] for column in signature(empty_store)["outputs"]] == ["long"]
 
 
 @pytest.mark.slow
@@ -89,14 +88,7 @@ def test_columns_of_several_types_and_labels_that_are_words(tmp_path, empty_stor
     assert set(expected) <= set(words)
     assert len(set(expected)) > 1
     assert answers["same.pkl"] == answers["shuffled.pkl"] == expected
-    found = signature(empty_store)
-    assert [(column["name"], column["type"]) for column in found["inputs"]] == [
-        ("a", "double"),
-        ("b", "double"),
-        ("c", "double"),
-        ("d", "boolean"),
-    ]
-    assert [column["type"] for column in found["outputs"]] == ["string"]
+    assert [column["type"] for column in signature(empty_store)["outputs"]] == ["string"]
 
 
 @pytest.mark.slow
