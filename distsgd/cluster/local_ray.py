@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from distsgd.cluster.joining import first_lines, leave
 from distsgd.cluster.resources import cores
 from distsgd.config import Config
-from distsgd.errors import ResourceError
+from distsgd.errors import DistsgdError, ResourceError
 from distsgd.system.scratch import scratch_folder
 from distsgd.system.signals import signals_kept_from_ray
 from distsgd.system.streams import standard_streams
@@ -47,12 +47,29 @@ def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> It
         yield
 
 
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray take the loopback address as this node's meanwhile, so that none of its ports is open to the network.
+
+    It does so by itself where it supports no clusters, and has no other switch: `_node_ip_address` is replaced by an
+    address of the network, even if it is the loopback one.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def _initialize(folder: str, config: Config, data_bytes: int) -> None:
     import ray
 
     workers = config.run.workers if isinstance(config.run.workers, int) else 0
     try:
-        with signals_kept_from_ray(), standard_streams():
+        with signals_kept_from_ray(), standard_streams(), _loopback():
             ray.init(
                 address="local",
                 num_cpus=max(cores(), workers * config.run.blas_threads),
@@ -62,7 +79,9 @@ def _initialize(folder: str, config: Config, data_bytes: int) -> None:
                 logging_level=logging.ERROR,
                 _temp_dir=folder,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except DistsgdError:
+        raise
+    except Exception as error:  # which is what Ray raises if its processes take too long
         raise ResourceError(
             f"a local Ray with room for {data_bytes:,} bytes of rows could not be started: {first_lines(error)}; "
             f"{_remedy(error)}, or train without Ray (--workers 0)"
@@ -74,6 +93,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"close files, or allow this process more than {limit} (ulimit -n)"
+    if "timed out" in str(error):
+        return "try again when this machine is less busy"
     return "make room in memory and in /dev/shm"
 
 

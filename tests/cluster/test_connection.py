@@ -7,11 +7,16 @@ from collections.abc import Iterator
 import pytest
 from runs import Cli, Outcome, leaving_nothing
 
+from distsgd.cluster import local_ray
+from distsgd.config import Config
+from distsgd.errors import ResourceError, Stopped
+
 RUN = """
 import os, sys, threading, time
 import distsgd
+from distsgd.run.observer import Observer
 
-class Watching:
+class Watching(Observer):
     def __init__(self, logged=lambda record: None, started=lambda *_: None):
         self.logged, self.started = logged, started
     def note(self, text):
@@ -69,6 +74,38 @@ import ray
 assert not ray.is_initialized()
 """
     assert run(cli, script).out.split() == ["first", "second"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_local_ray_listens_on_the_loopback_interface_alone(cli):
+    script = """
+import contextlib
+from ray._private import ray_constants
+
+def listening():
+    mark, sockets, found = f"DISTSGD_TEST_MARK={os.environ['DISTSGD_TEST_MARK']}", set(), []
+    for process in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and mark in open(f"{process.path}/environ", errors="replace").read().split(chr(0)):
+                for number in os.listdir(f"{process.path}/fd"):
+                    with contextlib.suppress(OSError):
+                        sockets.add(os.readlink(f"{process.path}/fd/{number}"))
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in open(table).readlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.append(fields[1].split(":")[0])
+    return found
+
+addresses = []
+train("run", Watching(lambda record: addresses or addresses.extend(listening())))
+assert len(addresses) > 5, addresses
+others = set(addresses) - {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+assert not others, others
+assert ray_constants.ENABLE_RAY_CLUSTER
+"""
+    run(cli, script)
 
 
 @pytest.mark.slow
@@ -211,3 +248,22 @@ def test_training_works_with_a_closed_standard_stream(cli, closed):
     script = f"import os, sys\nos.execv('/bin/sh', ['sh', '-c', sys.executable + ' script.py {closed}'])"
     found = cli.run_python("-c", script)
     assert (found.code, found.out) == (0, "FINISHED\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (Exception("The current node timed out during startup."), ResourceError, "try again when this machine is less"),
+        (RuntimeError("no room"), ResourceError, "no room; make room in memory and in /dev/shm, or train without Ray"),
+        (Stopped("stopped by SIGTERM", signum=15), Stopped, "stopped by SIGTERM"),
+    ],
+)
+def test_what_keeps_ray_from_starting_is_one_sentence(own_folder, monkeypatch, raised, expected, words):
+    import ray
+
+    def init(**_):
+        raise raised
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(expected, match=words), local_ray.start(Config(), {}, data_bytes=0):
+        pass
