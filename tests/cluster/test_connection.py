@@ -17,7 +17,7 @@ import distsgd
 from distsgd.run.observer import Observer
 
 class Watching(Observer):
-    def __init__(self, logged=lambda record: None, started=lambda *_: None):
+    def __init__(self, logged=lambda record: None, started=lambda *_, **__: None):
         self.logged, self.started = logged, started
     def note(self, text):
         print("note:", text)
@@ -87,7 +87,8 @@ def listening():
     mark, sockets, found = f"DISTSGD_TEST_MARK={os.environ['DISTSGD_TEST_MARK']}", set(), []
     for process in os.scandir("/proc"):
         with contextlib.suppress(OSError):
-            if process.name.isdigit() and mark in open(f"{process.path}/environ", errors="replace").read().split(chr(0)):
+            variables = open(f"{process.path}/environ", errors="replace") if process.name.isdigit() else ()
+            if any(mark in line.split(chr(0)) for line in variables):
                 for number in os.listdir(f"{process.path}/fd"):
                     with contextlib.suppress(OSError):
                         sockets.add(os.readlink(f"{process.path}/fd/{number}"))
