@@ -37,6 +37,7 @@ def load(
     from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
+    from distsgd.data.suspicions import suspicions
 
     stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
     source = open_source(config.train if data is None else in_memory(data, config), config).reporting(stage)
@@ -68,7 +69,7 @@ def load(
         transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
         digest=digest_of(rows, val_rows, classes, names, normalization),
         source=source.location,
-        notices=(*source.notices, *(held_out.notices if held_out else ())),
+        notices=(*source.notices, *(held_out.notices if held_out else ()), *suspicions(rows, source.schema.inputs)),
     )
 
 

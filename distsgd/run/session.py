@@ -31,6 +31,9 @@ from distsgd.tracking.tracker import NoTracker
 GRACE_S = 1.5
 """Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
 
+WARNING = "warning: "
+"""How a notice about the data begins that belongs into the result; the user has seen it already."""
+
 LEAST_S = 0.5
 """Minimum seconds to wait for MLflow, even if stopping took longer than GRACE_S."""
 
@@ -73,6 +76,7 @@ class Session:
             journal = Journal.open(directory.journal, resume_step=start.step if resumed else None)
             stack.enter_context(journal)
             log = RunLog(journal, spec.plan, observer, start=start.step)
+            log.warnings += [text.removeprefix(WARNING) for text in spec.data.notices if text.startswith(WARNING)]
             checkpointing = Checkpointing(
                 directory, spec.config.checkpoint, data_digest=spec.data.digest, start=start, log=log
             )
