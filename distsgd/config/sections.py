@@ -188,8 +188,8 @@ class DataConfig(Section):
 
     @field_validator("features", "csv_null", mode="before")
     @classmethod
-    def _one_name_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _text_is_a_list_of_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_source_of_held_out_rows(self) -> Self:

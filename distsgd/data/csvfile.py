@@ -19,6 +19,9 @@ from distsgd.errors import DataError
 
 REMEDY = "correct that row"
 
+UNNAMED = "Unnamed: "
+"""How the name of a column begins that has none; its place, from 0, follows."""
+
 
 @dataclass(frozen=True)
 class CsvFile:
@@ -39,6 +42,9 @@ class CsvFile:
 
     grouped: frozenset[str] = frozenset()
     """Columns of numbers with marks between thousands."""
+
+    empty: tuple[str, ...] = ()
+    """Columns without a name and without any value, which are left out: a separator at the end of each line."""
 
     doubts: Mapping[str, str] = field(default_factory=dict)
     """Why columns that are mostly numbers are read as text."""
@@ -70,7 +76,10 @@ class CsvFile:
         if types is None:
             raise DataError(f"{self.path} cannot be read as CSV (there are only blank lines); write it again")
         doubts = types.doubts(lambda row: self.line(row))
-        return replace(self, schema=types.schema(), num_rows=rows, grouped=types.grouped(), doubts=doubts)
+        schema = types.schema()
+        empty = [f.name for f in schema if rows and f.name.startswith(UNNAMED) and pa.types.is_null(f.type)]
+        schema = pa.schema([f for f in schema if f.name not in empty])
+        return replace(self, schema=schema, num_rows=rows, grouped=types.grouped(), empty=tuple(empty), doubts=doubts)
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, read as the types of the schema."""
@@ -142,7 +151,7 @@ class CsvFile:
         if not self.dialect.header:
             return tuple(f"c{i}" for i in range(len(first))), text[begin:]
         # As pandas names columns that have no name, so that a frame that it read has the same ones.
-        return tuple(name or f"Unnamed: {i}" for i, name in enumerate(first)), text[end:] if end < len(text) else b""
+        return tuple(name or f"{UNNAMED}{i}" for i, name in enumerate(first)), text[end:] if end < len(text) else b""
 
     def _parse(self, text: bytes, names: Sequence[str], before: int, types: Mapping[str, pa.DataType]) -> pa.Table:
         """Return rows as a table: of all columns, of types that fit them or, if `types` are given, of those columns."""

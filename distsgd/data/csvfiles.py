@@ -81,4 +81,8 @@ def _described(file: CsvFile) -> str:
         text.append(
             f"without a header line, columns named {names[0]} to {names[-1]} (data.csv_header=true if it has one)"
         )
+    if file.empty:
+        text.append(
+            f"without {', '.join(map(repr, file.empty[:3]))}{' ...' if len(file.empty) > 3 else ''}, which is empty"
+        )
     return "; ".join(text)

@@ -247,6 +247,8 @@ def test_texts_from_the_command_line_become_what_the_key_takes():
     assert config.optim.lr == 0.5
     assert config.optim.nesterov is True
     assert config.data.features == ("a",)
+    assert Config.build({"data.features": "a, b,c"}).data.features == ("a", "b", "c")
+    assert Config.build({"data.features": ["a, b"]}).data.features == ("a, b",)
     assert Config.build({"run.workers": "auto"}).run.workers == "auto"
 
 

@@ -228,6 +228,12 @@ def test_any_row_is_found_at_its_line(tmp_path_factory, rows, written):
     assert [file.line(row) for row in range(len(rows))] == [count + 1 for count in before]
 
 
+def test_separators_at_the_ends_of_lines(tmp_path):
+    data = load_from(file_of(tmp_path, "a;label;\r\n1;x;\r\n2;y;\r\n"), **RAW)
+    assert data.feature_names == ("a",)
+    assert data.notices == ("rows.csv: read with ';' between columns; without 'Unnamed: 2', which is empty",)
+
+
 def test_an_unnamed_column_has_the_name_that_pandas_gives_it(tmp_path):
     path = file_of(tmp_path, ",a,label\n0,5,x\n1,6,y\n")
     assert open_source(str(path), DataConfig()).schema.columns == ("Unnamed: 0", "a")
