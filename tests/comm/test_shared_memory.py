@@ -192,6 +192,31 @@ def test_an_error_in_a_worker_reaches_the_server_and_the_worker_continues():
         assert thread.is_alive()
 
 
+class Recording:
+    """Computes, and records for which steps it is asked to compute and to prefetch."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._worker = worker_of(spec)
+        self.calls: list[tuple[str, int]] = []
+
+    def compute(self, step, flat, shards, out):
+        self.calls.append(("compute", step))
+        return self._worker.compute(step, flat, shards, out)
+
+    def prefetch(self, step, shards):
+        self.calls.append(("prefetch", step))
+
+
+def test_a_worker_prefetches_for_the_step_after_the_one_that_it_has_answered():
+    spec = some_spec()
+    worker = Recording(spec)
+    with training(spec, workers=1) as found, serving(found, worker):
+        found.await_workers(2)
+        found.server.run(4)
+        expected = [call for step in range(4) for call in (("compute", step), ("prefetch", step + 1))]
+        assert eventually(lambda: worker.calls == expected, 5), worker.calls
+
+
 class FailsBetweenSteps:
     """Computes, but fails to prefetch rows for a later step."""
 

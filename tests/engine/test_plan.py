@@ -85,3 +85,10 @@ def test_following_epoch_ends_reaches_the_end_of_the_run(rows, batch, epochs):
         examples += sum(run.sampler.batch_count(s) for s in range(step, end))
         step = end
     assert examples == rows * epochs
+
+
+@pytest.mark.parametrize(
+    ("until", "logged"), [(3, set()), (11, {4, 8, 10}), (12, {4, 8, 10, 12}), (20, {4, 8, 10, 12, 16, 20})]
+)
+def test_steps_are_logged_at_intervals_and_at_the_ends_of_epochs(until, logged):
+    assert plan(log_every=4).logged_steps(until) == logged

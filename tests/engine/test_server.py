@@ -189,6 +189,18 @@ def test_records_cover_the_logged_steps_and_are_returned_once():
     assert server.timings()["step_ms_p50"] > 0
 
 
+def test_the_time_between_two_calls_of_run_is_no_step_time(monkeypatch):
+    seconds = itertools.count()
+    server, _ = made(some_spec(train__log_every=5))
+    monkeypatch.setattr("distsgd.engine.server.time.perf_counter", lambda: float(next(seconds)))
+    server.run(5)
+    for _ in range(1000):
+        next(seconds)
+    server.run(10)
+    assert [record["time/step_ms"] for record in server.take_records()] == [1000, 1000]
+    assert server.timings()["step_ms_p95"] == 1000
+
+
 @pytest.mark.parametrize("until", [2, 3, 4, 6, 8])
 def test_the_losses_of_the_epoch_are_those_of_the_serial_loop(until):
     spec = some_spec()  # three steps an epoch
