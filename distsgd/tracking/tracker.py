@@ -178,7 +178,8 @@ class Tracker(NoTracker):
         """Import mlflow, then try to send everything until that succeeds or is no longer waited for."""
         pause, ended = RETRY_S[0], 0.0
         try:
-            with importing:
+            # Settings of its own: a short run may end before the import, which would then begin to send telemetry.
+            with importing, quiet_mlflow():
                 import distsgd.tracking.store  # noqa: F401
         except Exception as error:  # an installation may be broken in any way
             self._problem = f"mlflow cannot be imported: {reason(error, self.uri)}"

@@ -78,3 +78,35 @@ def test_a_refused_run_and_a_sync_that_fails_leave_the_environment_as_it_was(own
     with pytest.raises(TrackingError):
         sync(own_folder / "run", dead)
     assert mlflow_environment() == before
+
+
+IMPORTED_LATE = """
+import os, sys
+from distsgd.config import TrackingConfig
+from distsgd.tracking import tracker
+
+seen = []
+
+class Recorder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mlflow":
+            seen.append(os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
+
+sys.meta_path.insert(0, Recorder())
+tracker.IMPORT_S = 0.01
+started = tracker.Tracker(TrackingConfig(), "http://127.0.0.1:9")
+with tracker.importing:
+    started.start()
+    started._close()
+    assert "MLFLOW_DISABLE_TELEMETRY" not in os.environ
+started._thread.join()
+assert seen == ["true"], seen
+assert "MLFLOW_DISABLE_TELEMETRY" not in os.environ
+"""
+
+
+def test_an_import_that_outlasts_the_run_sends_no_telemetry(own_folder, before):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED_LATE], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
