@@ -35,9 +35,16 @@ def redacted(uri: str) -> str:
     end = len(rest) if mark is None else mark.start()
     query = "" if mark is None else f"{rest[end]}{HIDDEN}"
     at = -1 if start.startswith("sqlite:///") else rest.rfind("@")
-    if at > end:
+    if at > end or (at < 0 and _lacks_host(start, rest)):
         return f"{start}{HIDDEN}"
     return f"{start}{rest[:end] if at < 0 else HIDDEN + rest[at:end]}{query}"
+
+
+def _lacks_host(start: str, rest: str) -> bool:
+    """Return whether what should be host and port may be a user name and a password, whose host was forgotten."""
+    if not start.startswith(("postgresql", "mysql", "mssql", "http")):
+        return False
+    return re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", re.split("[/?#]", rest, maxsplit=1)[0]) is None
 
 
 def holds_secret(uri: str) -> bool:
@@ -70,6 +77,8 @@ def _secret_parts(uri: str) -> set[str]:
     found = _URI.fullmatch(uri)
     rest = uri if found is None else found[2]
     login, query = rest.rpartition("@")[0], re.split("[?#]", rest, maxsplit=1)[1:]
+    if found is not None and not login and _lacks_host(found[1], rest):
+        login = rest
     whole = {login, *query}
     parts = {part for text in whole for part in re.split("[:@/?#&=]", text)} | {login.partition(":")[2]}
     return {
