@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -46,6 +48,13 @@ def present() -> list[str]:
     return [name for name in GENERATORS if importlib.util.find_spec(f"hostile.{MODULES.get(name, name)}")]
 
 
+def ended_early(signum: int, _: FrameType | None) -> None:
+    """Say that a signal ends this process: behind a pipe nobody sees its exit code."""
+    with contextlib.suppress(OSError):
+        print(f"hostile inputs: ended early by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
+    sys.exit(128 + signum)
+
+
 @click.command()
 @click.option("--examples", default=1000, show_default=True, help="Inputs in all.")
 @click.option("--seed", default=0, show_default=True, help=f"Seed of the first {BATCH} of each; the others follow.")
@@ -53,8 +62,10 @@ def present() -> list[str]:
 @click.option("--case", type=int, help="Try this one of the seed's cases alone; needs --only with one generator.")
 @click.option("--limit-s", default=LIMIT_S, show_default=True, help="Seconds after which a command hangs.")
 def main(examples: int, seed: int, only: str | None, case: int | None, limit_s: float) -> None:
-    """Try hostile inputs; exit with 1 if one of them was not treated well."""
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # so that nothing is left behind
+    """Try hostile inputs; exit with 1 if one of them was not treated well, or if not all were tried."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(stop, ended_early)  # so that nothing is left behind
     console = Console(highlight=False, soft_wrap=True)
     names = only.split(",") if only else present()
     if unknown := set(names) - set(GENERATORS):
@@ -76,7 +87,9 @@ def main(examples: int, seed: int, only: str | None, case: int | None, limit_s: 
         tried[name] = inputs, time.monotonic() - began, failures
         console.print(f"{name}: {inputs} tried, {len(failures)} problems", markup=False)
     console.print(tally(tried))
-    sys.exit(any(failures for _, _, failures in tried.values()))
+    done, wanted = sum(inputs for inputs, _, _ in tried.values()), examples if case is None else 1
+    console.print(f"{done} of {wanted} inputs tried: {'all' if done == wanted else 'NOT ALL'}")
+    sys.exit(done != wanted or any(failures for _, _, failures in tried.values()))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -36,6 +37,9 @@ BATCH = 100
 MEMORY_BYTES = 8 * 2**30
 """Address space of a child: what reads something endless fails, and the machine goes on."""
 
+ROUNDS = 5
+"""How often hypothesis is asked for the cases of a batch at most."""
+
 COMMANDS = 3
 """Commands that the check of a case tries at most: a child that says nothing for so many limits is killed."""
 
@@ -47,7 +51,18 @@ def generator(name: str) -> Generator:
 
 
 def draw(strategy: SearchStrategy[Any], seed: int, count: int) -> list[Any]:
-    """Return the cases that a seed stands for."""
+    """Return the cases that a seed stands for: `count`, with repetitions if there are not as many different ones."""
+    found: list[Any] = []
+    for again in range(ROUNDS):
+        if len(found) < count:
+            found += _draw(strategy, seed + again * 2**32, count)
+    if not found:
+        raise RuntimeError(f"{strategy} has generated nothing")
+    return list(itertools.islice(itertools.cycle(found), count))
+
+
+def _draw(strategy: SearchStrategy[Any], seed: int, count: int) -> list[Any]:
+    """Return what hypothesis generates in one go: fewer than `count` if there are no more, or many were rejected."""
     found: list[Any] = []
 
     @hypothesis.seed(seed)
@@ -93,13 +108,14 @@ def try_batch(
     chosen = generator(name)
     drawn = draw(chosen.cases(), seed, BATCH)
     numbers = list(range(len(drawn)))[:count] if only is None else [only]
-    tried_in_all = len(numbers)
+    reported = 0
     failures: list[Failure] = []
     while numbers:
         for number, problems in _watched(chosen, drawn, numbers, limit_s):
+            reported += 1
             failures += [Failure(name, seed, number, repr(drawn[number]), problem) for problem in problems]
             numbers = numbers[numbers.index(number) + 1 :]
-    return tried_in_all, failures
+    return reported, failures
 
 
 def _watched(
@@ -130,7 +146,7 @@ def _watched(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             status = os.waitpid(pid, 0)[1]
-        if current >= 0 and status:
+        if current >= 0:
             yield current, [Problem("traceback", f"the process ended with {status}\n{_trace(root)}")]
         if root.exists():
             remove(root)
@@ -156,6 +172,8 @@ def _child(chosen: Generator, drawn: list[Any], numbers: list[int], writer: int,
     status = 1
     try:
         _restrict()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)

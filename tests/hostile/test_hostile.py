@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from hostile import campaign, configurations, inputs, journals, models, odd, paths, rundirs, uris
 from hostile.sandbox import Problem, Sandbox
@@ -112,11 +114,29 @@ def test_a_seed_stands_for_the_same_cases():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_a_seed_stands_for_as_many_cases_as_are_asked_for():
+    assert len(campaign.draw(st.sampled_from(range(3)), 0, 100)) == 100
+    assert len(campaign.draw(st.integers(0, 400).filter(lambda number: number % 19 == 0), 0, 100)) == 100
+
+
+def test_fewer_inputs_than_asked_for_are_no_success(monkeypatch):
+    from hostile import __main__ as command
+
+    monkeypatch.setattr(command, "try_batch", lambda name, seed, *, count, **_: (count - (name == "paths"), []))
+    monkeypatch.setattr(signal, "signal", lambda signum, handler: None)
+    all_tried = CliRunner().invoke(command.main, ["--only=models,uris", "--examples=100"])
+    assert (all_tried.exit_code, all_tried.stdout.splitlines()[-1]) == (0, "100 of 100 inputs tried: all")
+    too_few = CliRunner().invoke(command.main, ["--only=paths,uris", "--examples=100"])
+    assert (too_few.exit_code, too_few.stdout.splitlines()[-1]) == (1, "99 of 100 inputs tried: NOT ALL")
+
+
 def _hang(case: str, sandbox: Sandbox) -> list[Problem]:
     if case == "hang":
         return sandbox.call(signal.pause)
     if case == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if case == "leave":
+        os._exit(0)
     if case == "leak":
         return sandbox.call(lambda: os.dup(2) and None)
     if case == "child":
@@ -128,7 +148,7 @@ def _hang(case: str, sandbox: Sandbox) -> list[Problem]:
 
 @pytest.mark.slow
 def test_a_campaign_finds_what_hangs_crashes_and_stays_behind(monkeypatch):
-    cases = ["fine", "hang", "crash", "leak", "raise", "child", "fine"]
+    cases = ["fine", "hang", "crash", "leave", "leak", "raise", "child", "fine"]
     monkeypatch.setattr(campaign, "generator", lambda name: campaign.Generator(cases=list, check=_hang))
     monkeypatch.setattr(campaign, "draw", lambda strategy, seed, count: cases)
     monkeypatch.setattr(campaign, "warm_up", lambda sandbox: None)
@@ -138,6 +158,7 @@ def test_a_campaign_finds_what_hangs_crashes_and_stays_behind(monkeypatch):
     assert kinds == {
         "'hang'": "hang",
         "'crash'": "traceback",
+        "'leave'": "traceback",
         "'leak'": "leftover",
         "'raise'": "traceback",
         "'child'": "leftover",
