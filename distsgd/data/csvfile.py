@@ -109,7 +109,11 @@ class CsvFile:
         return table
 
     def line(self, row: int) -> int:
-        """Return the line, from 1, at which row `row` of [0, num_rows) begins."""
+        """See TextFile.line."""
+        return self.locate(row)[0]
+
+    def locate(self, row: int) -> tuple[int, str]:
+        """See TextFile.locate."""
         row += self.dialect.skipped + self.dialect.header
         line = 1
         for text in csvtext.chunks(self.path, self.dialect.encoding):
@@ -117,12 +121,12 @@ class CsvFile:
             if rows is not None and rows <= row:
                 row, line = row - rows, line + rows
                 continue
-            for start, _ in csvtext.row_starts(text, line):
+            for start, offset in csvtext.row_starts(text, line):
                 if not row:
-                    return start
+                    return start, text[offset:].splitlines()[0].decode()
                 row -= 1
             line += len(text.splitlines())
-        return line
+        return line, ""
 
     def _pieces(self) -> Iterator[tuple[tuple[str, ...], bytes]]:
         """Yield the names of all columns, and the text of consecutive rows; nothing for a file of blank lines."""

@@ -80,6 +80,10 @@ class TextFile(DataFile, Protocol):
         """Return the line, from 1, at which row `row` of [0, num_rows) begins; the header and blank lines count."""
         ...
 
+    def locate(self, row: int) -> tuple[int, str]:
+        """Return the same, and that line's text."""
+        ...
+
 
 def place(file: DataFile, row: int) -> str:
     """Return the file, and the place of one of its rows, as messages give it: a line of text, or a row's number."""
@@ -87,10 +91,22 @@ def place(file: DataFile, row: int) -> str:
     return f"{file.path}, {where}"
 
 
+def row_error(file: DataFile, row: int, problem: str) -> DataError:
+    """Return the error for one of a file's rows, which shows a line of text unless it is long."""
+    if not isinstance(file, TextFile):
+        return DataError(f"{place(file, row)}: {problem}")
+    line, text = file.locate(row)
+    shown = f"; the line is {text!r}" if len(text) <= MAX_SHOWN_LINE else ""
+    return DataError(f"{file.path}, line {line}: {problem}{shown}")
+
+
 def doubt(file: DataFile, column: str) -> str | None:
     """Return why a column is read as text although it is mostly numbers, and what to do; None if it is not so."""
     return file.doubts.get(column) if isinstance(file, TextFile) else None
 
+
+MAX_SHOWN_LINE = 60
+"""Characters of a line that a message shows."""
 
 FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What pyarrow, zipfile (RuntimeError: encrypted, or a compression it does not know) and NumPy raise on bad files."""

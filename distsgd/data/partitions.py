@@ -72,6 +72,10 @@ class PartitionedText(PartitionedFile):
         """See TextFile.line."""
         return self.file.line(row)
 
+    def locate(self, row: int) -> tuple[int, str]:
+        """See TextFile.locate."""
+        return self.file.locate(row)
+
 
 def with_partitions(
     location: str, files: Sequence[DataFile], wanted: Collection[str]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from distsgd.config import DataConfig
 from distsgd.data.columns import check_same, check_types, in_order_of, resolve, storage_dtype
-from distsgd.data.datafile import DataFile, place
+from distsgd.data.datafile import DataFile, place, row_error
 from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
@@ -35,7 +35,7 @@ class SourceBatch:
 
     def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
-        return DataError(f"{place(self.file, self.start + row)}: {problem}")
+        return row_error(self.file, self.start + row, problem)
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,17 @@ def open_source(
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
     try:
         schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
-    except DataError as error:
+        for file, schema in zip(filled[1:], schemas[1:], strict=True):
+            check_same(file, schema, schemas[0], filled[0].path)
+            check_types(file, schema, schemas[0], filled[0].path, None)
+        if training is not None:
+            check_same(filled[0], schemas[0], training.schema, training.location)
+    except DataError as error:  # which how the files were read may explain
         raise DataError("; ".join((str(error), *notices))) from None
-    for file, schema in zip(filled[1:], schemas[1:], strict=True):
-        check_same(file, schema, schemas[0], filled[0].path)
-        check_types(file, schema, schemas[0], filled[0].path, None)
     if training is None:
         if config.normalize == "unit":
             _check_unit(form, filled[0], schemas[0])
         return Source(location, tuple(filled), schemas[0], notices)
-    check_same(filled[0], schemas[0], training.schema, training.location)
     storage = None if config.normalize == "unit" else storage_dtype(training.schema)
     check_types(filled[0], schemas[0], training.schema, training.location, storage)
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)

@@ -114,6 +114,12 @@ def test_no_header(tmp_path):
     assert "785 columns have the name '0'" in refused(path, label="0", csv_header=True)
 
 
+def test_held_out_rows_without_the_header_of_the_training_rows(tmp_path):
+    train = file_of(tmp_path, "a,label\n1,x\n2,y\n", "train.csv")
+    val = file_of(tmp_path, "1,x\n2,y\n", "val.csv")
+    assert "val.csv: read without a header line, columns named c0 to c1" in refused(train, val=val, normalize="none")
+
+
 def test_options_that_are_given(tmp_path):
     path = file_of(tmp_path, "a:b:label\n?:1:x\n2:3:y\n")
     data = load_from(path, csv_separator=":", csv_null=("?",), features=("b",), **RAW)
@@ -165,7 +171,10 @@ def test_a_few_cells_that_are_no_numbers_are_named(tmp_path, bad, hint):
 
 def test_lines_are_those_of_the_file_whatever_is_in_quotes(tmp_path):
     path = file_of(tmp_path, 'text,a,label\n"one\ntwo",1,x\n\n"three\r\nfour\n",2,x\nfive,,y\n')
-    assert "rows.csv, line 8: null in column 'a'" in refused(path, features=("a",), val_fraction=0)
+    message = refused(path, features=("a",), val_fraction=0)
+    assert message.endswith("rows.csv, line 8: null in column 'a'; the line is 'five,,y'")
+    file_of(tmp_path, f"text,a,label\n{'long' * 20},NA,y\n1,2,x\n")
+    assert refused(path, features=("a",), val_fraction=0).endswith("line 2: null in column 'a'")
 
 
 def test_types_fit_all_pieces(tmp_path, monkeypatch):
