@@ -43,3 +43,20 @@ def test_a_tick_without_a_stop_request_changes_nothing(trainer):
     assert set(found.metrics) == {"val/loss", "val/accuracy"}
     assert found.confusion is None
     assert found == trainer.evaluate(lambda: None)
+
+
+def test_the_logged_steps_and_the_last_one_are_recorded(trainer):
+    every = trainer._config.train.log_every
+    assert trainer.run(2 * every + 3, lambda: None) == 2 * every + 3
+    assert [record["step"] for record in trainer.take_records()] == [every, 2 * every, 2 * every + 3]
+    assert trainer.snapshot().last_record["step"] == 2 * every + 3
+    assert trainer.take_records() == []
+
+
+def test_a_tick_comes_after_each_interval_and_not_before(trainer, monkeypatch):
+    ticks = []
+    trainer.run(3, lambda: ticks.append(0))
+    assert len(ticks) == 3
+    monkeypatch.setattr(local, "TICK_S", 3600.0)
+    trainer.run(6, lambda: ticks.append(0))
+    assert len(ticks) == 3

@@ -57,6 +57,10 @@ def test_since_last_is_the_mean_over_the_steps_since_the_last_call():
     assert times.since_last() == {"time/step_ms": pytest.approx(50), "time/samples_per_s": pytest.approx(200)}
 
 
+def test_steps_that_took_no_time_by_the_clock_have_no_throughput():
+    assert steps(0.0, 0.0).since_last() == {}
+
+
 def test_only_the_most_recent_steps_are_kept(monkeypatch):
     monkeypatch.setattr(timing, "KEPT", 5)
     times = steps(*[0.1] * 20, *[0.02] * 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from distsgd.core.reduction import Node, PartialSum
 from distsgd.engine import worker
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.spec import RunSpec
+from distsgd.engine.validation import Validation
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -138,3 +140,13 @@ def test_many_steps_use_the_memory_of_one(monkeypatch):
         assert tracemalloc.get_traced_memory()[0] < 5 * size
     finally:
         tracemalloc.stop()
+
+
+def test_a_worker_evaluates_held_out_rows_if_there_are_any():
+    spec = some_spec()
+    train = spec.data.train
+    without, with_rows = (replace(spec, data=replace(spec.data, val=val)) for val in (None, train))
+    flat = spec.start.parameters
+    assert worker_of(without).evaluate(flat, range(1)) == []
+    (block,) = worker_of(with_rows).evaluate(flat, range(1))
+    assert block == Validation(spec.net, train, spec.data.transform, "cpu").evaluate(flat, range(1))[0]

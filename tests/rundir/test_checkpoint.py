@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import eventually
 
 import distsgd
 from distsgd.engine.snapshot import UNKNOWN, EpochLoss, Snapshot
@@ -376,6 +377,16 @@ def test_a_writer_writes_what_is_pending_when_it_is_closed(tmp_path):
     writer.close()
     assert names(tmp_path / "c") == files_of(10)
     assert "checkpoints" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_error_of_an_earlier_write_is_raised_by_the_next_submit(tmp_path):
+    (tmp_path / "file").write_text("")
+    writer = Writer(tmp_path / "file" / "c", IDENTITY, keep=3)
+    writer.submit(snapshot(10))
+    assert eventually(lambda: writer._error is not None, 10)
+    with pytest.raises(CheckpointError, match="step 10 could not be written"):
+        writer.submit(snapshot(20))
+    writer.close()
 
 
 def test_a_slow_disk_drops_what_is_in_between_and_never_the_newest(tmp_path, writer, monkeypatch):
