@@ -58,8 +58,8 @@ class Config(Section):
             )
         if isinstance(workers, int) and workers > shards:
             raise ValueError(
-                f"run.workers is {workers}, more than train.num_shards, {shards}; a worker without a shard has "
-                "nothing to do: lower workers or raise num_shards (which changes the result's last bits)"
+                f"run.workers is {workers}, more than train.num_shards, {shards}; a worker without a shard has nothing "
+                f"to do: use run.workers={shards}, or train.num_shards={workers} (which changes the result's last bits)"
             )
         return self
 

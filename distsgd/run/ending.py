@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from distsgd.errors import Stopped
 from distsgd.rundir.result import Status
+from distsgd.system.jobs import resume_command
 
 
 class Reason(Enum):
@@ -41,7 +41,7 @@ def stopped_in_training(signum: int, *, step: int, total_steps: int, run_dir: Pa
     """Return the error for a run that was stopped by a signal after `step` steps."""
     return Stopped(
         f"stopped by {signal.Signals(signum).name} after step {step} of {total_steps}; "
-        f"continue with: distsgd train --resume --run-dir {shlex.quote(str(run_dir))}",
+        f"continue with: {resume_command(run_dir)}",
         signum=signum,
     )
 

@@ -12,6 +12,7 @@ from distsgd.cluster.connection import address_of, joined
 from distsgd.config import IN_MEMORY, Config
 from distsgd.data import load
 from distsgd.errors import ConfigError, TrackingError
+from distsgd.run.lasting import check_run_directory, with_lasting_store
 from distsgd.run.memory_check import check_net_fits
 from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
@@ -43,6 +44,7 @@ def train(
     config = _with_data(config, {"data.train": data, "data.val": val})
     observer = observer or Observer()
     with stop_signals_raise(), contextlib.ExitStack() as stack:
+        check_run_directory(config)
         origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
         if isinstance(origin, ResumedRun) and origin.finished is not None:
             observer.note(f"the run in {str(origin.directory.path)!r} has finished; nothing is left to do")
@@ -85,7 +87,7 @@ def _begin(
     `given` are training and held-out rows in memory; what is None or a path is read as the configuration says.
     No reference to the rows read here is kept: on Ray, training uses the node's shared copy.
     """
-    requested = origin.config
+    requested = with_lasting_store(origin.config, observer)
     if requested.tracking.enabled and requested.tracking.required:
         observer.stage("waiting for MLflow to answer")
     tracker = stack.enter_context(make_tracker(requested.tracking))

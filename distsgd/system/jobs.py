@@ -1,12 +1,19 @@
-"""Ray Jobs, as seen by the driver of one: which job this process belongs to."""
+"""Ray Jobs, as seen by the driver of one: which job it is, what is deleted with it, how it is submitted again."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
+from itertools import pairwise
+from pathlib import Path
 
 VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable in which Ray passes the configuration of a job to its driver."""
+
+COPIES = ("runtime_resources", "working_dir_files")
+"""The folders below a Ray session's that hold the copies of the working directories of jobs, on each node."""
 
 
 def submission_id() -> str | None:
@@ -16,3 +23,19 @@ def submission_id() -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return str(found)
+
+
+def is_deleted_with_job(path: Path) -> bool:
+    """Return whether a path lies in Ray's copy of a job's working directory."""
+    return COPIES in pairwise(Path(os.path.realpath(path)).parts)
+
+
+def resume_command(run_dir: Path) -> str:
+    """Return the command that one types to resume a run: in a job, the one that submits it again."""
+    resume = f"--resume --run-dir {shlex.quote(str(run_dir))}"
+    if submission_id() is None:
+        return f"distsgd train {resume}"
+    script = sys.argv[0]
+    entry = f"python {shlex.quote(script)}" if script.endswith(".py") else "distsgd train"
+    copied = "--working-dir . " if is_deleted_with_job(Path()) else ""
+    return f"ray job submit {copied}-- {entry} {resume}"

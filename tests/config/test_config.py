@@ -220,7 +220,7 @@ def test_a_value_in_place_of_a_section_is_refused(value):
         ),
         (
             {"run.workers": 5, "train.num_shards": 4},
-            ["run.workers is 5", "train.num_shards, 4", "lower workers"],
+            ["run.workers is 5", "train.num_shards, 4", "run.workers=4, or train.num_shards=5"],
         ),
         ({"data.val": "v", "data.val_fraction": 0.1}, ["data.val and data.val_fraction are both set", "keep one"]),
         ({"data.val": "v", "data.val_fraction": 0}, ["data.val and data.val_fraction are both set"]),
