@@ -22,7 +22,7 @@ from distsgd.config.sections import (
     TrainConfig,
 )
 from distsgd.errors import ConfigError
-from distsgd.system.secrets import redacted
+from distsgd.system.secrets import redacted, without_uris
 
 RESULT_SECTIONS = ("model", "optim", "train", "data")
 """The sections that the trained weights depend on."""
@@ -77,7 +77,7 @@ class Config(Section):
             if key in cls.model_fields:
                 raise ConfigError(f"{key} is {shown(value)}: it is a section, and takes a table of keys")
             if key not in known:
-                raise ConfigError(f"unknown configuration key {shown(key)}{hint(key, known)}")
+                raise ConfigError(f"unknown configuration key {shown(without_uris(key))}{hint(key, known)}")
         nested: dict[str, dict[str, Any]] = {}
         for key, value in merged.items():
             section, name = key.split(".", 1)

@@ -62,6 +62,11 @@ def redacted_text(text: str) -> str:
     return _URI_IN_TEXT.sub(lambda found: redacted(found[0]), text)
 
 
+def without_uris(text: str) -> str:
+    """Return a text with any URI hidden whole: for text that should hold none, where it may be cut off anywhere."""
+    return _URI_IN_TEXT.sub(HIDDEN, text)
+
+
 def scrubbed(text: str, uri: str) -> str:
     """Return a text with all parts of the secrets of `uri` replaced."""
     if not holds_secret(uri):

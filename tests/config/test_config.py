@@ -357,3 +357,10 @@ def test_paths_are_texts():
     assert (config.data.train, config.data.val, config.run.dir) == ("a/b.csv", "v.csv", "runs/x")
     assert config == Config.build(json.loads(json.dumps(config.flat())))
     assert "optim.lr is " in refused({"optim.lr": Path("x")})
+
+
+def test_a_uri_in_the_place_of_a_key_is_hidden_whole():
+    with pytest.raises(ConfigError) as raised:
+        Config.build({"tracking.uri:sqlite://me:s3cret": "more@host"})
+    assert "s3cret" not in str(raised.value)
+    assert "'tracking.uri:***'" in str(raised.value)
