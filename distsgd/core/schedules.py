@@ -29,14 +29,24 @@ SCHEDULES: dict[str, Schedule] = {}
 """The schedules by name, a value of `optim.schedule`."""
 
 
-def register(name: str) -> Callable[[Schedule], Schedule]:
-    """Register the decorated function in `SCHEDULES`."""
+_NEED_LENGTH: set[str] = set()
+
+
+def register(name: str, *, length: bool = False) -> Callable[[Schedule], Schedule]:
+    """Register the decorated function in `SCHEDULES`; `length` says that it depends on the length of the run."""
 
     def entered(schedule: Schedule) -> Schedule:
         SCHEDULES[name] = schedule
+        if length:
+            _NEED_LENGTH.add(name)
         return schedule
 
     return entered
+
+
+def needs_length(name: str) -> bool:
+    """Return whether a schedule's rates depend on the length of the run, which then cannot be made longer."""
+    return name in _NEED_LENGTH
 
 
 def learning_rate(config: OptimConfig, step: int, *, steps_per_epoch: int, total_steps: int) -> float:
@@ -61,7 +71,7 @@ def step_decay(config: OptimConfig, progress: Progress) -> float:
     return float(config.lr * config.decay_factor ** math.floor(progress.epochs / config.decay_every))
 
 
-@register("cosine")
+@register("cosine", length=True)
 def cosine(config: OptimConfig, progress: Progress) -> float:
     """Return a rate between α, after the warm-up, and final_lr, at the last step.
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from distsgd.config import IN_MEMORY, Config
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.errors import ConfigError, DataError, RunDirectoryError
+from distsgd.errors import DataError, RunDirectoryError
+from distsgd.run.continuing import check_is_longer, resumed_config
 from distsgd.run.observer import Observer
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
@@ -58,8 +59,15 @@ class ResumedRun:
     data_digest: str
     finished: Result | None
     """The result, if the run has already finished."""
+    longer: bool
+    """Whether the run is continued beyond the end that it was configured with until now."""
 
     resumed = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.finished is not None and not self.longer
 
     @classmethod
     def of(cls, given: Config, stack: contextlib.ExitStack) -> ResumedRun:
@@ -69,10 +77,13 @@ class ResumedRun:
         """
         path = rundir.named(given) or rundir.find_resumable(given)
         directory, stored, data_digest = rundir.read(path)
-        config = _resumed_config(stored, given, path)
+        config = resumed_config(stored, given, path)
         stack.enter_context(rundir.locked(path))
         rundir.remove_unfinished(path)
-        return cls(config, directory, data_digest, _finished(directory))
+        finished, longer = _finished(directory), config.digest() != stored.digest()
+        if longer and finished is not None:
+            check_is_longer(config, finished, path)
+        return cls(config, directory, data_digest, finished, longer)
 
     def start(self, data_digest: str, observer: Observer) -> Snapshot | None:
         """Return the state of the newest valid checkpoint; None if the run ended before its first one.
@@ -95,12 +106,19 @@ class ResumedRun:
                 f"none of the checkpoints in {str(self.directory.checkpoints)!r} is valid, so the run cannot "
                 "be resumed; restore them from a backup, or remove that folder to start again at step 0"
             )
+        if newest is None and self.finished is not None:
+            raise RunDirectoryError(
+                f"the run in {str(path)!r} has finished, and cannot be continued without its last checkpoint: there is "
+                f"none in {str(self.directory.checkpoints)!r}; restore it from a backup, or start a new run"
+            )
         if newest is None:
             observer.note(f"the run in {str(path)!r} has no checkpoint yet, and begins again at step 0")
         return newest
 
     def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:  # noqa: ARG002
-        """Return the run directory, which is already locked."""
+        """Return the run directory, which is already locked; it has the new length from now on."""
+        if self.longer:
+            rundir.lengthen(self.directory, resolved=spec.config, requested=self.config, data_digest=self.data_digest)
         return self.directory
 
 
@@ -114,14 +132,3 @@ def _finished(directory: RunDirectory) -> Result | None:
     except DataError:
         whole = False
     return result if whole else None  # else the run goes on from its last checkpoint, and writes the model again
-
-
-def _resumed_config(stored: Config, given: Config, path: Path) -> Config:
-    """Return the stored configuration with explicitly given values; ConfigError if they change the result."""
-    explicit = given.explicit()
-    config = stored.with_values(explicit)
-    if config.digest() != stored.digest():
-        was, now = stored.flat(), config.flat()
-        changed = ", ".join(f"{key} was {was[key]!r} and is {now[key]!r}" for key in explicit if was[key] != now[key])
-        raise ConfigError(f"the run in {str(path)!r} cannot be resumed with another configuration: {changed}")
-    return config

@@ -46,7 +46,7 @@ def train(
     with stop_signals_raise(), contextlib.ExitStack() as stack:
         check_run_directory(config)
         origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)
-        if isinstance(origin, ResumedRun) and origin.finished is not None:
+        if isinstance(origin, ResumedRun) and origin.finished is not None and origin.is_done:
             observer.note(f"the run in {str(origin.directory.path)!r} has finished; nothing is left to do")
             return _tracked(origin.finished, origin.config, observer)
         return _begin(origin, (data, val), observer, stack).execute()

@@ -25,6 +25,9 @@ RUNS = Path("runs")
 CONFIG = "config.json"
 """File with the run's configuration and key; a folder that contains it is a run directory."""
 
+LENGTH_KEYS = ("train.epochs", "train.max_steps")
+"""The keys that a run may be resumed with larger values of."""
+
 PER_CLASS, CONFUSION_MATRIX = "per_class.csv", "confusion_matrix.csv"
 """Files with tables on the predictions for the held-out rows."""
 
@@ -194,13 +197,31 @@ def create(path: Path, *, resolved: Config, requested: Config, data_digest: str)
     Raises RunDirectoryError if it cannot be written.
     """
     directory = RunDirectory(path, uuid.uuid4().hex)
+    _write_config(directory, resolved=resolved, requested=requested, data_digest=data_digest)
+    return directory
+
+
+def lengthen(directory: RunDirectory, *, resolved: Config, requested: Config, data_digest: str) -> None:
+    """Rewrite `config.json` of a run that is continued beyond its end; its result is removed first.
+
+    Whatever interrupts this, the run can be resumed: with its old length until the file has the new one. `model.npz`
+    stays that of the shorter run until the longer one has finished. RunDirectoryError if a file cannot be written.
+    """
+    try:
+        directory.result.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(directory.path, error) from None
+    _write_config(directory, resolved=resolved, requested=requested, data_digest=data_digest)
+
+
+def _write_config(directory: RunDirectory, *, resolved: Config, requested: Config, data_digest: str) -> None:
+    path = directory.path
     about = identity(directory, data_digest) | {"version": __version__, "requested": requested.without_secrets().flat()}
     content = resolved.without_secrets().with_values({"run.dir": str(path)}).model_dump(mode="json")
     try:
         directory.write_json(CONFIG, content | {"distsgd": about})
     except OSError as error:
         raise _not_writable(path, error) from None
-    return directory
 
 
 def read(path: Path) -> tuple[RunDirectory, Config, str]:
@@ -223,8 +244,8 @@ def read(path: Path) -> tuple[RunDirectory, Config, str]:
 
 
 def find_resumable(config: Config) -> Path:
-    """Return the newest directory below `runs/` that holds a run of this configuration."""
-    matching = []
+    """Return the newest directory below `runs/` with a run of this configuration; without one, of another length."""
+    matching = list[tuple[bool, float, Path]]()
     try:
         paths = [entry / CONFIG for entry in RUNS.iterdir()] if RUNS.exists() else []
     except OSError as error:
@@ -235,11 +256,13 @@ def find_resumable(config: Config) -> Path:
     for path in paths:
         with contextlib.suppress(RunDirectoryError, OSError):
             _, stored, _ = read(path.parent)
-            if stored.digest() == config.digest() and stored.data == config.data:
-                matching.append((path.stat().st_mtime, path.parent))
+            exact, values = stored.digest() == config.digest(), config.flat()
+            as_long = stored.with_values({key: values[key] for key in LENGTH_KEYS})
+            if as_long.digest() == config.digest() and stored.data == config.data:
+                matching.append((exact, path.stat().st_mtime, path.parent))
     if not matching:
         raise RunDirectoryError(
             f"no run of this configuration is in {str(RUNS)!r}; name its directory (--run-dir, run.dir), "
             "or leave --resume out to start one"
         )
-    return max(matching)[1]
+    return max(matching)[2]

@@ -243,13 +243,17 @@ class StoredRun:
         with importing:
             from distsgd.tracking import model as tracking_model
 
-        if self._run.outputs is not None and self._run.outputs.model_outputs:
+        logged = self._run.outputs.model_outputs if self._run.outputs is not None else []
+        if any(output.step == result.steps for output in logged):
             return
-        begun = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{self.run_id}'")
+        # A run that was continued has a model of the shorter run, too.
+        weights, known = {"weights_sha256": str(result.weights_sha256)}, {output.model_id for output in logged}
+        found = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{self.run_id}'")
+        begun = [m for m in found if m.model_id not in known and (weights | m.tags) == (m.tags | weights)]
         model = (
             begun[0]
             if begun
-            else self._client.create_logged_model(self.experiment_id, MODEL, source_run_id=self.run_id)
+            else self._client.create_logged_model(self.experiment_id, MODEL, source_run_id=self.run_id, tags=weights)
         )
         if model.status != LoggedModelStatus.READY:
             with locked_folder() as folder:
