@@ -116,6 +116,18 @@ class WorkerGroup:
                 self.workers.lose(worker, str(error))
         self._connections.connect_ready(tick)
         self._check_strength()
+        self._restart_overdue()
+
+    def _restart_overdue(self) -> None:
+        """Ask again for processes that were not there in time.
+
+        Most wait for room in the cluster, but one that hangs before its actor exists looks the same.
+        """
+        now = time.monotonic()
+        for worker in self.workers.all:
+            if isinstance(worker.state, Pending) and worker.state.deadline < now:
+                end(worker.state.actor, None)
+                worker.become(Waiting(now), f"not placed within {self.start_timeout_s:g} s")
 
     def drop_dead_nodes(self) -> None:
         """Mark the workers of dead nodes as lost."""

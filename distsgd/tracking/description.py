@@ -99,8 +99,10 @@ class RunDescription:
         return self.tags[RUN_KEY_TAG]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `tracking.json`."""
-        return dataclasses.asdict(self)
+        """Return the content of `tracking.json`; bytes in paths that are not UTF-8 are replaced."""
+        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        valid: dict[str, Any] = json.loads(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
+        return valid
 
 
 def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDescription:

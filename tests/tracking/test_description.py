@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+import re
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import example, given
@@ -50,6 +52,14 @@ def test_what_was_written_is_read(folder):
     written = RunId("r", "1", "http://h")
     run_id.write(folder, written)
     assert (run_id.read(folder), run_id.known(folder)) == (written, "r")
+
+
+def test_paths_that_are_not_utf_8_can_be_stored(folder):
+    named = replace(GOOD, name=os.fsdecode(b"r\xff\xe9"))
+    found = read(folder, json.dumps(named.to_json()).encode())
+    assert isinstance(found, RunDescription)
+    assert re.fullmatch("r\N{REPLACEMENT CHARACTER}+", found.name)
+    assert replace(found, name=GOOD.name) == GOOD
 
 
 @example("began_ms", 10**400)
