@@ -22,6 +22,12 @@ Kind = Literal["number", "boolean", "category", "hash", "list"]
 BLOCK_BYTES = 2**18
 """Bytes of the rows that are written together: they stay in a core's cache while one column after another is copied."""
 
+NUMBER_TYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+"""NumPy's names of the types that numbers, booleans and the elements of lists may have in the training files."""
+
 CATEGORY_TYPES = {"str": str, "int64": int, "bool": int}
 """The types that categories may have in the training files, and Python's for them; false is 0, true is 1."""
 
@@ -220,17 +226,11 @@ def _problem(column: Column) -> str | None:
     ):
         return f"fill is {column.fill!r}"
     if column.kind not in ("category", "hash"):
-        return None if _is_number(column.dtype) and not column.categories else f"the type is {column.dtype!r}"
+        known = column.dtype in NUMBER_TYPES and not column.categories
+        return None if known else f"the type is {column.dtype!r}, with {len(column.categories)} categories"
     if column.dtype not in CATEGORY_TYPES:
         return f"categories are of type {column.dtype!r}"
     values = column.categories
     if bool(values) != (column.kind == "category") or not all(type(v) is CATEGORY_TYPES[column.dtype] for v in values):
         return f"there are {len(values)} categories, or they are not of type {column.dtype}"
     return None if list(values) == sorted(set(values)) else "the categories are not sorted"
-
-
-def _is_number(dtype: str) -> bool:
-    try:
-        return np.dtype(dtype).kind in "biuf"
-    except TypeError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 import zlib
@@ -322,13 +323,32 @@ def test_buckets_are_the_same_everywhere():
         '{"columns": [3]}',
         '{"columns": [{"name": "a"}]}',
         '{"columns": [{"name": "a", "kind": "number", "dtype": "float64", "more": 1}]}',
-        '{"columns": [{"name": "a", "kind": "number", "dtype": "f8"}, {"name": "a", "kind": "number", "dtype": "f8"}]}',
+        '{"columns": [{"name": "a", "kind": "hash", "dtype": "str"}, {"name": "a", "kind": "hash", "dtype": "str"}]}',
         "[" * 100_000,
     ],
 )
 def test_what_describes_no_columns_is_refused(text):
     with pytest.raises(ValueError, match=r"column|Expecting|described"):
         Inputs.from_json(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["number", "category", "str", "a", "a4"]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150)
+@given(inputs(), st.sampled_from(["name", "kind", "dtype", "categories", "width", "fill", "missing", "x"]), JSON)
+def test_a_description_with_another_value_is_read_or_refused(found, field, value):
+    described = json.loads(found.to_json())
+    described["columns"][0][field] = value
+    try:
+        changed = Inputs.from_json(json.dumps(described))
+    except ValueError:
+        return
+    assert Inputs.from_json(changed.to_json()) == changed
 
 
 @pytest.mark.parametrize(
@@ -341,6 +361,9 @@ def test_what_describes_no_columns_is_refused(text):
         {"dtype": "datetime64[s]"},
         {"dtype": "nonsense"},
         {"dtype": 3},
+        {"dtype": None},
+        {"dtype": "f8"},
+        {"dtype": "complex128"},
         {"width": 2},
         {"width": 0},
         {"width": True},

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from distsgd.core.net import Net
 from distsgd.data import Normalization
 from distsgd.errors import DataError
 from distsgd.rundir.classifier import Classifier
+from distsgd.tracking import description
 from distsgd.tracking.description import ModelDescription
 from distsgd.tracking.quiet import quiet_mlflow
 
@@ -34,6 +36,8 @@ with quiet_mlflow():
     from mlflow.entities import LoggedModel, LoggedModelStatus
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.scoring_server import invocations
+
+DATA_FILES = Path(__file__).parent.parent / "data_files"
 
 TYPES = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "bool"]
 """The types of numbers that files can have; each is a column of the model's, by that name."""
@@ -75,18 +79,21 @@ def a_model(inputs: Inputs) -> Classifier:
 
 def logged(folder: Path, model: Classifier, example: list[list[Any]]) -> mlflow.pyfunc.PyFuncModel:
     """Return a model as MLflow loads it, from what a run would log."""
-    from dataclasses import asdict
-
-    from distsgd.tracking.model import save
-
     assert model.inputs is not None
     model.save(folder / "model.npz")
+    about = ModelDescription(classes="string", example=example, inputs=model.inputs.to_json())
+    return saved(folder, folder / "model.npz", asdict(about))
+
+
+def saved(folder: Path, npz: Path, about: dict[str, Any]) -> mlflow.pyfunc.PyFuncModel:
+    """Return a model file as MLflow loads it, from what `tracking.json` says about it."""
+    from distsgd.tracking.model import save
+
     entity = LoggedModel(
         experiment_id="1", model_id="m-1", name="model", artifact_location=str(folder), creation_timestamp=0,
         last_updated_timestamp=0, status=LoggedModelStatus.PENDING,
     )  # fmt: skip
-    about = asdict(ModelDescription(classes="string", example=example, inputs=model.inputs.to_json()))
-    save(folder / "logged", folder / "model.npz", about, logged=entity)
+    save(folder / "logged", npz, about, logged=entity)
     return mlflow.pyfunc.load_model(str(folder / "logged"))
 
 
@@ -253,6 +260,21 @@ def test_a_run_logs_a_model_that_takes_the_frame_that_it_was_trained_on(tmp_path
     example = pyfunc.input_example
     assert example.columns.tolist() == TYPES
     assert pyfunc.predict(example).tolist() == expected[:0] + result.model.predict(example).tolist()
+
+
+def test_a_model_of_0_1_0_which_does_not_know_its_columns_leaves_their_order_to_mlflow(tmp_path):
+    """As it is sent by `distsgd sync`; its run is kept from that version."""
+    about = description.read(DATA_FILES / "run_of_0_1_0").model
+    with np.load(DATA_FILES / "run_of_0_1_0_rows.npz") as kept:
+        X = kept["X"]
+    named = replace(about, columns=["a", "b", "c"], dtype="float64", example=X[:2].tolist())
+    pyfunc = saved(tmp_path, DATA_FILES / "model_of_0_1_0.npz", asdict(named))
+    expected = Classifier.load(DATA_FILES / "model_of_0_1_0.npz").predict(X).tolist()
+    frame = pd.DataFrame(X.astype(np.float64), columns=["a", "b", "c"])
+    assert pyfunc.predict(frame).tolist() == pyfunc.predict(frame[["c", "a", "b"]]).tolist() == expected
+    (tmp_path / "array").mkdir()
+    pyfunc = saved(tmp_path / "array", DATA_FILES / "model_of_0_1_0.npz", asdict(about))
+    assert pyfunc.predict(X.astype(about.dtype)).tolist() == expected
 
 
 @pytest.mark.slow
