@@ -19,6 +19,8 @@ from distsgd.errors import DataError
 
 REMEDY = "correct that row"
 
+THREADED_BYTES = 2**20
+
 UNNAMED = "Unnamed: "
 """How the name of a column begins that has none; its place, from 0, follows."""
 
@@ -176,7 +178,8 @@ class CsvFile:
             null_values=list(self.nulls),
             decimal_point=self.dialect.decimal,
         )
-        for threads in (True, False):  # with several, an error does not say which row it is
+        # With several threads, an error does not say which row it is; for little text they cost more than they gain.
+        for threads in (True, False) if len(text) > THREADED_BYTES else (False,):
             bad.clear()
             read = arrow_csv.ReadOptions(block_size=len(text) + 1, use_threads=threads, column_names=list(names))
             try:

@@ -24,6 +24,11 @@ def test_ragged_csv(tmp_path, row, found):
     assert "data.csv_separator" in message
 
 
+def test_ragged_csv_far_from_the_beginning(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,label\n" + "1,x\n" * 400_000 + "3\n2,y\n")
+    assert "rows.csv, line 400002: 1 value, and there are 2 names" in refused(tmp_path / "rows.csv")
+
+
 def test_csv_cells_that_are_no_numbers(tmp_path):
     (tmp_path / "rows.csv").write_text("a,label\n1,0\n,1\n")
     assert "rows.csv, line 3: null in column 'a'" in refused(tmp_path / "rows.csv", val_fraction=0)
