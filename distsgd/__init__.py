@@ -15,14 +15,21 @@ from distsgd.errors import DistsgdError
 from distsgd.version import __version__
 
 if TYPE_CHECKING:
+    from distsgd.cluster.connection import session
     from distsgd.config import Config
     from distsgd.run.train import train
     from distsgd.rundir.classifier import Classifier
     from distsgd.rundir.result import Result
 
-__all__ = ["Classifier", "Config", "DistsgdError", "Result", "__version__", "train"]
+__all__ = ["Classifier", "Config", "DistsgdError", "Result", "__version__", "session", "train"]
 
-_HOMES = {"Classifier": "rundir.classifier", "Config": "config", "Result": "rundir.result", "train": "run.train"}
+_HOMES = {
+    "Classifier": "rundir.classifier",
+    "Config": "config",
+    "Result": "rundir.result",
+    "session": "cluster.connection",
+    "train": "run.train",
+}
 
 
 def __getattr__(name: str) -> Any:

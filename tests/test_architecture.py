@@ -189,7 +189,7 @@ result.model.predict([[0.0, 1.0]])
 
 
 def test_what_is_public():
-    assert distsgd.__all__ == ["Classifier", "Config", "DistsgdError", "Result", "__version__", "train"]
+    assert distsgd.__all__ == ["Classifier", "Config", "DistsgdError", "Result", "__version__", "session", "train"]
     for name in set(distsgd.__all__) - {"__version__"}:
         assert getattr(distsgd, name).__module__.startswith("distsgd.")
         assert getattr(distsgd, name).__name__ == name

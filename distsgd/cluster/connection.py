@@ -1,8 +1,13 @@
-"""The connection of a process to Ray: opened by the first run that needs it, shared, closed after the last one."""
+"""The connection of a process to Ray: opened by the first run that needs it, shared, closed after the last one.
+
+A session keeps it open in between, so that further runs need not start Ray again.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -10,12 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from functools import partial
+from typing import Self
 
 from distsgd.cluster.joining import join, leave
-from distsgd.cluster.local_ray import start
+from distsgd.cluster.local_ray import LocalRay, start
 from distsgd.cluster.resources import Cluster, check_cpus, check_local, default_workers
 from distsgd.config import Config
-from distsgd.errors import ResourceError
+from distsgd.errors import RefusedError, ResourceError, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +36,40 @@ class Use(Enum):
     """There is none."""
     MADE = auto()
     """The run has opened it."""
+    KEPT = auto()
+    """A session has kept the local Ray that an earlier run had started, and no other run uses it."""
     SHARED = auto()
     """It existed already: opened by the caller, or by a run in another thread."""
 
 
 class ProcessConnection:
-    """Ray has one connection per process; this counts the runs that use one that a run has opened."""
+    """Ray has one connection per process; this counts the runs and sessions that use one that a run has opened."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._runs = 0
-        self._ending = contextlib.ExitStack()
-        self._ever_made = self._forked = False
+        self._forked = self._ever_made = False
+        self._reset()
         os.register_at_fork(after_in_child=self._note_fork)
+        atexit.register(self._end_at_exit)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = self._sessions = 0
+        self._made: str | LocalRay | None = None
+        """The address that was joined or the Ray that was started, while there is such a connection."""
+        self._ending = contextlib.ExitStack()
+        self._failed = False
 
     def _note_fork(self) -> None:
         """Reset the state in a child process, in which Ray's threads are missing if Ray was ever used in the parent."""
         self._forked = self._forked or self._ever_made or _is_initialized()
-        self._lock, self._runs, self._ending = threading.Lock(), 0, contextlib.ExitStack()
+        self._reset()
 
     @contextlib.contextmanager
-    def used(self, connect: Connect | None) -> Iterator[Use]:
+    def used(self, wanted: str | LocalRay | None, connect: Connect | None) -> Iterator[Use]:
         """Use the connection within the context; if there is none, open it with `connect` if given.
 
-        Raise ResourceError in a process that was forked after Ray had been used: Ray would hang there.
+        `wanted` is the address to join, or the Ray to start; a kept connection that no run uses is replaced if it is
+        another one. Raise ResourceError in a process that was forked after Ray had been used: Ray would hang there.
         """
         if self._forked:
             raise ResourceError(
@@ -61,38 +77,112 @@ class ProcessConnection:
                 "with multiprocessing.get_context('spawn'), or train in it without Ray (run.workers=0)"
             )
         with self._lock:
-            use, counted = self._acquire(connect)
+            use, counted = self._acquire(wanted, connect)
         try:
             yield use
+        except (RefusedError, Stopped, KeyboardInterrupt):
+            raise
+        except BaseException:
+            self._failed = True  # perhaps because of Ray: a session does not keep it
+            raise
         finally:
             if counted:
                 self._release()
 
-    def _acquire(self, connect: Connect | None) -> tuple[Use, bool]:
+    def _acquire(self, wanted: str | LocalRay | None, connect: Connect | None) -> tuple[Use, bool]:
         """Return how the run got the connection, and whether it is counted as a user of it."""
-        if self._runs == 0 and _is_initialized():
+        if self._made is None and _is_initialized():
             self._ever_made = True
             return Use.SHARED, False  # the caller's, which the caller closes
         use = Use.SHARED
-        if self._runs == 0:
-            if connect is None:
+        if self._runs == 0 and isinstance(self._made, LocalRay):
+            if wanted is None:
+                return Use.NONE, False  # whether it suits is known once the rows are
+            use = Use.KEPT
+        if self._runs == 0 and self._made is not None and wanted is not None and not _suits(self._made, wanted):
+            self._close()
+        if self._made is None:
+            if connect is None or wanted is None:
                 return Use.NONE, False
             self._ever_made = True
             with contextlib.ExitStack() as stack:
                 connect(stack)
                 self._ending = stack.pop_all()
-            use = Use.MADE
+            self._made, use = wanted, Use.MADE
         self._runs += 1
         return use, True
 
     def _release(self) -> None:
         with self._lock:
             self._runs -= 1
-            if self._runs == 0:
-                self._ending.close()
+            if self._runs == 0 and (self._sessions == 0 or self._failed):
+                self._close()
+            elif self._runs == 0:
+                gc.collect()  # rows in the object store are held until nothing refers to them
+
+    def _close(self) -> None:
+        self._made, self._failed = None, False
+        self._ending.close()
+
+    def keep(self) -> Callable[[], None]:
+        """Keep the connection until the returned function is called, which does nothing in a forked process."""
+        owner = os.getpid()
+
+        def let_go() -> None:
+            if os.getpid() != owner:
+                return
+            with self._lock:
+                self._sessions -= 1
+                if self._sessions == 0 and self._runs == 0:
+                    self._close()
+
+        with self._lock:
+            self._sessions += 1
+        return let_go
+
+    def _end_at_exit(self) -> None:
+        """Close a connection that a session has kept until the interpreter exits."""
+        if self._made is not None and self._runs == 0:
+            self._close()
+
+
+def _suits(made: str | LocalRay, wanted: str | LocalRay) -> bool:
+    """Return whether a run that wants to join or start `wanted` can use `made`."""
+    if isinstance(made, LocalRay) and isinstance(wanted, LocalRay):
+        return made.holds(wanted)
+    return isinstance(wanted, LocalRay) or made == wanted  # a cluster that was joined is used until the session ends
 
 
 CONNECTION = ProcessConnection()
+
+
+class RaySession:
+    """Keeps the Ray that the first run within it starts or joins, until it is closed or the interpreter exits."""
+
+    def __init__(self) -> None:
+        self._let_go: Callable[[], None] | None = CONNECTION.keep()
+
+    def close(self) -> None:
+        """End the Ray that was kept, as soon as no run uses it; a second call has no effect."""
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def session() -> RaySession:
+    """Keep one Ray for several runs: within `with distsgd.session():`, only the first run waits for Ray to start.
+
+    In a notebook, where the runs are in several cells, call `close()` at the end, or leave that to the kernel's exit.
+    A run that needs more memory for its rows, more processes or other BLAS settings than Ray was started with starts
+    it again, and a failed run ends it. Runs without Ray (`run.workers=0`) are not affected.
+    """
+    return RaySession()
 
 
 def address_of(config: Config) -> str | None:
@@ -113,7 +203,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
         yield None
         return
     address = address_of(config)
-    with CONNECTION.used(None if address is None else partial(_join, address)) as use:
+    with CONNECTION.used(address, None if address is None else partial(_join, address)) as use:
         if use is Use.NONE:
             check_local(config)
             yield None
@@ -127,9 +217,10 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
 
     If a run in another thread has started one meanwhile, both use that. Raise ResourceError if it does not start.
     """
-    with CONNECTION.used(partial(_start, config, environment, data_bytes)) as use:
-        made = use is Use.MADE
-        yield Cluster.connected(environment, local=True) if made else _checked(config, environment)
+    wanted = LocalRay.for_run(config, environment, data_bytes)
+    with CONNECTION.used(wanted, partial(_start, wanted)) as use:
+        own = use in (Use.MADE, Use.KEPT)
+        yield Cluster.connected(environment, local=True) if own else _checked(config, environment)
 
 
 def _checked(config: Config, environment: dict[str, str]) -> Cluster:
@@ -145,8 +236,8 @@ def _join(address: str, stack: contextlib.ExitStack) -> None:
     stack.enter_context(_quiet())
 
 
-def _start(config: Config, environment: dict[str, str], data_bytes: int, stack: contextlib.ExitStack) -> None:
-    stack.enter_context(start(config, environment, data_bytes=data_bytes))
+def _start(wanted: LocalRay, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(start(wanted))
     stack.enter_context(_quiet())
 
 

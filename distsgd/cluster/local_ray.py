@@ -9,6 +9,7 @@ import os
 import resource
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from distsgd.cluster.joining import first_lines, leave
 from distsgd.cluster.resources import cores
@@ -26,9 +27,31 @@ DESCRIPTORS = 256
 """Open files that each of Ray's processes must be allowed."""
 
 
+@dataclass(frozen=True)
+class LocalRay:
+    """What a local Ray is started with."""
+
+    environment: dict[str, str]
+    """Environment variables of all its processes."""
+    cpus: int
+    data_bytes: int
+    """Bytes of rows that it has room for."""
+
+    @classmethod
+    def for_run(cls, config: Config, environment: dict[str, str], data_bytes: int) -> LocalRay:
+        """Return what a run with `data_bytes` of rows needs."""
+        workers = config.run.workers if isinstance(config.run.workers, int) else 0
+        return cls(environment, max(cores(), workers * config.run.blas_threads), data_bytes)
+
+    def holds(self, other: LocalRay) -> bool:
+        """Return whether a run that needs `other` can use this one with the same result."""
+        enough = self.cpus >= other.cpus and self.data_bytes >= other.data_bytes
+        return enough and self.environment == other.environment
+
+
 @contextlib.contextmanager
-def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> Iterator[None]:
-    """Start a local Ray with room for `data_bytes` of rows, whose processes get `environment`; end it afterwards.
+def start(wanted: LocalRay) -> Iterator[None]:
+    """Start a local Ray; end it afterwards.
 
     Raise ResourceError if it does not start.
     """
@@ -41,9 +64,9 @@ def start(config: Config, environment: dict[str, str], *, data_bytes: int) -> It
     # Ray gives its workers a low priority in favour of its own processes, which a step does not need.
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
-        stack.callback(leave)
-        with _environment_set(environment | niceness):
-            _initialize(str(folder), config, data_bytes)
+        stack.callback(_leave, os.getpid())
+        with _environment_set(wanted.environment | niceness):
+            _initialize(str(folder), wanted)
         yield
 
 
@@ -64,16 +87,21 @@ def _loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _initialize(folder: str, config: Config, data_bytes: int) -> None:
+def _leave(owner: int) -> None:
+    """End Ray, unless this is a process that was forked from its owner."""
+    if os.getpid() == owner:
+        leave()
+
+
+def _initialize(folder: str, wanted: LocalRay) -> None:
     import ray
 
-    workers = config.run.workers if isinstance(config.run.workers, int) else 0
     try:
         with signals_kept_from_ray(), standard_streams(), _loopback():
             ray.init(
                 address="local",
-                num_cpus=max(cores(), workers * config.run.blas_threads),
-                object_store_memory=int(1.1 * data_bytes) + STORE_RESERVE,
+                num_cpus=wanted.cpus,
+                object_store_memory=int(1.1 * wanted.data_bytes) + STORE_RESERVE,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -83,8 +111,8 @@ def _initialize(folder: str, config: Config, data_bytes: int) -> None:
         raise
     except Exception as error:  # which is what Ray raises if its processes take too long
         raise ResourceError(
-            f"a local Ray with room for {data_bytes:,} bytes of rows could not be started: {first_lines(error)}; "
-            f"{_remedy(error)}, or train without Ray (--workers 0)"
+            f"a local Ray with room for {wanted.data_bytes:,} bytes of rows could not be started: "
+            f"{first_lines(error)}; {_remedy(error)}, or train without Ray (--workers 0)"
         ) from None
 
 

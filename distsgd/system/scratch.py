@@ -51,6 +51,7 @@ def scratch_folder() -> Iterator[Path]:
     In that case processes with open files in it are killed as well. After a crash of the whole machine, the next call
     removes the leftovers. No other user can access its content, whatever its own permissions are.
     """
+    owner = os.getpid()
     with locked_folder() as folder:
         sweeper = subprocess.Popen(
             ["/bin/sh", "-c", SWEEP, str(folder.parent)],
@@ -64,14 +65,15 @@ def scratch_folder() -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder.parent, ignore_errors=True)
-            _not_for_children.remove(sweeper.stdin)
-            sweeper.stdin.close()
-            try:
-                sweeper.wait(END_S)
-            except subprocess.TimeoutExpired:  # another process holds the pipe
-                os.killpg(sweeper.pid, signal.SIGKILL)
-                sweeper.wait()
+            if os.getpid() == owner:  # not in a child process that was forked
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                _not_for_children.remove(sweeper.stdin)
+                sweeper.stdin.close()
+                try:
+                    sweeper.wait(END_S)
+                except subprocess.TimeoutExpired:  # another process holds the pipe
+                    os.killpg(sweeper.pid, signal.SIGKILL)
+                    sweeper.wait()
 
 
 @contextlib.contextmanager

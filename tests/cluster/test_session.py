@@ -1,0 +1,205 @@
+"""A session keeps the Ray that its first run has started, for as long as it can be used and not longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+from runs import Cli, leaving_nothing
+
+from distsgd.cluster import connection
+from distsgd.cluster.connection import ProcessConnection, RaySession, Use
+from distsgd.cluster.local_ray import LocalRay
+from distsgd.errors import ResourceError, TrainingError
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A connection of its own that writes down what is started and ended, instead of doing so."""
+    made = ProcessConnection()
+    monkeypatch.setattr(connection, "CONNECTION", made)
+    monkeypatch.setattr(connection, "_is_initialized", lambda: False)
+    return Recorded(made)
+
+
+class Recorded:
+    def __init__(self, made: ProcessConnection) -> None:
+        self.connection = made
+        self.events: list[str] = []
+        self.uses: list[Use] = []
+
+    @contextlib.contextmanager
+    def run(self, rows: int = 100, cpus: int = 2, threads: str = "1", address: str | None = None):
+        """Use the connection as a run does, whose rows are read in between."""
+        wanted = address or LocalRay({"OMP_NUM_THREADS": threads}, cpus, rows)
+
+        def connect(stack):
+            self.events.append("start")
+            stack.callback(self.events.append, "end")
+
+        with self.connection.used(address, connect if address else None) as joined:
+            if joined is not Use.NONE:
+                self.uses.append(joined)
+                yield
+                return
+            with self.connection.used(wanted, connect) as use:
+                self.uses.append(use)
+                yield
+
+
+def test_without_a_session_every_run_starts_ray(ray):
+    for _ in range(2):
+        with ray.run():
+            pass
+    assert ray.events == ["start", "end"] * 2
+
+
+def test_runs_in_a_session_share_one_ray_that_ends_with_it(ray):
+    with RaySession() as session:
+        for _ in range(3):
+            with ray.run():
+                pass
+        assert ray.events == ["start"]
+    assert ray.events == ["start", "end"]
+    assert ray.uses == [Use.MADE, Use.KEPT, Use.KEPT]
+    session.close()
+    assert ray.events == ["start", "end"]
+
+
+def test_sessions_within_each_other_end_ray_once(ray):
+    with RaySession():
+        with RaySession(), ray.run():
+            pass
+        assert ray.events == ["start"]
+    assert ray.events == ["start", "end"]
+
+
+def test_a_session_that_ends_during_a_run_leaves_ray_to_it(ray):
+    session = RaySession()
+    with ray.run():
+        session.close()
+        assert ray.events == ["start"]
+    assert ray.events == ["start", "end"]
+
+
+@pytest.mark.parametrize("needs", [{"rows": 101}, {"cpus": 3}, {"threads": "2"}, {"address": "host:6379"}])
+def test_a_ray_that_does_not_suit_is_replaced(ray, needs):
+    with RaySession():
+        with ray.run():
+            pass
+        with ray.run(**needs):
+            pass
+        assert ray.events == ["start", "end", "start"]
+    assert ray.events == ["start", "end"] * 2
+
+
+def test_a_run_that_needs_less_uses_what_there_is(ray):
+    with RaySession(), ray.run():
+        pass
+    ray.events.clear()
+    with RaySession():
+        for rows in (100, 1):
+            with ray.run(rows=rows, cpus=1 if rows == 1 else 2):
+                pass
+        assert ray.events == ["start"]
+
+
+def test_a_cluster_that_was_joined_is_kept_until_another_one_is_named(ray):
+    with RaySession():
+        for address in ("a:1", "a:1", None):
+            with ray.run(address=address):
+                pass
+        assert ray.events == ["start"]
+        with ray.run(address="b:1"):
+            pass
+        assert ray.events == ["start", "end", "start"]
+
+
+@pytest.mark.parametrize(("error", "kept"), [(ResourceError, True), (KeyboardInterrupt, True), (TrainingError, False)])
+def test_ray_is_kept_after_a_refusal_and_not_after_a_failure(ray, error, kept):
+    with RaySession():
+        with pytest.raises(error), ray.run():
+            raise error("refused or failed")
+        assert ray.events == (["start"] if kept else ["start", "end"])
+        with ray.run():
+            pass
+    assert ray.events == ["start", "end"] * (1 if kept else 2)
+
+
+def test_an_error_in_the_session_ends_ray(ray):
+    def analyse():
+        with RaySession():
+            with ray.run():
+                pass
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        analyse()
+    assert ray.events == ["start", "end"]
+
+
+def test_a_session_that_is_never_closed_ends_with_the_interpreter(ray):
+    session = RaySession()
+    with ray.run():
+        pass
+    ray.connection._end_at_exit()
+    assert ray.events == ["start", "end"]
+    session.close()
+    assert ray.events == ["start", "end"]
+
+
+@pytest.mark.timeout(60)
+def test_a_forked_process_does_not_end_its_parents_ray(ray):
+    session = RaySession()
+    with ray.run():
+        pass
+    child = os.fork()
+    if child == 0:
+        session.close()
+        ray.connection._end_at_exit()
+        os._exit(len(ray.events))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    session.close()
+    assert ray.events == ["start", "end"]
+
+
+SCRIPT = """
+import os, signal, sys
+import distsgd, ray
+
+def train(name):
+    given = {"run.workers": 1, "tracking.enabled": False, "run.dir": name, "train.max_steps": 5}
+    return distsgd.train(given).weights_sha256
+
+try:
+    with distsgd.session():
+        first = train("first")
+        assert ray.is_initialized()
+        node = ray.get_runtime_context().get_node_id()
+        assert train("second") == first
+        assert ray.get_runtime_context().get_node_id() == node
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+except KeyboardInterrupt:
+    print("interrupted", ray.is_initialized())
+kept = distsgd.session()
+assert train("third") == first
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+assert ray.is_initialized()
+print("left open", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_session_on_ray_leaves_nothing_after_ctrl_c_a_fork_and_the_end(tmp_path):
+    with leaving_nothing(tmp_path) as cli:
+        assert isinstance(cli, Cli)
+        found = cli.run_python("-c", SCRIPT)
+    assert found.code == 0, found.err
+    assert found.out.splitlines() == ["interrupted False", "left open"]
+    assert "Traceback" not in found.err
