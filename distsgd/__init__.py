@@ -15,9 +15,9 @@ from distsgd.errors import DistsgdError
 from distsgd.version import __version__
 
 if TYPE_CHECKING:
+    from distsgd.api import train
     from distsgd.cluster.connection import session
     from distsgd.config import Config
-    from distsgd.run.train import train
     from distsgd.rundir.classifier import Classifier
     from distsgd.rundir.result import Result
 
@@ -28,7 +28,7 @@ _HOMES = {
     "Config": "config",
     "Result": "rundir.result",
     "session": "cluster.connection",
-    "train": "run.train",
+    "train": "api",
 }
 
 

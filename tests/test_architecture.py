@@ -31,6 +31,7 @@ HOMES = {
     "annotated_types": ["config"],
     "pydantic": ["config", "tracking.description", "tracking.run_id"],
     "matplotlib": ["rundir.figure", "rundir.result"],
+    "IPython": ["cli.notebook"],
     "click": ["cli"],
     "rich": ["cli.progress", "cli.bar"],
     "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking"],
