@@ -10,16 +10,21 @@ from distsgd.data import load
 from distsgd.engine import local
 from distsgd.engine.local import LocalTrainer
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.validation import BLOCK
+from distsgd.engine.validation import BLOCK, Validation, evaluation
 
 
 @pytest.fixture
-def trainer(own_folder, monkeypatch):
-    monkeypatch.setattr(local, "TICK_S", 0.0)
+def spec(own_folder):
     X = np.random.default_rng(0).random((5 * BLOCK, 3), dtype=np.float32)
     np.savez("rows.npz", X=X, y=np.arange(len(X)) % 2)
     config = Config.build({"data.train": "rows.npz", "data.val": "rows.npz", "model.hidden": 4})
-    found = LocalTrainer(RunSpec.beginning(config, load(config.data)))
+    return RunSpec.beginning(config, load(config.data))
+
+
+@pytest.fixture
+def trainer(spec, monkeypatch):
+    monkeypatch.setattr(local, "TICK_S", 0.0)
+    found = LocalTrainer(spec)
     yield found
     found.close()
 
@@ -36,13 +41,15 @@ def test_validation_ends_when_a_tick_requests_a_stop(trainer):
     assert len(ticks) == 3
 
 
-def test_a_tick_without_a_stop_request_changes_nothing(trainer):
+def test_a_tick_without_a_stop_request_changes_nothing(trainer, spec):
     ticks = []
     found = trainer.evaluate(lambda: ticks.append(0))
     assert len(ticks) == 5
     assert set(found.metrics) == {"val/loss", "val/accuracy"}
     assert found.confusion is None
     assert found == trainer.evaluate(lambda: None)
+    blocks = Validation(spec.net, spec.data.val, spec.data.transform, "cpu").evaluate(spec.start.parameters, range(5))
+    assert found == evaluation(blocks, len(spec.data.val), 2)
 
 
 def test_the_logged_steps_and_the_last_one_are_recorded(trainer):
