@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from distsgd.cli.lines import counted
 from distsgd.rundir.result import Result
 from distsgd.tracking import run_id
 from distsgd.tracking.uri import view_command
@@ -24,7 +25,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
     stored = run_id.read(path) if result.mlflow_run_id else None
     lines: list[tuple[str, str | None]] = [
         ("status", result.status),
-        ("trained", f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"),
+        ("trained", f"{counted(result.steps, 'step')}, {_epochs(result)}, in {result.wall_s:.1f} s"),
         ("train loss", _number("{:.4f} (mean of the last epoch)", result.train_loss)),
         ("val loss", _val_loss(result)),
         ("val accuracy", _accuracy(result)),
@@ -37,6 +38,10 @@ def summary(result: Result) -> list[tuple[str, str]]:
     ]
     lines += [("note", remark) for remark in result.remarks]
     return [(name, value) for name, value in lines if value is not None]
+
+
+def _epochs(result: Result) -> str:
+    return "1 epoch" if result.epochs == 1 else f"{result.epochs:g} epochs"
 
 
 def _val_loss(result: Result) -> str | None:

@@ -15,8 +15,10 @@ from rich.console import Console
 from distsgd.cli.bar import Bar, stage_line
 from distsgd.cli.lines import Pace, Throughput, compact, counted, duration, epochs, measured, opening
 from distsgd.cli.progress import LiveObserver, PlainObserver, QuietObserver, make_observer
+from distsgd.cli.summary import summary
 from distsgd.config import Config
 from distsgd.engine.plan import Plan
+from distsgd.rundir.result import Result
 from distsgd.system.jobs import VARIABLE, submission_id
 
 ROWS = 230
@@ -241,3 +243,13 @@ def test_numbers():
     assert [epochs(x) for x in (3, 30.0, 2.434, 0.5, 100)] == ["3", "30", "2.43", "0.5", "100"]
     assert [duration(s) for s in (0, 72, 3600, 100_000)] == ["0:00:00", "0:01:12", "1:00:00", "27:46:40"]
     assert [counted(n, "row") for n in (0, 1, 2, 1234)] == ["0 rows", "1 row", "2 rows", "1,234 rows"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "words"), [(1, 1.0, "1 step, 1 epoch, in "), (1_200, 2.5, "1,200 steps, 2.5 epochs, in ")]
+)
+def test_the_summary_has_plurals_too(steps, epochs, words, tmp_path):
+    unknown = ["weights_sha256", "train_loss", "val_loss", "val_accuracy", "samples_per_s", "mlflow_run_id"]
+    values: dict[str, Any] = dict.fromkeys([*unknown, "step_ms_p50", "step_ms_p95"])
+    result = Result(status="FINISHED", steps=steps, epochs=epochs, wall_s=2.0, numerics={}, run_dir=tmp_path, **values)
+    assert dict(summary(result))["trained"].startswith(words)
