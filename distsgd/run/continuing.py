@@ -34,9 +34,7 @@ def resumed_config(stored: Config, given: Config, path: Path) -> Config:
     told = ", ".join(f"{key} was {was[key]!r} and is {now[key]!r}" for key in changed)
     if not set(changed) & set(LENGTH_KEYS):
         raise ConfigError(f"the run in {str(path)!r} cannot be resumed with another configuration: {told}")
-    others = [
-        key for key in changed if key not in LENGTH_KEYS and key.split(".")[0] in ("model", "optim", "train", "data")
-    ]
+    others = [key for key in changed if key not in LENGTH_KEYS]
     problem = _problem(stored, others, was, now)
     if problem is not None:
         raise ConfigError(f"the run in {str(path)!r} cannot be continued: {told}; {problem}")
