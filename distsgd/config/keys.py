@@ -65,6 +65,8 @@ def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[Key]:
 def _default(value: Any) -> str:
     if value is None:
         return "unset"
+    if value == ():
+        return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

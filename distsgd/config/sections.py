@@ -144,7 +144,20 @@ class DataConfig(Section):
     """Name of the label column."""
 
     features: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Names of the feature columns; unset: all columns except the label."""
+    """Names of the feature columns, `a,b,c` on the command line; unset: all columns except the label and `exclude`."""
+
+    exclude: tuple[str, ...] = ()
+    """Names of columns that are not features."""
+
+    categorical: Literal["one-hot", "hash", "refuse"] = "one-hot"
+    """Text and categories: `one-hot`, a feature for each value in the training rows; `hash`: columns with more values
+    than `max_categories` are hashed into that many features instead of being left out; `refuse` them."""
+
+    max_categories: int = Field(default=100, ge=1, le=2**20)
+    """Largest number of different values of a column of text or categories that becomes one-hot features."""
+
+    missing: Literal["refuse", "mean", "zero"] = "refuse"
+    """What missing values become: the `mean` of the training rows, or `zero`; a missing category sets no feature."""
 
     normalize: Literal["none", "unit", "standard"] = "standard"
     """`unit`: divide integers by the maximum of their type; `standard`: zero mean and unit variance per feature."""
@@ -186,15 +199,27 @@ class DataConfig(Section):
             raise ValueError("Input should be an encoding that Python knows, such as 'utf-8', 'cp1252' or 'shift_jis'")
         return value
 
-    @field_validator("features", "csv_null", mode="before")
+    @field_validator("features", "exclude", "csv_null", mode="before")
     @classmethod
-    def _text_is_a_list_of_names(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+    def _text_is_a_list(cls, value: Any) -> Any:
+        """Take `a,b,c`, as one types it on the command line; a name with a comma needs a list."""
+        if isinstance(value, int) and not isinstance(value, bool):  # a header line of numbers
+            return (str(value),)
+        if not isinstance(value, str):
+            return value
+        return tuple(name for part in value.split(",") if (name := part.strip())) or (value,)
 
     @model_validator(mode="after")
     def _one_source_of_held_out_rows(self) -> Self:
         if self.val is not None and self.val_fraction is not None:
             raise ValueError("data.val and data.val_fraction are both set; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_choose_a_column(self) -> Self:
+        both = [name for name in self.features or () if name in self.exclude]
+        if both:
+            raise ValueError(f"data.features and data.exclude both name {both[0]!r}; keep one of them")
         return self
 
 

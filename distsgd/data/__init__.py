@@ -3,7 +3,8 @@
 `load` turns what a `DataConfig` names into a `DataSet`; a `Gatherer` fills mini-batches from its rows. The files are,
 from the outside in: `loading` (the order of things), `filling` (the arrays that rows are read into), `sources` (a
 path's files as one table), `formats` (one entry for each) with `parquetfile`, `arrowfile`, `npzfile` and `csvfile`,
-`columns` and `labels` (what a column means), `normalization`, `dataset` (rows, in memory or not) and `gatherer`.
+`selection`, `fitting`, `columns` and `labels` (what a column means), `normalization`, `dataset` (rows, in memory or
+not) and `gatherer`.
 """
 
 from distsgd.data.dataset import ArrayRows, DataSet, InputSchema, Rows

@@ -1,123 +1,23 @@
-"""Which columns are features, what type they are stored as, and their values as arrays of numbers."""
+"""The features of a batch of rows: columns held to those of other files, and their values as an array of numbers."""
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distsgd.data.datafile import DataFile, doubt
+from distsgd.core.encoding import one_hot
+from distsgd.core.inputs import Column
+from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
-from distsgd.errors import DataError, nearest
-
-DROP = "cast it in the file, drop it, or name the feature columns in data.features"
-
-
-def resolve(file: DataFile, label: str, features: tuple[str, ...] | None, *, labelled: bool = True) -> InputSchema:
-    """Return the schema of a file: the columns `features` in that order, or by default all but the label.
-
-    Without `labelled` the label column need not be there. DataError if a column is missing, appears twice or is of a
-    type that cannot be used.
-    """
-    names = file.schema.names
-    counts = Counter(names)
-    for name in (*([label] if labelled else []), *(features if features is not None else names)):
-        if counts[name] > 1:
-            raise DataError(f"{file.path}: {counts[name]} columns have the name {name!r}; rename all but one")
-    if labelled and label not in names:
-        raise DataError(
-            f"{file.path}: no column {label!r}{nearest(label, names)} for data.label; the columns are {_listing(names)}"
-        )
-    if features is None:
-        features = tuple(name for name in names if name != label)
-    _check_chosen(file, label, features)
-    kinds = [_values_type(file.schema.field(name).type) for name in features]
-    is_list = [_is_list(file.schema.field(name).type) for name in features]
-    for name, kind, listed in zip(features, kinds, is_list, strict=True):
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            found = file.schema.field(name).type
-            reason = doubt(file, name)
-            if reason is not None:
-                raise DataError(f"{file.path}: column {name!r} is text, and features are numbers: {reason}")
-            raise DataError(f"{file.path}: column {name!r} is {found}, and features are numbers; {DROP}")
-        if listed and len(features) > 1:
-            raise DataError(
-                f"{file.path}: column {name!r} holds lists, and there are {len(features) - 1} more feature columns; "
-                "features are one list column or many columns of numbers: choose with data.features"
-            )
-    types = tuple(np.dtype(kind.to_pandas_dtype()).name for kind in kinds)
-    width = _list_width(file, features[0]) if is_list[0] else None
-    return InputSchema(features, types, width, label, _label_kind(file, label) if labelled else None)
-
-
-def _listing(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(repr(name) for name in names[:8]) + more
-
-
-def _check_chosen(file: DataFile, label: str, features: tuple[str, ...]) -> None:
-    """Refuse a choice of feature columns that is empty, repeats one, or names the label or what is not there."""
-    names = dict.fromkeys(file.schema.names)
-    chosen = Counter(features)
-    for name in features:
-        if name == label:
-            raise DataError(f"{file.path}: data.features names {name!r}, which is the label; leave it out")
-        if name not in names:
-            others = [known for known in names if known != label]
-            raise DataError(
-                f"{file.path}: no column {name!r}{nearest(name, others)} for the features; "
-                f"the columns are {_listing(list(names))}"
-            )
-        if chosen[name] > 1:
-            raise DataError(f"data.features names {name!r} twice; name it once")
-    if not features:
-        raise DataError(f"{file.path}: no feature column; expected at least one beside the label {label!r}")
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return an extension type's storage type (a fixed-shape tensor's is a list), any other type as it is."""
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _values_type(kind: pa.DataType) -> pa.DataType:
-    return _plain(kind).value_type if _is_list(kind) else kind
-
-
-def _label_kind(file: DataFile, label: str) -> Literal["integer", "string"]:
-    found = kind = file.schema.field(label).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return "integer"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "string"
-    raise DataError(
-        f"{file.path}: label column {label!r} is {found}; labels are integers or strings: cast it, or choose another "
-        "column with data.label"
-    )
-
-
-def _list_width(file: DataFile, column: str) -> int:
-    """Return the length of a column's lists, by its type or else by its first row."""
-    kind = _plain(file.schema.field(column).type)
-    if pa.types.is_fixed_size_list(kind):
-        width = int(kind.list_size)
-    else:
-        first = next((b.column(column)[0] for b in file.batches([column], 1) if b.num_rows), None)
-        width = len(first) if first is not None and first.is_valid else 0
-    if width < 1:
-        raise DataError(f"{file.path}: the lists of column {column!r} hold no values; expected one for each feature")
-    return width
+from distsgd.data.remedies import setting
+from distsgd.errors import DataError
 
 
 def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first: str) -> None:
@@ -126,8 +26,8 @@ def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first
     for name in schema.columns:
         if name not in known:
             raise DataError(
-                f"{file.path}: column {name!r} is not in {first}; expected the same columns: drop it, or name the "
-                "feature columns in data.features"
+                f"{file.path}: column {name!r} is not in {first}; expected the same columns: leave it out with "
+                f"{setting('data.exclude', [*expected.excluded, name])}"
             )
     for name in expected.columns:
         if name not in found:
@@ -153,17 +53,30 @@ def check_types(
     """
     found = dict(zip(schema.columns, schema.types, strict=True))
     for name, kind in zip(expected.columns, expected.types, strict=True):
-        fits = found[name] == kind if storage is None else storage.kind == "f" or np.can_cast(found[name], storage)
+        alike = found[name] == kind and (name in schema.categorical) == (name in expected.categorical)
+        if storage is None or {name} & (schema.categorical | expected.categorical):
+            fits = alike
+        else:
+            fits = storage.kind == "f" or np.can_cast(found[name], storage)
         if not fits:
-            raise DataError(
-                f"{file.path}: column {name!r} is {found[name]}, in {first} {kind}; give it one type everywhere"
-            )
+            here, there = (_type_name(s, name, t) for s, t in ((schema, found[name]), (expected, kind)))
+            raise DataError(f"{file.path}: column {name!r} is {here}, in {first} {there}; give it one type everywhere")
+
+
+def _type_name(schema: InputSchema, name: str, kind: str) -> str:
+    kind = {"str": "string"}.get(kind, kind)
+    return f"categories of type {kind}" if name in schema.categorical and kind != "string" else kind
 
 
 def in_order_of(schema: InputSchema, expected: InputSchema) -> InputSchema:
     """Return the schema with its feature columns in the order of another one that has the same."""
     types = dict(zip(schema.columns, schema.types, strict=True))
-    return replace(schema, columns=expected.columns, types=tuple(types[name] for name in expected.columns))
+    return replace(
+        schema,
+        columns=expected.columns,
+        types=tuple(types[name] for name in expected.columns),
+        fitted=expected.fitted,
+    )
 
 
 def _shape(width: int | None) -> str:
@@ -178,42 +91,133 @@ class RowError(Exception):
         self.row = row
 
 
-def feature_block(batch: pa.RecordBatch, schema: InputSchema, dtype: np.dtype[Any]) -> NDArray[Any]:
+class MissingValue(RowError):  # noqa: N818 - as RowError, it is turned into a DataError
+    """A value that is missing, where data.missing does not say what becomes of it."""
+
+
+def feature_block(
+    batch: pa.RecordBatch, schema: InputSchema, dtype: np.dtype[Any], unknown: UnknownCategories | None = None
+) -> NDArray[Any]:
     """Return a batch's features as (n, D) numbers: of `dtype`, or a list column's own type, without a copy.
 
-    RowError for the first null, NaN or infinity, of the columns in their order.
+    RowError for the first null, NaN or infinity, of the columns in their order, unless missing values are filled.
+    Categories that are not known set no feature, and are counted in `unknown`.
     """
     if schema.width is not None:
-        block = _list_values(batch.column(schema.columns[0]), schema.columns[0], schema.width)
+        (column,) = schema.inputs.columns
+        block = _list_values(batch.column(column.name), column)
     else:
-        block = np.empty((batch.num_rows, len(schema.columns)), dtype)
-        for number, name in enumerate(schema.columns):
-            column = batch.column(name)
-            if column.null_count:
-                raise RowError(_first_null(column), f"null in column {name!r}")
-            block[:, number] = column.to_numpy(zero_copy_only=False)
+        block = np.empty((batch.num_rows, schema.num_features), dtype)
+        place = 0
+        for column in schema.inputs.columns:
+            values = batch.column(column.name)
+            target = block[:, place : place + column.features]
+            place += column.features
+            if column.kind in ("category", "hash"):
+                one_hot(_places(values, column, unknown), target)
+            elif column.fill is None and values.null_count:
+                raise MissingValue(_first_null(values), f"null in column {column.name!r}")
+            else:
+                target[:, 0] = _filled(_numbers(values), column.fill)
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         row, number = np.argwhere(~np.isfinite(block))[0]
-        raise RowError(int(row), f"{block[row, number]} in column {schema.feature_names[number]!r}")
+        kind = MissingValue if np.isnan(block[row, number]) else RowError
+        raise kind(int(row), f"{block[row, number]} in column {schema.feature_names[number]!r}")
     return block
 
 
-def _list_values(column: pa.Array, name: str, width: int) -> NDArray[Any]:
+def _numbers(values: pa.Array) -> NDArray[Any]:
+    """Return a column's numbers (n,), NaN where one is null."""
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    if pa.types.is_boolean(values.type) and values.null_count:
+        values = values.cast(pa.uint8())
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _filled(values: NDArray[Any], fill: float | None) -> NDArray[Any]:
+    if fill is None or values.dtype.kind != "f":
+        return values
+    return np.where(np.isnan(values), values.dtype.type(fill), values)
+
+
+class UnknownCategories:
+    """Counts values that the training rows do not have, by column."""
+
+    def __init__(self) -> None:
+        self._rows: Counter[str] = Counter()
+        self._seen: dict[str, dict[str, None]] = {}
+
+    def add(self, column: str, values: Sequence[Any], rows: int) -> None:
+        """Count so many rows that have one of these values."""
+        self._rows[column] += rows
+        seen = self._seen.setdefault(column, {})
+        for value in values[: SHOWN + 1]:
+            if len(seen) <= SHOWN:
+                seen[repr(value)[:60]] = None
+
+    def notices(self, location: str) -> tuple[str, ...]:
+        """Return a line for each column that has some."""
+        return tuple(
+            f"warning: {location}: {rows:,} held-out row{'s' * (rows > 1)} ha{'ve' if rows > 1 else 's'} a value in "
+            f"column {name!r} that no training row has, which sets none of its features: "
+            f"{', '.join(list(self._seen[name])[:SHOWN])}{', ...' * (len(self._seen[name]) > SHOWN)}"
+            for name, rows in self._rows.items()
+        )
+
+
+SHOWN = 5
+"""Unknown categories that a notice names."""
+
+
+def _places(values: pa.Array, column: Column, unknown: UnknownCategories | None) -> NDArray[np.int64]:
+    """Return the number of each row's feature (n,) within a category, -1 for none."""
+    codes, found = coded(values)
+    if len(codes) and not column.missing and (codes < 0).any():
+        raise MissingValue(int(np.argmax(codes < 0)), f"null in column {column.name!r}")
+    if column.kind == "hash":
+        table = np.array([zlib.crc32(str(v).encode()) % column.width for v in found] + [-1], np.int64)
+        return table[codes]
+    place = {category: number for number, category in enumerate(column.categories)}
+    table = np.array([place.get(value, -1) for value in found] + [-1], np.int64)
+    numbers = table[codes]
+    if unknown is not None:
+        strange = [i for i in range(len(found)) if table[i] < 0]
+        rows = int(((numbers < 0) & (codes >= 0)).sum()) if strange else 0
+        if rows:
+            used = set(codes.tolist())
+            unknown.add(column.name, [found[i] for i in strange if i in used], rows)
+    return numbers
+
+
+def coded(values: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+    """Return a category's values as codes (n,), -1 for null, and what these stand for: text or integers."""
+    if isinstance(values, pa.DictionaryArray):
+        values = values.dictionary_decode()  # a dictionary may hold a value twice, or a null
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int64())
+    encoded = values.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _list_values(values: pa.Array, column: Column) -> NDArray[Any]:
     """Return a list column's values (n, D); RowError for a null, or a list of another length."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if column.null_count:
-        raise RowError(_first_null(column), f"null in column {name!r}")
-    if not pa.types.is_fixed_size_list(column.type):
-        lengths = column.value_lengths().to_numpy()
+    name, width = column.name, column.width
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if values.null_count:
+        raise MissingValue(_first_null(values), f"null in column {name!r}")
+    if not pa.types.is_fixed_size_list(values.type):
+        lengths = values.value_lengths().to_numpy()
         wrong = np.flatnonzero(lengths != width)
         if wrong.size:
             raise RowError(int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {name!r}, not {width}")
-    values = column.flatten()
-    if values.null_count:
-        place = _first_null(values)
-        raise RowError(place // width, f"null in column {name!r}, element {place % width}")
-    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(-1, width)
+    elements = values.flatten()
+    if elements.null_count and column.fill is None:
+        place = _first_null(elements)
+        raise MissingValue(place // width, f"null in column {name!r}, element {place % width}")
+    return _filled(_numbers(elements), column.fill).reshape(-1, width)
 
 
 def _first_null(column: pa.Array) -> int:
@@ -222,13 +226,17 @@ def _first_null(column: pa.Array) -> int:
 
 def storage_dtype(schema: InputSchema) -> np.dtype[Any]:
     """Return what rows are kept as in memory: a common integer type of at most two bytes, or else float32."""
-    kinds = [np.dtype(np.uint8) if kind == "bool" else np.dtype(kind) for kind in set(schema.types)]
+    kinds = [np.dtype(np.uint8) if kind.kind == "b" else kind for kind in set(schema.stored_types)]
     common = np.result_type(*kinds)
-    if all(kind.kind in "iu" for kind in kinds) and common.itemsize <= 2:
+    if all(kind.kind in "iu" for kind in kinds) and common.itemsize <= 2 and not _fills(schema) - {None, 0.0}:
         return common
     return np.dtype(np.float32)
 
 
 def fits_float32(schema: InputSchema) -> bool:
-    """Return whether float32 holds every value of the feature columns' types exactly."""
-    return all(np.can_cast(np.dtype(kind), np.float32) for kind in set(schema.types))
+    """Return whether float32 holds every value of the feature columns exactly, and what missing ones become."""
+    return all(np.can_cast(kind, np.float32) for kind in set(schema.stored_types)) and not _fills(schema) - {None, 0.0}
+
+
+def _fills(schema: InputSchema) -> set[float | None]:
+    return set() if schema.fitted is None else {column.fill for column in schema.fitted.columns}

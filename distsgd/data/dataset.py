@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -129,10 +130,10 @@ class InputSchema:
     """Names of the feature columns, in order; one name if the features are a list column."""
 
     types: tuple[str, ...]
-    """NumPy type of each feature column's values, such as `uint8`, `float32` or `bool`."""
+    """NumPy type of each feature column's values, such as `uint8`, `float32`, `bool`, or `str` for text."""
 
     width: int | None
-    """Length D of the lists in the one list column; None if every feature is a column of numbers of its own."""
+    """Length D of the lists in the one list column; None if every column has single values."""
 
     label: str
     """Name of the label column, which is never a feature."""
@@ -140,31 +141,28 @@ class InputSchema:
     label_kind: Literal["integer", "string"] | None
     """What the labels are; booleans count as the integers 0 and 1. None if rows are read without them."""
 
+    categorical: frozenset[str] = frozenset()
+    """Names of the feature columns whose values are categories."""
+
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Columns that are not features although nobody excluded them, each with the reason."""
+
+    excluded: tuple[str, ...] = ()
+    """Columns that data.exclude names."""
+
+    fitted: Inputs | None = None
+    """What the training rows say of categories and missing values; None as long as they have not been looked at."""
+
     @property
     def labelled(self) -> bool:
         """Whether the label column is read."""
         return self.label_kind is not None
 
-    @property
-    def num_features(self) -> int:
-        """The number of features, D."""
-        return len(self.columns) if self.width is None else self.width
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the D features: the columns', or `column[0]`, `column[1]`, ... for a list column."""
-        if self.width is None:
-            return self.columns
-        return tuple(f"{self.columns[0]}[{i}]" for i in range(self.width))
-
-    @property
-    def feature_types(self) -> tuple[np.dtype[Any], ...]:
-        """NumPy types of the D features."""
-        return tuple(np.dtype(t) for t in self.types) * (self.width or 1)
-
-    @property
+    @functools.cached_property
     def inputs(self) -> Inputs:
         """The feature columns as the model keeps them, by which it predicts."""
+        if self.fitted is not None:
+            return self.fitted
         if self.width is not None:
             return Inputs((Column(name=self.columns[0], kind="list", dtype=self.types[0], width=self.width),))
         return Inputs(
@@ -173,6 +171,36 @@ class InputSchema:
                 for name, kind in zip(self.columns, self.types, strict=True)
             )
         )
+
+    @property
+    def num_features(self) -> int:
+        """The number of features, D; before the training rows have been looked at, categories count as one."""
+        if self.fitted is None:
+            return len(self.columns) if self.width is None else self.width
+        return self.fitted.features
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the D features: `age`, `color=red`, `pixels[3]`, `city#17`."""
+        return self.inputs.feature_names
+
+    @property
+    def stored_types(self) -> tuple[np.dtype[Any], ...]:
+        """NumPy types of the columns' features; those of a category are booleans."""
+        pairs = zip(self.columns, self.types, strict=True)
+        return tuple(np.dtype(bool if name in self.categorical else kind) for name, kind in pairs)
+
+    @property
+    def feature_types(self) -> tuple[np.dtype[Any], ...]:
+        """NumPy types of the D features."""
+        columns = zip(self.stored_types, self.inputs.columns, strict=True)
+        return tuple(kind for kind, column in columns for _ in range(column.features))
+
+    @functools.cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """Which features (D,) are normalised: all but the 0 and 1 of categories."""
+        columns = self.inputs.columns
+        return np.repeat([c.kind not in ("category", "hash") for c in columns], [c.features for c in columns])
 
 
 @dataclass(frozen=True)
@@ -200,6 +228,9 @@ class DataSet:
 
     source: str
     """What messages call the training rows: a path, a glob, `digits`, or what was passed in memory."""
+
+    description: str = ""
+    """Which columns are features, and which were left out, in a line."""
 
     notices: tuple[str, ...] = ()
     """What was found out about the data and the user should know, one line each, in the order of reading."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.core.scaling import block_rows
-from distsgd.data.columns import RowError, feature_block, fits_float32, storage_dtype
+from distsgd.data.columns import MissingValue, RowError, UnknownCategories, feature_block, fits_float32, storage_dtype
 from distsgd.data.dataset import ArrayRows, InputSchema
+from distsgd.data.fitting import missing_values
 from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization
 from distsgd.data.sources import Source
@@ -32,6 +33,7 @@ class RowBuilder:
         count = int(chosen.sum())
         self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
         self.y = np.empty(count, np.int64)
+        self.notices: tuple[str, ...] = ()
 
     def append(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
         """Append the chosen ones of the source's next rows, X (n, D) and y (n,)."""
@@ -81,17 +83,20 @@ def fill_training(
     parts = [part for part in (train, val) if part]
     keep = train.X.dtype.kind in "iu"
     normalization = None
+    unknown = UnknownCategories()
     if normalize != "standard":
         normalization = _by_type(source.schema, normalize)
     elif not fits_float32(source.schema):
         normalization = _scan(source, encoder, train.chosen)
-    for X, y in _examples(source, encoder):
+    for X, y in _examples(source, encoder, unknown):
         for part in parts:
             part.append(X, y, None if keep else normalization)
+    if val:
+        val.notices = unknown.notices(source.location)
     if normalization is None:
-        moments = Moments(train.X.shape[1])
-        moments.add(train.X)
-        normalization = moments.normalization(source.schema.feature_names)
+        statistics = _Statistics(source.schema)
+        statistics.add(train.X)
+        normalization = statistics.normalization()
         if not keep:
             for part in parts:
                 normalization.apply(part.X, out=part.X)
@@ -110,8 +115,10 @@ def fill_held_out(
     """Return all rows of a held-out source, kept as the training rows' `dtype` and normalised as they were."""
     part = RowBuilder(source, np.ones(source.num_rows, bool), dtype)
     keep = dtype.kind in "iu"
-    for X, y in _examples(source, encoder):
+    unknown = UnknownCategories()
+    for X, y in _examples(source, encoder, unknown):
         part.append(X, y, None if keep else normalization)
+    part.notices = unknown.notices(source.location)
     if not keep:
         part.check_finite()
     return part
@@ -142,13 +149,47 @@ def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normali
     return Normalization(np.zeros(len(kinds)), scale)
 
 
+class _Statistics:
+    """Zero mean and unit variance for all features but the 0 and 1 of categories, which stay as they are.
+
+    A rare category would become a large number otherwise, and its weights would diverge.
+    """
+
+    def __init__(self, schema: InputSchema) -> None:
+        self._measured = np.flatnonzero(schema.measured)
+        self._names = schema.feature_names
+        self._moments = Moments(len(self._measured)) if len(self._measured) else None
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Add rows (n, D), in blocks, so that no copy of all rows is made."""
+        if self._moments is None:
+            return
+        if len(self._measured) == len(self._names):
+            self._moments.add(rows)
+            return
+        for start in range(0, len(rows), BLOCK_ROWS):
+            self._moments.add(rows[start : start + BLOCK_ROWS, self._measured])
+
+    def normalization(self) -> Normalization:
+        """Return the normalisation of all features."""
+        shift, scale = np.zeros(len(self._names)), np.ones(len(self._names))
+        if self._moments is not None:
+            found = self._moments.normalization(tuple(self._names[i] for i in self._measured))
+            shift[self._measured], scale[self._measured] = found.shift, found.scale
+        return Normalization(shift, scale)
+
+
+BLOCK_ROWS = 4096
+"""Rows whose numbers are picked out from between categories at a time."""
+
+
 def _scan(source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_]) -> Normalization:
     """Return zero mean and unit variance for the chosen rows of a source, whose values are read for that alone."""
-    moments, start = Moments(source.schema.num_features), 0
+    statistics, start = _Statistics(source.schema), 0
     for X, y in _examples(source, encoder):
-        moments.add(X[chosen[start : start + len(y)]])
+        statistics.add(X[chosen[start : start + len(y)]])
         start += len(y)
-    return moments.normalization(source.schema.feature_names)
+    return statistics.normalization()
 
 
 def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> None:
@@ -167,13 +208,17 @@ def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> 
             )
 
 
-def _examples(source: Source, encoder: LabelEncoder) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+def _examples(
+    source: Source, encoder: LabelEncoder, unknown: UnknownCategories | None = None
+) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
     """Yield a source's rows in order, in batches: features (n, D), checked, and label codes (n,)."""
     dtype = storage_dtype(source.schema) if fits_float32(source.schema) else np.dtype(np.float64)
     for batch in source.batches():
         try:
-            X = feature_block(batch.table, source.schema, dtype)
+            X = feature_block(batch.table, source.schema, dtype, unknown)
             y = encoder.encode(batch.table.column(source.schema.label))
+        except MissingValue as problem:
+            raise missing_values(source, batch.error(problem.row, str(problem))) from None
         except RowError as problem:
             raise batch.error(problem.row, str(problem)) from None
         yield X, y

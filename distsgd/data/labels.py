@@ -21,6 +21,17 @@ MAX_LABEL_LENGTH = 1_000
 
 REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or store the classes as strings"
 
+REGRESSION = (
+    "this looks like regression, and distsgd trains classifiers: choose another column with data.label, or make a few "
+    "classes of the numbers, for example with pandas.qcut"
+)
+
+SOME_VALUES = 50
+"""So many different labels are nothing to wonder about."""
+
+MANY = 0.05
+"""Share of the rows above which so many different numbers do not look like classes."""
+
 Label = int | str
 
 
@@ -34,6 +45,10 @@ class LabelEncoder:
         self._name = name
         self._classes = classes
         self._unknown = unknown
+        self.notices: tuple[str, ...] = ()
+        """What looks odd about the labels, once `finish` has been called."""
+        self._from_floats = False
+        self._known = classes is not None
         self._codes: dict[Label, int] = {} if classes is None else {v: i for i, v in enumerate(classes.tolist())}
 
     @classmethod
@@ -65,6 +80,8 @@ class LabelEncoder:
             raise RowError(int(row), f"null in the label column {self._name!r}; leave unlabelled rows out")
         if pa.types.is_boolean(column.type):
             column = column.cast(pa.uint8())
+        if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            column = self._whole(column.cast(pa.float64()))
         if pa.types.is_integer(column.type):
             values = column.to_numpy()
             self._check_range(values)
@@ -80,6 +97,39 @@ class LabelEncoder:
         for number in by_row.tolist():
             table[number] = self._code(labels[number], int(first[number]))
         return table[inverse]
+
+    def _whole(self, column: pa.Array) -> pa.Array:
+        """Return labels that are floats as integers, which they have to be; RowError if one is not."""
+        values = column.to_numpy()
+        missing = np.isnan(values)
+        if missing.any():
+            raise RowError(
+                int(np.argmax(missing)), f"nan in the label column {self._name!r}; leave unlabelled rows out"
+            )
+        broken = values != np.rint(values)
+        if broken.any():
+            row = int(np.argmax(broken))
+            raise RowError(row, f"label {values[row]:g} in column {self._name!r} is not a whole number: {REGRESSION}")
+        self._check_range(values)
+        self._from_floats = True
+        return pa.array(values.astype(np.int64))
+
+    def _check_count(self, rows: int, location: str) -> None:
+        """Refuse labels of which there are nearly as many as rows, and point out numbers of which there are many."""
+        labels = list(self._codes)
+        count = len(labels)
+        if self._known or count <= SOME_VALUES:
+            return
+        numbers = isinstance(labels[0], int)
+        found = f"{location}: column {self._name!r} has {count:,} different labels in {rows:,} rows"
+        if count == rows:
+            hint = f" or, if it is a measured number, {REGRESSION}" if numbers else ""
+            raise DataError(f"{found}: is it an identifier? Name the label column with data.label{hint}")
+        share = count / rows
+        if numbers and (share > 0.5 or (self._from_floats and share > MANY)):
+            raise DataError(f"{found}: {REGRESSION}; if they are classes, store them as text")
+        if numbers and share > MANY:
+            self.notices = (f"warning: {found}: {REGRESSION}",)
 
     def _check_range(self, values: NDArray[Any]) -> None:
         bad = np.flatnonzero((values < 0) | (values >= MAX_LABEL))
@@ -113,6 +163,7 @@ class LabelEncoder:
         DataError if all labels are the same.
         """
         if self._classes is None:
+            self._check_count(sum(len(y) for y in parts), location)
             labels = list(self._codes)
             order = sorted(range(len(labels)), key=lambda code: labels[code])
             ranks = np.empty(len(labels), np.int64)

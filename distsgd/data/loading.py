@@ -34,6 +34,7 @@ def load(
     """
     # These import pyarrow, which a process that only gathers never needs.
     from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
+    from distsgd.data.fitting import features_line, fitted
     from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
@@ -47,6 +48,10 @@ def load(
         held_out = open_source(held_out_location, config, source).reporting(stage)
     check_memory(source, held_out)
     in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
+    source = fitted(source, ~in_val, config)
+    if held_out is not None:
+        held_out = held_out.like(source)
+    check_memory(source, held_out)
 
     encoder = LabelEncoder.for_training(source.schema, config.classes)
     train, val = RowBuilder(source, ~in_val), RowBuilder(source, in_val) if in_val.any() else None
@@ -69,7 +74,14 @@ def load(
         transform=normalization.batch_transform() if rows.X.dtype.kind in "iu" else BatchTransform(),
         digest=digest_of(rows, val_rows, classes, names, normalization),
         source=source.location,
-        notices=(*source.notices, *(held_out.notices if held_out else ()), *suspicions(rows, source.schema.inputs)),
+        description=features_line(source.schema),
+        notices=(
+            *source.notices,
+            *(held_out.notices if held_out else ()),
+            *encoder.notices,
+            *(val.notices if val else ()),
+            *suspicions(rows, source.schema.inputs),
+        ),
     )
 
 

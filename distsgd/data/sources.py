@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from distsgd.config import DataConfig
-from distsgd.data.columns import check_same, check_types, in_order_of, resolve, storage_dtype
+from distsgd.data.columns import check_same, check_types, in_order_of, storage_dtype
 from distsgd.data.datafile import DataFile, place, row_error
 from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
-from distsgd.errors import DataError
+from distsgd.data.selection import resolve
+from distsgd.errors import DataError, nearest
 
 BATCH_BYTES = 2**23
 """Bytes of feature values that are decoded at a time."""
@@ -56,18 +57,33 @@ class Source:
         """Return the source with another `stage`."""
         return dataclasses.replace(self, stage=stage)
 
+    def like(self, training: Source) -> Source:
+        """Return the source with the columns that were fitted to the training rows, and no others."""
+        schema = self.schema
+        types = dict(zip(schema.columns, schema.types, strict=True))
+        columns = training.schema.columns
+        kept = dataclasses.replace(
+            schema,
+            columns=columns,
+            types=tuple(types[name] for name in columns),
+            categorical=training.schema.categorical,
+            fitted=training.schema.fitted,
+        )
+        return dataclasses.replace(self, schema=kept)
+
     @property
     def num_rows(self) -> int:
         """Rows of all files, N."""
         return sum(file.num_rows for file in self.files)
 
-    def batches(self) -> Iterator[SourceBatch]:
-        """Yield all rows in order, with their labels if the schema has some.
+    def batches(self, names: Sequence[str] | None = None) -> Iterator[SourceBatch]:
+        """Yield all rows in order: the columns `names`, or by default the features, with labels if there are some.
 
         DataError if a file cannot be read or does not hold as many rows as it claims.
         """
-        names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
-        value_bytes = max(np.dtype(kind).itemsize for kind in self.schema.types)
+        if names is None:
+            names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
+        value_bytes = max(kind.itemsize for kind in self.schema.stored_types)
         max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
         done, total = 0, self.num_rows
         for file in self.files:
@@ -118,8 +134,13 @@ def open_source(
     filled, left_out = with_partitions(location, filled, {label, *(config.features or ())})
     notices += left_out
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
+    if training is None:
+        _check_excluded(location, filled, config)
+    else:  # what was left out of the training rows is left out here
+        left_out_there = [name for name, _ in training.schema.left_out]
+        config = config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *left_out_there)))})
     try:
-        schemas = [resolve(file, label, config.features, labelled=labelled) for file in filled]
+        schemas = [resolve(file, label, config, labelled=labelled) for file in filled]
         for file, schema in zip(filled[1:], schemas[1:], strict=True):
             check_same(file, schema, schemas[0], filled[0].path)
             check_types(file, schema, schemas[0], filled[0].path, None)
@@ -134,6 +155,14 @@ def open_source(
     storage = None if config.normalize == "unit" else storage_dtype(training.schema)
     check_types(filled[0], schemas[0], training.schema, training.location, storage)
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
+
+
+def _check_excluded(location: str, files: Sequence[DataFile], config: DataConfig) -> None:
+    """Refuse a name in data.exclude that no file has."""
+    names = dict.fromkeys(name for file in files for name in file.schema.names)
+    for name in config.exclude:
+        if name not in names:
+            raise DataError(f"{location}: no column {name!r}{nearest(name, names)} to exclude; correct data.exclude")
 
 
 def _open_files(
@@ -165,6 +194,6 @@ def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:
     remedy = "use data.normalize=standard, or none"
     if form.harmonize is not None:
         raise DataError(f"{file.path}: data.normalize=unit needs integer types, and {form.name} has none; {remedy}")
-    for name, kind in zip(schema.columns, schema.types, strict=True):
-        if np.dtype(kind).kind == "f":
+    for name, kind in zip(schema.columns, schema.stored_types, strict=True):
+        if kind.kind == "f":
             raise DataError(f"{file.path}: column {name!r} is {kind}, and data.normalize=unit needs integers; {remedy}")

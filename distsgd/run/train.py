@@ -96,6 +96,7 @@ def _begin(
     cluster = stack.enter_context(joined(requested, environment(requested)))
     data, held_out_data = (None if _is_path(rows) else rows for rows in given)
     rows = load(requested.data, observer.stage, data=data, held_out_data=held_out_data)
+    observer.note(rows.description)
     for notice in rows.notices:
         observer.note(notice)
     check_net_fits(

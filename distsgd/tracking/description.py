@@ -36,6 +36,9 @@ RUN_KEY_TAG = "distsgd.run_key"
 EXAMPLE_ROWS = 3
 """Training rows in the logged model's input example."""
 
+MAX_TAG_LENGTH = 2_000
+"""Characters of the tag that describes the columns; MLflow allows 8,000."""
+
 MAX_SCHEMA_LENGTH = 1_048_575
 """Characters that MLflow allows for a dataset's schema."""
 
@@ -114,7 +117,13 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
         name=directory.path.resolve().name,
         began_ms=time.time_ns() // 1_000_000,
         parameters={key: _text(value) for key, value in config.parameters().items()},
-        tags={RUN_KEY_TAG: directory.run_key, "distsgd.version": __version__, "data_digest": data.digest} | _origin(),
+        tags={
+            RUN_KEY_TAG: directory.run_key,
+            "distsgd.version": __version__,
+            "data_digest": data.digest,
+            "data.columns": data.description[:MAX_TAG_LENGTH],
+        }
+        | _origin(),
         datasets=_datasets(spec),
         model=_model(data),
     )

@@ -36,7 +36,7 @@ X, Y = some_rows(count=40)
         (pa.array(["a", "b", "a", ""]), "row 3 (counted from 0): empty label"),
         (pa.array([3, 3, 3, 3]), "every label in column 'label' is 3; expected two classes"),
         (pa.array(["a"] * 4), "every label in column 'label' is 'a'"),
-        (pa.array([0.0, 1.0, 0.0, 1.0]), "label column 'label' is double; labels are integers or strings"),
+        (pa.array([0.0, 1.5, 0.0, 1.0]), "row 1 (counted from 0): label 1.5 in column 'label' is not a whole number"),
         (pa.array([b"a", b"b", b"a", b"b"]), "label column 'label' is binary"),
         (pa.array([[0], [1], [0], [1]]), "label column 'label' is list"),
         (pa.nulls(4), "label column 'label' is null"),

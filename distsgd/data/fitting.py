@@ -1,0 +1,225 @@
+"""What the training rows say of their columns: the values of categories, and what missing values become."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distsgd.config import DataConfig
+from distsgd.core.inputs import Column, Inputs
+from distsgd.core.scaling import block_rows
+from distsgd.data.columns import coded
+from distsgd.data.dataset import InputSchema
+from distsgd.data.remedies import setting
+from distsgd.data.selection import LONGEST_SETTING
+from distsgd.data.sources import Source
+from distsgd.errors import DataError
+
+
+def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Source:
+    """Return the source with its columns as the model keeps them, by the rows marked in `chosen` (N,).
+
+    Columns of text with too many values are left out, unless `data.features` names them; DataError for those.
+    """
+    schema = source.schema
+    if not schema.categorical and config.missing == "refuse":
+        return source
+    means = _Means(schema) if config.missing == "mean" else None
+    values: dict[str, set[Any]] = {name: set() for name in schema.columns if name in schema.categorical}
+    limit = config.max_categories
+    names = schema.columns if means else tuple(values)
+    start = 0
+    for batch in source.batches(names):
+        mask = chosen[start : start + batch.table.num_rows]
+        start += batch.table.num_rows
+        table = batch.table if mask.all() else batch.table.filter(pa.array(mask))
+        for name, seen in values.items():
+            if len(seen) <= limit:
+                codes, found = coded(table.column(name))
+                seen.update(found[code] for code in np.unique(codes).tolist() if code >= 0)
+        if means:
+            means.add(table)
+        elif all(len(seen) > limit for seen in values.values()):
+            break  # nothing more can be learned
+    rows = int(chosen.sum())
+    reasons = {name: _unusable(seen, rows, config) for name, seen in values.items()}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    _check_named(source, refused, config)
+    columns = [
+        _column(schema, name, kind, values, means, config)
+        for name, kind in zip(schema.columns, schema.types, strict=True)
+        if name not in refused
+    ]
+    if not columns:
+        raise DataError(
+            f"{source.location}: no column is left for a feature: {_described(list(refused.items()))} cannot be used; "
+            "raise data.max_categories, or hash them: --set data.categorical=hash"
+        )
+    kept = {column.name for column in columns}
+    return dataclasses.replace(
+        source,
+        schema=dataclasses.replace(
+            schema,
+            columns=tuple(name for name in schema.columns if name in kept),
+            types=tuple(kind for name, kind in zip(schema.columns, schema.types, strict=True) if name in kept),
+            categorical=schema.categorical & kept,
+            left_out=(*schema.left_out, *((name, f"text, {reason}") for name, reason in refused.items())),
+            fitted=Inputs(tuple(columns)),
+        ),
+    )
+
+
+def _unusable(seen: set[Any], rows: int, config: DataConfig) -> str | None:
+    """Return why a column of text is left out; None if it becomes features."""
+    if len(seen) > config.max_categories:
+        return None if config.categorical == "hash" else f"more than {config.max_categories} different values"
+    if not seen:
+        return "no values in the training rows"
+    if config.features is None and len(seen) > rows / 2:
+        return f"{len(seen)} different values in {rows} rows"
+    return None
+
+
+def _check_named(source: Source, refused: dict[str, str], config: DataConfig) -> None:
+    """Refuse columns that data.features names and that cannot be used."""
+    if config.features is None or not refused:
+        return
+    rest = [name for name in config.features if name not in refused]
+    command = f", or leave them out: {setting('data.features', rest)}" if rest else ""
+    raise DataError(
+        f"{source.location}: {_described(list(refused.items()))} cannot be categories; raise data.max_categories, hash "
+        f"them with --set data.categorical=hash{command}"
+    )
+
+
+def _column(
+    schema: InputSchema,
+    name: str,
+    kind: str,
+    values: dict[str, set[Any]],
+    means: _Means | None,
+    config: DataConfig,
+) -> Column:
+    filled = config.missing != "refuse"
+    if name in values:
+        if len(values[name]) > config.max_categories:
+            return Column(name=name, kind="hash", dtype=kind, width=config.max_categories, missing=filled)
+        return Column(name=name, kind="category", dtype=kind, categories=tuple(sorted(values[name])), missing=filled)
+    fill = None if not filled else 0.0 if means is None else means.of(name)
+    if schema.width is not None:
+        return Column(name=name, kind="list", dtype=kind, width=schema.width, fill=fill)
+    form: Literal["boolean", "number"] = "boolean" if np.dtype(kind).kind == "b" else "number"
+    return Column(name=name, kind=form, dtype=kind, fill=fill)
+
+
+class _Means:
+    """The mean of each column's values that are there, with the same bits however the rows are cut into batches."""
+
+    def __init__(self, schema: InputSchema) -> None:
+        self._names = [name for name in schema.columns if name not in schema.categorical]
+        self._types = dict(zip(schema.columns, schema.types, strict=True))
+        self._width = schema.width or 1
+        self._length = block_rows(max(1, len(self._names)) * self._width) * self._width
+        self._rest: dict[str, NDArray[Any]] = {name: np.empty(0) for name in self._names}
+        self._sums = dict.fromkeys(self._names, 0.0)
+        self._counts = dict.fromkeys(self._names, 0)
+
+    def add(self, table: pa.RecordBatch) -> None:
+        """Add rows."""
+        for name in self._names:
+            values = table.column(name)
+            if isinstance(values, pa.ExtensionArray):
+                values = values.storage
+            if hasattr(values, "flatten") and pa.types.is_nested(values.type):
+                values = values.flatten()
+            kind = values.type
+            if not pa.types.is_floating(kind) or pa.types.is_float16(kind):
+                values = values.cast(pa.uint8()) if pa.types.is_boolean(kind) else values
+                values = values.cast(pa.float64(), safe=False) if not pa.types.is_float16(kind) else values
+            found = values.to_numpy(zero_copy_only=False).astype(np.float64)
+            joined = np.concatenate([self._rest[name], found])
+            whole = len(joined) // self._length * self._length
+            for start in range(0, whole, self._length):
+                self._merge(name, joined[start : start + self._length])
+            self._rest[name] = joined[whole:]
+
+    def _merge(self, name: str, block: NDArray[Any]) -> None:
+        there = ~np.isnan(block)
+        self._counts[name] += int(there.sum())
+        self._sums[name] += float(np.where(there, block, 0.0).sum())
+
+    def of(self, name: str) -> float:
+        """Return a column's mean, as its type can hold it if that is a float; DataError if it has no values."""
+        if len(self._rest[name]):
+            self._merge(name, self._rest[name])
+            self._rest[name] = np.empty(0)
+        if not self._counts[name]:
+            raise DataError(f"column {name!r} has no values in the training rows; {setting('data.exclude', [name])}")
+        mean = self._sums[name] / self._counts[name]
+        kind = np.dtype(self._types[name])
+        mean = float(kind.type(mean)) if kind.kind == "f" else mean
+        if not np.isfinite(mean):
+            raise DataError(f"the mean of column {name!r} is {mean}; {setting('data.exclude', [name])}")
+        return mean
+
+
+def _described(columns: list[tuple[str, str]]) -> str:
+    more = f" and {len(columns) - 8} more" if len(columns) > 8 else ""
+    return ", ".join(f"{name} ({reason})" for name, reason in columns[:8]) + more
+
+
+def features_line(schema: InputSchema) -> str:
+    """Return `features (4): income, age, color (one-hot, 2); left out: id (text, ...)`."""
+    described = []
+    for column in schema.inputs.columns[:SHOWN]:
+        form = {"category": f" (one-hot, {column.features})", "hash": f" (hashed, {column.width})"}
+        described.append(column.name + form.get(column.kind, ""))
+    more = len(schema.inputs.columns) - SHOWN
+    line = f"features ({schema.num_features:,}): {', '.join(described)}" + (f" and {more:,} more" if more > 0 else "")
+    excluded = [(name, "data.exclude") for name in schema.excluded]
+    left_out = [*schema.left_out, *excluded]
+    line += f"; left out: {_described(left_out)}" if left_out else ""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
+
+
+SHOWN = 20
+"""Columns that the line of features names."""
+
+LONGEST = 2_000
+"""Characters of that line."""
+
+
+def missing_values(source: Source, error: DataError) -> DataError:
+    """Return the error with the number of missing values of every column that has some, and what to do about them."""
+    counts: dict[str, int] = {}
+    for batch in source.batches(source.schema.columns):
+        for name in source.schema.columns:
+            count = _missing_rows(batch.table.column(name))
+            if count:
+                counts[name] = counts.get(name, 0) + count
+    columns = [(name, f"{count:,} of {source.num_rows:,} rows") for name, count in counts.items()]
+    command = setting("data.exclude", [*source.schema.excluded, *counts])
+    some = len(command) < LONGEST_SETTING and len(counts) < len(source.schema.columns)
+    what = f"or leave these columns out: {command}" if some else "or leave such rows out"
+    return DataError(
+        f"{error}; values are missing in {_described(columns)}: fill them with --set data.missing=mean (or zero), "
+        f"{what}"
+    )
+
+
+def _missing_rows(values: pa.Array) -> int:
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if values.null_count and pa.types.is_nested(values.type):
+        return int(values.null_count)
+    if pa.types.is_nested(values.type):
+        values = values.flatten()
+    nans = 0
+    if pa.types.is_floating(values.type):
+        numbers = values.drop_null().to_numpy(zero_copy_only=False)
+        nans = int(np.isnan(numbers).sum())
+    return int(values.null_count) + nans
