@@ -47,7 +47,7 @@ RUN = 5
 NAMED = 5
 """Maximum number of columns that one warning names."""
 
-REMEDY = "leave out with data.features what is no feature"
+REMEDY = "leave out what is no feature with data.exclude"
 """What to do about a column that is no feature."""
 
 IN_TIME = "is it known before the label is?"
