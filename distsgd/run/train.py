@@ -18,6 +18,7 @@ from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
 from distsgd.run.session import Session
 from distsgd.run.trainer import environment, start_trainer
+from distsgd.rundir.directory import check_current_folder
 from distsgd.rundir.result import Result
 from distsgd.system.signals import stop_signals_raise
 from distsgd.tracking.sync import sync_locked
@@ -43,6 +44,7 @@ def train(
     """
     config = _with_data(config, {"data.train": data, "data.val": val})
     observer = observer or Observer()
+    check_current_folder()
     with stop_signals_raise(), contextlib.ExitStack() as stack:
         check_run_directory(config)
         origin = ResumedRun.of(config, stack) if resume else NewRun.of(config)

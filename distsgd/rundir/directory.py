@@ -78,6 +78,17 @@ class RunDirectory:
         write_atomically(self.path / name, text.encode(), private=True)
 
 
+def check_current_folder() -> None:
+    """Raise RunDirectoryError if the current folder is gone, to which all relative paths refer."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the current folder cannot be determined ({error.strerror}), perhaps because it was deleted; change to "
+            "another one"
+        ) from None
+
+
 def named(config: Config) -> Path | None:
     """Return the run directory that the configuration names, or None; RunDirectoryError if its `~` is unknown."""
     if not config.run.dir:

@@ -161,7 +161,7 @@ print(sha)
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_descriptors_come_back_after_training(cli):
-    """All but about one socket per run, whose owner has not been found; nothing in Python refers to it."""
+    """All but a few sockets, which gRPC in Ray keeps: closed TCP connections to processes that have ended."""
     script = """
 def descriptors():
     found = []

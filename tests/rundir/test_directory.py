@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import distsgd
 from distsgd.config import Config
 from distsgd.errors import RunDirectoryError
 from distsgd.rundir import directory as rundir
@@ -367,3 +368,12 @@ def test_where_things_are(tmp_path):
     assert directory.checkpoints == tmp_path / "checkpoints"
     assert directory.model == tmp_path / "model.npz"
     assert directory.result == tmp_path / "result.json"
+
+
+def test_a_deleted_current_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(RunDirectoryError, match=r"perhaps because it was deleted; change to another one"):
+        distsgd.train({"run.workers": 0, "tracking.enabled": False, "run.dir": str(tmp_path / "run")})
+    assert not (tmp_path / "run").exists()
