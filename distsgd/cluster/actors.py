@@ -37,6 +37,10 @@ START_S = 60.0
 """Minimum start timeout of a process, in seconds; `run.timeout_s`, which is for steps, may be shorter."""
 
 
+CALLS_NOT_RECORDED = {"enable_task_events": False}
+"""Options for all actors: Ray would record every call of theirs, which took 60 MiB of the head node in an hour."""
+
+
 class Location(NamedTuple):
     """Where an actor is."""
 

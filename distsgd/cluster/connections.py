@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.cluster.actors import AggregatorActor, Location
+from distsgd.cluster.actors import CALLS_NOT_RECORDED, AggregatorActor, Location
 from distsgd.cluster.rpc import (
     SERVER,
     Tick,
@@ -126,7 +126,13 @@ class Connections:
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         actor: Any = (
             ray.remote(AggregatorActor)
-            .options(num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy)
+            .options(
+                num_cpus=0,
+                max_concurrency=4,
+                runtime_env=self._runtime_env,
+                scheduling_strategy=strategy,
+                **CALLS_NOT_RECORDED,
+            )
             .remote(config=self._config, net=self._net, workers=workers)
         )
         name = f"the aggregator of node {node[:8]}"

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.cluster.actors import Location, ServerActor
+from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location, ServerActor
 from distsgd.cluster.evaluation import BlockEvaluator
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_server, end
@@ -73,7 +73,11 @@ class RayTrainer:
         here = str(ray.get_runtime_context().get_node_id())
         strategy = NodeAffinitySchedulingStrategy(node_id=node or here, soft=True)
         remote = ray.remote(ServerActor).options(
-            num_cpus=0, max_concurrency=4, runtime_env=self._runtime_env, scheduling_strategy=strategy
+            num_cpus=0,
+            max_concurrency=4,
+            runtime_env=self._runtime_env,
+            scheduling_strategy=strategy,
+            **CALLS_NOT_RECORDED,
         )
         self._location = self._loss = None
         self._server = remote.remote(config=self._config, net=self._net, plan=self._plan, start=start, workers=workers)

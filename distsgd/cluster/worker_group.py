@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from distsgd.cluster.actors import START_S, Location, WorkerActor
+from distsgd.cluster.actors import CALLS_NOT_RECORDED, START_S, Location, WorkerActor
 from distsgd.cluster.connections import Connections
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_reply, end, has_arrived
@@ -84,6 +84,7 @@ class WorkerGroup:
         run = self._config.run
         gpus = run.gpus_per_worker if self._spec.device == "cuda" else 0
         options = {"num_cpus": run.blas_threads, "num_gpus": gpus, "runtime_env": self._runtime_env}
+        options |= CALLS_NOT_RECORDED
         actor: Any = ray.remote(WorkerActor).options(**options).remote(worker.number, worker.restarts)
         placed = actor.location.remote()
         initialized = actor.initialize.remote(self._spec, self._rows.train, self._rows.val)
