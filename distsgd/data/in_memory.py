@@ -192,7 +192,14 @@ def _lists(array: np.ndarray) -> pa.Array:
 def _without_views(table: pa.Table) -> pa.Table:
     """Return the table with text in the layout that files have; polars' is another one."""
     for number, field in enumerate(table.schema):
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_string_view(kind):
-            table = table.set_column(number, field.name, table.column(number).cast(pa.large_string()))
+        column = table.column(number)
+        if pa.types.is_string_view(field.type):
+            column = column.cast(pa.large_string())
+        elif pa.types.is_dictionary(field.type) and pa.types.is_string_view(field.type.value_type):
+            chunks = [
+                pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.large_string()))
+                for chunk in column.chunks
+            ]
+            column = pa.chunked_array(chunks, pa.dictionary(field.type.index_type, pa.large_string()))
+        table = table.set_column(number, field.name, column)
     return table

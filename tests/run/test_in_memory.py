@@ -87,6 +87,16 @@ def test_arrays_in_memory_are_the_same_rows_as_an_npz_file(tmp_path, name, text)
     assert load(DataConfig(), data=data).digest == expected.digest
 
 
+def test_categories_of_polars_are_labels_as_text_is():
+    table = pa.Table.from_pandas(frame(), preserve_index=False)
+    values = pa.array(["no", "yes"], pa.string_view())
+    codes = pa.array([["no", "yes"].index(label) for label in table["label"].to_pylist()], pa.uint32())
+    categories = pa.DictionaryArray.from_arrays(codes, values)
+    number = table.schema.get_field_index("label")
+    expected = load(DataConfig(), data=table).digest
+    assert load(DataConfig(), data=table.set_column(number, "label", categories)).digest == expected
+
+
 def test_integer_pixels_stay_small_and_2d_columns_are_lists():
     pixels = np.arange(600, dtype=np.uint8).reshape(60, 10)
     rows = load(DataConfig(), data={"pixels": pixels, "label": pixels[:, 0] > 99}).train
