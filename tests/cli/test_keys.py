@@ -28,7 +28,7 @@ def test_all_keys_are_listed_with_type_default_and_meaning():
 
 def test_every_key_has_a_meaning():
     assert all(key.meaning.endswith(".") for key in keys())
-    assert all(re.fullmatch(r"unset|`.+`", key.default) for key in keys())
+    assert all(re.fullmatch(r"unset|none|`.+`", key.default) for key in keys())
 
 
 @pytest.mark.parametrize(
