@@ -266,5 +266,5 @@ def test_what_keeps_ray_from_starting_is_one_sentence(own_folder, monkeypatch, r
         raise raised
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(expected, match=words), local_ray.start(Config(), {}, data_bytes=0):
+    with pytest.raises(expected, match=words), local_ray.start(local_ray.LocalRay.for_run(Config(), {}, 0)):
         pass
