@@ -57,9 +57,9 @@ class Outcome:
     """Standard error without the lines of stages, which depend on how busy the machine is."""
 
 
-def without_stages(err: str | None) -> str:
-    """Return what was printed to standard error without lines such as `starting Ray on this machine ...`."""
-    return re.sub(r"^.* \.\.\.( \d+ s)?\n", "", err or "", flags=re.MULTILINE)
+def without_notes(err: str | None) -> str:
+    """Return what was printed to standard error without `starting Ray on this machine ...` and `features (4): ...`."""
+    return re.sub(r"^(.* \.\.\.( \d+ s)?|features \(.*)\n", "", err or "", flags=re.MULTILINE)
 
 
 def options(*layers: Mapping[str, Any], **dotted: Any) -> list[str]:
@@ -78,7 +78,7 @@ def slow_but_for(cases: Iterable[str], *quick: str) -> list[Any]:
 def invoke(*arguments: str) -> Outcome:
     """Run `distsgd ARGUMENTS` in this process, in the current folder; anything but an exit code is raised."""
     found = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    return Outcome(found.exit_code, found.stdout, without_stages(found.stderr))
+    return Outcome(found.exit_code, found.stdout, without_notes(found.stderr))
 
 
 @dataclass
@@ -146,7 +146,7 @@ def finished(process: subprocess.Popen[str], seconds: float = PATIENCE_S) -> Out
         process.kill()
         process.communicate()
         raise
-    return Outcome(process.returncode, out, without_stages(err))
+    return Outcome(process.returncode, out, without_notes(err))
 
 
 def command(pid: int) -> str:

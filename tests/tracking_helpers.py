@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from runs import without_stages
+from runs import without_notes
 
 import distsgd
 from distsgd.rundir.journal import Reader
@@ -42,7 +42,7 @@ def command(*arguments: str, cwd: Path, timeout: float = 60, **environment: str)
         timeout=timeout,
         check=False,
     )
-    done.stderr = without_stages(done.stderr)
+    done.stderr = without_notes(done.stderr)
     return done
 
 

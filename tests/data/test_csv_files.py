@@ -172,9 +172,11 @@ def test_a_few_cells_that_are_no_numbers_are_named(tmp_path, bad, hint):
 def test_lines_are_those_of_the_file_whatever_is_in_quotes(tmp_path):
     path = file_of(tmp_path, 'text,a,label\n"one\ntwo",1,x\n\n"three\r\nfour\n",2,x\nfive,,y\n')
     message = refused(path, features=("a",), val_fraction=0)
-    assert message.endswith("rows.csv, line 8: null in column 'a'; the line is 'five,,y'")
+    assert (
+        "rows.csv, line 8: null in column 'a'; the line is 'five,,y'; values are missing in a (1 of 3 rows)" in message
+    )
     file_of(tmp_path, f"text,a,label\n{'long' * 20},NA,y\n1,2,x\n")
-    assert refused(path, features=("a",), val_fraction=0).endswith("line 2: null in column 'a'")
+    assert "line 2: null in column 'a'; values are missing" in refused(path, features=("a",), val_fraction=0)
 
 
 def test_types_fit_all_pieces(tmp_path, monkeypatch):

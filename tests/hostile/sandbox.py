@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from runs import without_stages
+from runs import without_notes
 
 from distsgd.cli import main
 
@@ -188,7 +188,7 @@ def _judge_ending(ending: Ending) -> list[Problem]:
     """Return what is wrong with the exit code and with the message that goes with it."""
     if ending.code not in EXIT_CODES:
         return [Problem("wrong", f"exit code {ending.code}: {ending.err[-1000:]}")]
-    lines = [line for line in without_stages(ending.err).split("\n") if line and not line.startswith(NOTES)]
+    lines = [line for line in without_notes(ending.err).split("\n") if line and not line.startswith(NOTES)]
     if ending.code == 0:
         return []
     usage = lines and lines[0].startswith("Usage: ") and lines[-1].startswith("Error: ")

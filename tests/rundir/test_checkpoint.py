@@ -549,7 +549,7 @@ def test_a_run_of_version_0_1_0_is_resumed_and_comes_to_where_that_version_came(
             notes.append(text)
 
     result = distsgd.train({"run.dir": "run"}, resume=True, observer=Noting())
-    assert notes == ["resuming 'run' after step 12 of 40"]
+    assert notes == ["features (3): X", "resuming 'run' after step 12 of 40"]
     assert (result.status, result.steps) == ("FINISHED", 40)
     expected = Classifier.load(OLD_RUN.with_name("model_of_0_1_0.npz"))
     np.testing.assert_allclose(result.model.flat, expected.flat, rtol=1e-4, atol=1e-5)
