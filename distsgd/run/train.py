@@ -98,7 +98,6 @@ def _begin(
     cluster = stack.enter_context(joined(requested, environment(requested)))
     data, held_out_data = (None if _is_path(rows) else rows for rows in given)
     rows = load(requested.data, observer.stage, data=data, held_out_data=held_out_data)
-    observer.note(rows.description)
     for notice in rows.notices:
         observer.note(notice)
     check_net_fits(
@@ -112,6 +111,7 @@ def _begin(
     tracker.start()
     spec, trainer = start_trainer(requested, rows, start, cluster, stack, observer.stage)
     directory = origin.open(spec, stack)
+    observer.note(spec.data.description)
     if origin.resumed:
         observer.note(f"resuming {str(directory.path)!r} after step {spec.start.step} of {spec.plan.total_steps}")
     return stack.enter_context(

@@ -32,7 +32,7 @@ EXIT_CODES = (0, 1, 2, 129, 130, 143)
 LIMIT_S = 60.0
 """Seconds that one command may take."""
 
-NOTES = ("warning: ", "resuming ", "training ", "epoch ", "the run in ", "MLflow had not ")
+NOTES = ("warning: ", "features (", "resuming ", "training ", "epoch ", "the run in ", "MLflow had not ")
 """How lines on standard error begin that are not the message of a refusal."""
 
 ROWS = "rows.npz"
