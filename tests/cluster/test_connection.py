@@ -20,7 +20,8 @@ class Watching(Observer):
     def __init__(self, logged=lambda record: None, started=lambda *_, **__: None):
         self.logged, self.started = logged, started
     def note(self, text):
-        print("note:", text)
+        if not text.startswith("features ("):
+            print("note:", text)
 
 def train(name, observer=None, **values):
     given = {"run.workers": 1, "tracking.enabled": False, "train.log_every": 1, "run.dir": name, "train.epochs": 1}
