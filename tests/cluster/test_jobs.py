@@ -94,7 +94,7 @@ def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(cluster, tracki
     assert result["status"] == "FINISHED"
     run = MlflowClient(tracking.uri).get_run(result["mlflow_run_id"])
     assert run.info.status == "FINISHED", submitted.stdout
-    assert run.data.metrics["train/loss"] == result["train/loss"]
+    assert run.data.metrics["train/epoch_loss"] == result["train/loss"]
     assert run.data.params["run.workers"] == "2"
     serial = train(
         {"train.epochs": 3, "run.workers": 0, "run.dir": str(tmp_path / "serial"), "tracking.enabled": False}
