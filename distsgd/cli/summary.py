@@ -34,7 +34,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
         ("samples/s", _number("{:,.0f}", result.samples_per_s)),
         ("model", os.path.relpath(path / "model.npz") if path.is_relative_to(Path.cwd()) else str(path / "model.npz")),
         ("MLflow run", result.mlflow_run_id),
-        ("view", view_command(stored.uri, stored.experiment_id, stored.run_id) if stored else None),
+        ("view", view_command(stored.uri, stored.experiment_id, stored.run_id, path) if stored else None),
     ]
     lines += [("note", remark) for remark in result.remarks]
     return [(name, value) for name, value in lines if value is not None]

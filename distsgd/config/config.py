@@ -107,12 +107,12 @@ class Config(Section):
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that are logged to MLflow, by their dotted keys: `optim.lr`, `data.train`, ...
 
-        The run directory is not included, since it differs for every run.
+        The run directory and the run's name are not included, since they differ for every run.
         """
         return {
             key: value
             for key, value in self.flat().items()
-            if not key.startswith(("tracking.", "checkpoint.")) and key != "run.dir"
+            if not key.startswith(("tracking.", "checkpoint.")) and key not in ("run.dir", "run.name")
         }
 
     def digest(self) -> str:

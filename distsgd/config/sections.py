@@ -244,6 +244,9 @@ class RunConfig(Section):
     address: str | None = None
     """Address of the Ray cluster to join; unset: RAY_ADDRESS, or else a local Ray is started."""
 
+    name: str | None = None
+    """Name of the run in MLflow; unset: what differs from the defaults, or else the name of the run directory."""
+
     dir: str | None = None
     """Run directory; `~` is expanded. Unset: `runs/<data>-<date>-<time>`."""
 

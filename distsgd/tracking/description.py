@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,9 @@ from distsgd.errors import RunDirectoryError
 from distsgd.rundir.directory import RunDirectory
 from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
+from distsgd.tracking import naming, note
 from distsgd.tracking.example import rows_as_in_files
+from distsgd.tracking.source import source_tags
 from distsgd.tracking.uri import absolute
 from distsgd.version import __version__
 
@@ -87,10 +87,13 @@ class RunDescription:
     began_ms: int
     """When the run began, in milliseconds since 1970."""
     parameters: dict[str, str]
-    """By dotted key; version 0.1 logged them without a section, such as `lr` for `optim.lr`."""
+    """Those that differ from the defaults or were decided, by dotted key; version 0.1 logged all of them, and without a
+    section, such as `lr` for `optim.lr`."""
     tags: dict[str, str]
     datasets: list[DatasetDescription]
     model: ModelDescription
+    note: str = ""
+    """What is trained, in Markdown; runs of version 0.1 have none."""
 
     def __post_init__(self) -> None:
         if RUN_KEY_TAG not in self.tags:
@@ -114,18 +117,20 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
     return RunDescription(
         uri=None if uri is None else absolute(redacted(uri)),
         experiment=config.tracking.experiment,
-        name=directory.path.resolve().name,
+        name=naming.run_name(config, directory.path.resolve().name),
         began_ms=time.time_ns() // 1_000_000,
-        parameters={key: _text(value) for key, value in config.parameters().items()},
+        parameters=naming.parameters(config),
         tags={
             RUN_KEY_TAG: directory.run_key,
             "distsgd.version": __version__,
+            "distsgd.run_dir": str(directory.path.resolve()),
             "data_digest": data.digest,
             "data.columns": data.description[:MAX_TAG_LENGTH],
         }
-        | _origin(),
+        | source_tags(),
         datasets=_datasets(spec),
         model=_model(data),
+        note=note.opening(spec),
     )
 
 
@@ -149,24 +154,6 @@ def _reason(error: OSError | ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{where}: {message}" if where else message
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _origin() -> dict[str, str]:
-    """Return tags for the commit of the current folder's repository and the Ray job, if there are any."""
-    tags = {}
-    try:
-        command = ["git", "rev-parse", "--verify", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-        if done.returncode == 0:
-            tags["mlflow.source.git.commit"] = done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass  # without git there is no commit to name
-    job = os.environ.get("RAY_JOB_SUBMISSION_ID") or os.environ.get("RAY_JOB_ID")
-    return tags | ({"ray_job_id": job} if job else {})
 
 
 def _datasets(spec: RunSpec) -> list[DatasetDescription]:

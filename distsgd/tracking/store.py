@@ -22,6 +22,7 @@ from mlflow.entities import (
     DatasetInput,
     Experiment,
     InputTag,
+    LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
     Metric,
@@ -33,11 +34,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distsgd.errors import TrackingError
-from distsgd.rundir.directory import CONFUSION_MATRIX, PER_CLASS
+from distsgd.rundir.directory import CONFIG, CONFUSION_MATRIX, PER_CLASS
 from distsgd.rundir.journal import Record
 from distsgd.rundir.result import Result
 from distsgd.system.scratch import locked_folder
 from distsgd.system.secrets import redacted
+from distsgd.tracking import note, table
 from distsgd.tracking import run_id as run_ids
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.description import RUN_KEY_TAG, DatasetDescription, RunDescription
@@ -45,11 +47,17 @@ from distsgd.tracking.quiet import importing
 from distsgd.tracking.run_id import RunId
 
 METRICS_PER_REQUEST = 1000
-PARAMETERS_PER_REQUEST = 100
 MAX_PARAMETER_LENGTH = 6000
+MAX_MODEL_PARAMETER_LENGTH = 500
+
+NOT_IN_NAMES = "/:.%\"'"
+"""Characters that MLflow refuses in a model's name."""
+
+BEST = "best/val_accuracy"
+"""The highest validation accuracy so far. It is not in the journal."""
 
 MODEL = "model"
-"""Name of the logged model."""
+"""Name of the folder that the model is saved in."""
 
 
 class _DatabaseAttempts:
@@ -107,7 +115,8 @@ class Store:
         if running and run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
         stored = StoredRun(self._client, run)
-        stored.describe(description)
+        view = tracking_uri.view_command(self._uri, run.info.experiment_id, run.info.run_id, path)
+        stored.describe(description, view)
         return stored
 
     def _find(self, path: Path, description: RunDescription) -> Run | None:
@@ -166,21 +175,23 @@ class StoredRun:
         self._client, self._run = client, run
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
+        self._best = 0.0
         self._known: dict[str, set[int]] = {
             key: {metric.step for metric in client.get_metric_history(self.run_id, key)} for key in run.data.metrics
         }
 
-    def describe(self, description: RunDescription) -> None:
-        """Log missing parameters, tags and datasets; parameters changed on resuming become tags."""
+    def describe(self, description: RunDescription, view: str) -> None:
+        """Log parameters, tags and datasets of a new run; parameters changed on resuming become tags."""
         have = self._run.data.params
         wanted = {
             _recorded_name(key, have): value[:MAX_PARAMETER_LENGTH] for key, value in description.parameters.items()
         }
-        new = [Param(key, value) for key, value in wanted.items() if key not in have]
-        for start in range(0, len(new), PARAMETERS_PER_REQUEST):
-            self._client.log_batch(self.run_id, params=new[start : start + PARAMETERS_PER_REQUEST])
-        changed = {f"resumed.{key}": value for key, value in wanted.items() if have.get(key, value) != value}
-        self._tag(description.tags | changed)
+        if not have:
+            self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in wanted.items()])
+        changed = {f"resumed.{key}": value for key, value in wanted.items() if have and have.get(key) != value}
+        self._tag(description.tags | changed | {"distsgd.view": view})
+        if description.note and note.TAG not in self._run.data.tags:
+            self._tag(note.tags(description.note))
         if self._run.inputs is None or not self._run.inputs.dataset_inputs:
             self._client.log_inputs(self.run_id, datasets=[_dataset(dataset) for dataset in description.datasets])
 
@@ -189,11 +200,18 @@ class StoredRun:
         points = [
             Metric(key, float(value), record["timestamp_ms"], record["step"])
             for record in records
-            for key, value in record.items()
+            for key, value in (record | self._best_so_far(record)).items()
             if "/" in key and record["step"] not in self._known.get(key, ())
         ]
         for start in range(0, len(points), METRICS_PER_REQUEST):
             self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+
+    def _best_so_far(self, record: Record) -> dict[str, float]:
+        """Return the metric BEST at a validation. Lines come in order, from the beginning of the journal."""
+        if "val/accuracy" not in record:
+            return {}
+        self._best = max(self._best, float(record["val/accuracy"]))
+        return {BEST: self._best}
 
     def complete(
         self, path: Path, description: RunDescription, result: Result | None, records: Sequence[Record]
@@ -205,9 +223,13 @@ class StoredRun:
         self._delete_duplicates(description.run_key)
         if result is not None and result.status == "FINISHED":
             self._tag({"weights_sha256": str(result.weights_sha256)})
-            self._log_model(path, description, result)
+            self._log_model(path, description, result, records)
             self._log_figure(records)
             self._log_tables(path)
+        self._client.log_artifact(self.run_id, str(path / CONFIG))
+        if result is not None:
+            self._note(result, description.note)
+        self._show_in_table(description.parameters)
         end = records[-1]["timestamp_ms"] if records else None
         self._client.set_terminated(self.run_id, status="FAILED" if result is None else result.status, end_time=end)
 
@@ -216,6 +238,19 @@ class StoredRun:
         for run in runs_of_key(self._client, self.experiment_id, key):
             if run.info.run_id != self.run_id and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
+
+    def _note(self, result: Result, opening: str) -> None:
+        """Put the summary before the description that the run began with, unless somebody has written another one."""
+        have = self._client.get_run(self.run_id).data.tags
+        if opening and have.get(note.DIGEST_TAG) == note.digest(have.get(note.TAG, "")):
+            self._tag(note.tags(note.ending(result, opening)))
+
+    def _show_in_table(self, parameters: Mapping[str, str]) -> None:
+        """Give the experiment's table of runs columns for the metrics and for these parameters."""
+        stored = self._client.get_experiment(self.experiment_id).tags.get(table.TAG)
+        view = table.view(stored, parameters)
+        if view != stored:
+            self._client.set_experiment_tag(self.experiment_id, table.TAG, view)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         have = self._run.data.tags
@@ -234,11 +269,11 @@ class StoredRun:
 
     def _log_tables(self, path: Path) -> None:
         """Log the tables on the held-out rows: recall of each class, and the confusion matrix if there is one."""
-        for table in (path / PER_CLASS, path / CONFUSION_MATRIX):
-            if table.is_file():
-                self._client.log_artifact(self.run_id, str(table))
+        for file in (path / PER_CLASS, path / CONFUSION_MATRIX):
+            if file.is_file():
+                self._client.log_artifact(self.run_id, str(file))
 
-    def _log_model(self, path: Path, description: RunDescription, result: Result) -> None:
+    def _log_model(self, path: Path, description: RunDescription, result: Result, records: Sequence[Record]) -> None:
         """Log the model unless it already was; if a failure interrupted that, start over."""
         with importing:
             from distsgd.tracking import model as tracking_model
@@ -250,18 +285,43 @@ class StoredRun:
         weights, known = {"weights_sha256": str(result.weights_sha256)}, {output.model_id for output in logged}
         found = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{self.run_id}'")
         begun = [m for m in found if m.model_id not in known and (weights | m.tags) == (m.tags | weights)]
-        model = (
-            begun[0]
-            if begun
-            else self._client.create_logged_model(self.experiment_id, MODEL, source_run_id=self.run_id, tags=weights)
-        )
+        model = begun[0] if begun else self._create_model(description, weights)
         if model.status != LoggedModelStatus.READY:
             with locked_folder() as folder:
                 saved = Path(folder, MODEL)
                 tracking_model.save(saved, path / "model.npz", dataclasses.asdict(description.model), logged=model)
                 self._client.log_model_artifacts(model.model_id, str(saved))
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self._log_model_metrics(model.model_id, description, records)
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, result.steps)])
+
+    def _create_model(self, description: RunDescription, tags: dict[str, str]) -> LoggedModel:
+        name = description.datasets[0].name.removesuffix(" (training)") if description.datasets else ""
+        return self._client.create_logged_model(
+            self.experiment_id,
+            "".join("-" if letter in NOT_IN_NAMES else letter for letter in name) or MODEL,
+            source_run_id=self.run_id,
+            tags=tags,
+            params={key: value[:MAX_MODEL_PARAMETER_LENGTH] for key, value in description.parameters.items()},
+        )
+
+    def _log_model_metrics(self, model_id: str, description: RunDescription, records: Sequence[Record]) -> None:
+        """Link the last validation to the model and to the held-out rows."""
+        rows = next((dataset for dataset in description.datasets if dataset.context == "validation"), None)
+        record = next((record for record in reversed(records) if "val/accuracy" in record), None)
+        if rows is None or record is None:
+            return
+        for key in ("val/accuracy", "val/loss"):
+            self._client.log_metric(
+                self.run_id,
+                key,
+                float(record[key]),
+                timestamp=record["timestamp_ms"],
+                step=record["step"],
+                model_id=model_id,
+                dataset_name=rows.name,
+                dataset_digest=rows.digest,
+            )
 
 
 def runs_of_key(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:

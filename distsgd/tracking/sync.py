@@ -75,7 +75,8 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
         content = json.loads(read_file(directory.result)) | {"mlflow_run_id": run.run_id}
         directory.write_json("result.json", content)
     status = "FAILED" if result is None else result.status
-    return Synced(run.run_id, status, len(records), tracking_uri.view_command(store_uri, run.experiment_id, run.run_id))
+    view = tracking_uri.view_command(store_uri, run.experiment_id, run.run_id, path)
+    return Synced(run.run_id, status, len(records), view)
 
 
 def _check_files(path: Path) -> None:

@@ -9,13 +9,17 @@ from pathlib import Path
 
 from distsgd.config import TrackingConfig
 from distsgd.errors import ConfigError
-from distsgd.system.secrets import holds_secret, is_redacted, redacted
+from distsgd.system.secrets import is_redacted, redacted
+from distsgd.tracking import table
 
 DEFAULT = "sqlite:///mlflow.db"
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
+WORKFLOW = "workflowType=machine_learning"
+"""What a link to MLflow's pages ends in, so that they show the training of models."""
+
 SERVERS = ("http", "https", "databricks", "databricks-uc")
 
 
@@ -91,15 +95,21 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute() if uri.startswith(SQLITE) else None
 
 
-def view_command(uri: str, experiment_id: str, run_id: str) -> str:
-    """Return the command that shows the store's runs, or the address at which a server shows this one."""
+def run_link(server: str, experiment_id: str, run_id: str) -> str:
+    """Return the page of a run; without its ending, MLflow opens the pages for language models."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{WORKFLOW}"
+
+
+def table_link(server: str, experiment_id: str) -> str:
+    """Return the page of an experiment's table of runs, with columns for metrics and parameters."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{WORKFLOW}&viewStateShareKey={table.VIEW}"
+
+
+def view_command(uri: str, experiment_id: str, run_id: str, run_dir: Path) -> str:
+    """Return the command that shows a run, or the address at which a server shows it."""
     if uri.startswith("http"):
-        return f"{redacted(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    if holds_secret(uri) or is_redacted(uri):
-        return f'mlflow ui --backend-store-uri "${VARIABLE}"'
+        return run_link(redacted(uri), experiment_id, run_id)
     if uri.startswith("databricks"):
         return f"the Databricks workspace, run {run_id}"
-    path = sqlite_path(uri)
-    if path is not None and path.is_relative_to(Path.cwd()):
-        uri = f"{SQLITE}{path.relative_to(Path.cwd())}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    path = run_dir.absolute()
+    return f"distsgd ui {shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))}"

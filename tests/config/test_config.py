@@ -62,6 +62,7 @@ OTHER_VALUES = {
     "run.blas_threads": 2,
     "run.blas_kernel": "Haswell",
     "run.address": "auto",
+    "run.name": "mine",
     "run.dir": "here",
     "run.timeout_s": 5.0,
     "run.link": "ray",
@@ -309,7 +310,7 @@ def test_parameters_are_logged_by_their_dotted_keys():
     assert parameters["optim.lr"] == 0.3
     assert parameters["run.workers"] == 2
     assert parameters["data.features"] == ["a"]
-    apart = ("run.dir", "tracking.", "checkpoint.")  # another one in every run; not part of the experiment
+    apart = ("run.dir", "run.name", "tracking.", "checkpoint.")  # another one in every run; not part of the experiment
     assert list(parameters) == [key for key in known_keys() if not key.startswith(apart)]
 
 

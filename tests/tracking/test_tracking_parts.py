@@ -33,12 +33,19 @@ def test_other_stores_of_mlflow_pass(uri):
 
 def test_how_to_view_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    view = tracking_uri.view_command
-    assert view("http://h:5000/", "3", "abc") == "http://h:5000/#/experiments/3/runs/abc"
-    assert view("http://me:pw@h:5000", "3", "abc") == "http://***@h:5000/#/experiments/3/runs/abc"
-    assert view(f"sqlite:///{tmp_path}/a b.db", "3", "abc") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
-    assert view("sqlite:////else/x.db", "3", "abc") == "mlflow ui --backend-store-uri sqlite:////else/x.db"
-    assert view("postgresql://u:pw@h/db", "3", "abc") == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    ending = "?workflowType=machine_learning"
+
+    def view(uri: str, folder: str = "runs/a b") -> str:
+        return tracking_uri.view_command(uri, "3", "abc", Path(folder))
+
+    assert view("http://h:5000/") == f"http://h:5000/#/experiments/3/runs/abc{ending}"
+    assert view("http://me:pw@h:5000") == f"http://***@h:5000/#/experiments/3/runs/abc{ending}"
+    assert view("sqlite:///m.db") == "distsgd ui 'runs/a b'"
+    assert view("sqlite:///m.db", f"{tmp_path}/x") == "distsgd ui x"
+    assert view("postgresql://u:pw@h/db", "/else/x") == "distsgd ui /else/x"
+    assert (
+        tracking_uri.table_link("http://h", "3") == f"http://h/#/experiments/3/runs{ending}&viewStateShareKey=distsgd"
+    )
 
 
 def test_a_relative_sqlite_path_is_made_absolute(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def test_no_secret_is_written_or_shown(tmp_path_factory, uri):
     folder = tmp_path_factory.mktemp("run")
     config = Config.build({"tracking.uri": uri})
     rundir.create(folder, resolved=config, requested=config, data_digest="0")
-    shown = [reason(RuntimeError(f"cannot reach {uri}"), uri), tracking_uri.view_command(uri, "1", "2")]
+    shown = [reason(RuntimeError(f"cannot reach {uri}"), uri), tracking_uri.view_command(uri, "1", "2", Path("run"))]
     try:
         tracking_uri.resolve(config.tracking)
     except ConfigError as error:

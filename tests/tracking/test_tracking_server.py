@@ -73,7 +73,7 @@ def test_the_ending_names_the_servers_page(tmp_path, server):
     done = command("train", "--run-dir", "run", *options, cwd=tmp_path)
     run = only_run(server.uri, "page")
     assert done.returncode == 0
-    look = f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    look = f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     assert done.stdout.splitlines()[-1].split(maxsplit=3)[-1] == look
     with urllib.request.urlopen(look, timeout=30) as page:
         assert b"MLflow" in page.read()
