@@ -96,7 +96,9 @@ def test_every_command_is_one_that_a_test_knows():
     assert {shlex.split(command)[0] for command in unknown} <= set(ELSEWHERE)
 
 
-@pytest.mark.parametrize("command", [command for command in OURS if "sync" not in command and "cuda" not in command])
+@pytest.mark.parametrize(
+    "command", [command for command in OURS if not any(word in command for word in ("sync", "cuda", "distsgd ui"))]
+)
 def test_a_command_of_ours_runs(command, checkout):
     words = shlex.split(command)[1:]
     if "--resume" in words:
@@ -116,6 +118,12 @@ def test_a_run_is_synchronised_by_the_command(command, checkout, monkeypatch):
     found = invoke(*words)
     assert found.code == 0, found.err
     assert "FINISHED" in found.out
+
+
+@pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd ui")])
+def test_a_command_that_serves_until_it_is_interrupted_is_valid(command):
+    """It is run in tests/tracking/test_pages.py."""
+    main.commands["ui"].make_context("ui", shlex.split(command)[2:])
 
 
 @pytest.mark.parametrize("command", [command for command in OURS if "cuda" in command])

@@ -187,7 +187,7 @@ def test_what_is_printed_where_there_is_no_terminal(default, run_dir):
     assert table["model"] == f"runs/{run_dir.name}/model.npz"
     assert table["val accuracy"].split()[0] == f"{result(run_dir)['val/accuracy']:.4f}"
     assert table["MLflow run"] == result(run_dir)["mlflow_run_id"]
-    assert table["view"] == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert table["view"] == f"distsgd ui runs/{run_dir.name}"
 
 
 # What is printed
