@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import time
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +52,29 @@ def test_short_parameters_are_sent_inline(size):
         assert join(for_step).tobytes() == buffers[step % 2].tobytes()
         assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
         assert len(for_step) == parameter_chunks.per_vector
+
+
+class Method:
+    """An actor's method that is called and never answers."""
+
+    def __init__(self) -> None:
+        self.returns: list[int] = []
+
+    def options(self, *, num_returns):
+        self.returns.append(num_returns)
+        return self
+
+    def remote(self, *_):
+        return [SimpleNamespace(future=Future) for _ in range(self.returns[-1])]
+
+
+def test_a_call_returns_a_value_for_each_chunk_of_each_subtree_and_one_more():
+    method, parameter_chunks = Method(), ParameterChunks(np.zeros((2, 2 * CHUNK + 5), np.float32))
+    actor = SimpleNamespace(compute_chunks=method)
+    peer = RayPeer(actor, "worker 0", "here", 0, weight=1, parameter_chunks=parameter_chunks, num_shards=4, timeout_s=1)
+    peer.start(0, range(1, 4), 0)  # the subtrees (1, 2) and (2, 4)
+    assert method.returns == [1 + 2 * 3]
+    peer.close()
 
 
 TIMEOUT_S = 1.0
