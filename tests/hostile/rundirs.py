@@ -130,10 +130,9 @@ def strike(blow: Blow, run: Path) -> None:
             path.chmod(0 if blow.replaced == "no permissions" else 0o555 if path.is_dir() else 0o444)
         return
     copy = run.parent / f"copy-of-{path.name}"
-    if path.is_symlink() and path.readlink() == copy:  # another blow has put it there
-        return
-    copy.unlink(missing_ok=True)
-    if path.is_file() and os.access(path, os.R_OK):
+    if blow.replaced == "link to a copy":
+        if not path.is_file() or path.is_symlink() or not os.access(path, os.R_OK):  # as another blow may leave it
+            return
         shutil.copy(path, copy)
     if path.is_dir() and not path.is_symlink():
         remove(path)
