@@ -95,7 +95,7 @@ def test_outside_of_jobs_nothing_changes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("script", "command"),
-    [("jobs/train.py", "python jobs/train.py"), ("/work/venv/bin/distsgd", "distsgd train")],
+    [("jobs/train.py", "python jobs/train.py"), ("/opt/venv/bin/distsgd", "distsgd train")],
 )
 def test_the_hint_after_a_stop_is_the_command_that_one_would_type(working_dir, monkeypatch, script, command):
     monkeypatch.setattr(sys, "argv", [script, "jobs/digits.toml"])
