@@ -241,6 +241,7 @@ def test_a_cluster_that_wants_its_token(own_folder, cluster):
     assert_refused(found, f"'{cluster.address}'", "token", "RAY_AUTH_TOKEN_PATH")
 
 
+@pytest.mark.slow
 def test_more_than_a_cluster_has(own_folder, cluster):
     cli = Cli(own_folder, RAY_ENVIRONMENT)
     shards = options({"train.num_shards": 16, "train.batch_size": 64})

@@ -63,7 +63,7 @@ def write_bytes() -> None:
     np.savez("bytes.npz", X=rng.integers(0, 256, (137, 20), dtype=np.uint8), y=np.arange(137) % 3)
 
 
-QUICK = ("digits", "a last batch smaller than its seven shards, Nesterov, uint8, cosine")
+QUICK = ("a last batch smaller than its seven shards, Nesterov, uint8, cosine",)
 
 
 @pytest.mark.parametrize("case", slow_but_for(CASES, *QUICK))

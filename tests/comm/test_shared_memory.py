@@ -132,6 +132,7 @@ def test_a_worker_killed_during_a_step_is_the_only_loss(tmp_path, moment):
         assert found.dispatcher.members.size() == 1
 
 
+@pytest.mark.slow
 def test_workers_killed_at_any_time_are_replaced_with_the_serial_bits():
     with training(some_spec(), workers=2) as found, running(found):
         for number in range(3):

@@ -121,7 +121,9 @@ def test_a_spread_whose_square_float64_cannot_hold_is_refused(tmp_path, value, p
         load_table(table, tmp_path, val_fraction=0)
 
 
-@pytest.mark.parametrize("value", [1e-46, 1e-170, 5e-324])
+@pytest.mark.parametrize(
+    "value", [1e-46, pytest.param(1e-170, marks=pytest.mark.slow), pytest.param(5e-324, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("many", [False, True])
 def test_a_column_that_would_silently_become_0_is_refused(tmp_path, value, many):
     rows = 3 * block_rows(3) if many else 30

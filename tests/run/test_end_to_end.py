@@ -267,7 +267,7 @@ def test_held_out_rows_that_overflow_are_named_as_the_cause(own_folder):
     assert result(Path("run"))["status"] == "FAILED"
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, id="on Ray")])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, id="on Ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("key", ["train.max_steps", "train.epochs"])
 def test_no_steps_write_the_initial_weights(own_folder, joined, workers, key):
     found = distsgd.train({"run.workers": workers, key: 0, "run.dir": "run", "tracking.enabled": False})

@@ -287,6 +287,7 @@ def test_numbers_that_overflow_stop_the_run_and_name_the_rows(cli):
     assert result(cli.folder / "run-0")["weights_sha256"] == result(cli.folder / "run-2")["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_steps_with_bad_numbers_are_skipped_if_that_is_asked_for(cli):
     rng = np.random.default_rng(5)
     X, y = rng.standard_normal((300, 8)).astype(np.float32), np.arange(300) % 3

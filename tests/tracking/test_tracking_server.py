@@ -122,6 +122,7 @@ def test_what_was_journalled_while_the_server_was_down_is_sent_when_it_is_back(t
         sync(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_during_a_run_loses_nothing(tmp_path, server, monkeypatch):
     """The server takes the first epochs, goes, and is back only after the run has ended."""
     from distsgd.run.session import Session
@@ -199,6 +200,7 @@ def test_a_server_that_answers_with_errors_is_a_warning(tmp_path):
     assert "too many 500 error responses" in assert_unharmed(tmp_path / "run", result.to_json())
 
 
+@pytest.mark.slow
 def test_a_stalled_server_keeps_no_run_longer_than_the_time_at_the_end(tmp_path):
     """The process ends although a thread of it is in the middle of a request that is never answered."""
     with stalled_server() as uri:
