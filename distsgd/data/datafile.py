@@ -6,6 +6,7 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -107,6 +108,31 @@ def doubt(file: DataFile, column: str) -> str | None:
 
 MAX_SHOWN_LINE = 60
 """Characters of a line that a message shows."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """Rows that are in memory already, as a file that need not be opened."""
+
+    path: str
+    """How messages name the rows."""
+
+    table: pa.Table
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See DataFile.schema."""
+        return self.table.schema
+
+    @property
+    def num_rows(self) -> int:
+        """See DataFile.num_rows."""
+        return int(self.table.num_rows)
+
+    def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
+        """See DataFile.batches."""
+        yield from self.table.select(list(columns)).to_batches(max_rows)
+
 
 FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What pyarrow, zipfile (RuntimeError: encrypted, or a compression it does not know) and NumPy raise on bad files."""

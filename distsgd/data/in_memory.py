@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from distsgd.config import IN_MEMORY, DataConfig
 from distsgd.data import npzfile
+from distsgd.data.datafile import TableFile
 from distsgd.data.formats import FileFormat
 from distsgd.errors import DataError
 
@@ -21,29 +22,11 @@ FAILURES = (pa.ArrowException, TypeError, ValueError, RuntimeError, OverflowErro
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """The rows as a file that need not be opened."""
+class InMemory(TableFile):
+    """The rows as a file, with the format that they would have in one."""
 
-    path: str
-    """How messages name the rows."""
-
-    table: pa.Table
     form: FileFormat
     notices: tuple[str, ...] = ()
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Names and types of all columns."""
-        return self.table.schema
-
-    @property
-    def num_rows(self) -> int:
-        """The number of rows."""
-        return int(self.table.num_rows)
-
-    def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order."""
-        yield from self.table.select(list(columns)).to_batches(max_rows)
 
 
 def _no_path(path: str) -> NoReturn:
