@@ -30,7 +30,7 @@ CLEAR_RISE = 1.05
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """Figures and remarks; None where nothing was measured. See the fields of the same names in rundir.result."""
+    """Figures and remarks; None where nothing was measured. They become the fields of the same names of a Result."""
 
     majority_share: float | None = None
     balanced_accuracy: float | None = None

@@ -43,13 +43,6 @@ def measured_result(
         train_loss=newest.epoch_loss.mean,
         val_loss=log.validated.get("val/loss"),
         val_accuracy=log.validated.get("val/accuracy"),
-        majority_share=assessed.majority_share,
-        balanced_accuracy=assessed.balanced_accuracy,
-        macro_f1=assessed.macro_f1,
-        recall=assessed.recall,
-        held_out_classes=assessed.held_out_classes,
-        best_epoch=assessed.best_epoch,
-        best_val_loss=assessed.best_val_loss,
         wall_s=wall_s,
         samples_per_s=timings.get("samples_per_s"),
         step_ms_p50=timings.get("step_ms_p50"),
@@ -58,7 +51,7 @@ def measured_result(
         numerics=trainer.numerics,
         run_dir=run_dir.absolute(),
         warnings=log.warnings,
-        remarks=assessed.remarks,
+        **vars(assessed),
     )
 
 

@@ -33,15 +33,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Result:
-    """Train a classifier and return the result; `result.model` is the trained classifier.
-
-    `config` is a Config or a mapping with nested or dotted keys, such as {"optim.lr": 0.1}; without it, the defaults.
-    `data` and `val` are the training and the held-out rows: a data frame (pandas, polars, pyarrow), a dict of columns,
-    arrays (X, y) with X (N, D) and y (N,), or a path; without them, what `data.train` and `data.val` name.
-    With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed; rows in
-    memory have to be passed again.
-    Raises RefusedError before the first step, TrainingError after it, Stopped on SIGINT, SIGTERM or SIGHUP.
-    """
+    """Train a classifier, as `api.train` says, and tell an `observer` of the progress; nothing is shown without one."""
     config = _with_data(config, {"data.train": data, "data.val": val})
     observer = observer or Observer()
     check_current_folder()
