@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.watching import MIB, slope_per_hour
+from tests.soak.watching import MIB, exceeded, slope_per_hour
 
 GROWING = ("metrics.jsonl", "mlflow.db")
 """Files that hold the history of a run; their size is not counted."""
@@ -50,9 +50,5 @@ def report_folders(samples: Iterable[FolderSample], *, after_s: float) -> tuple[
             f"{name:<34}{f'{first.mib:.1f} -> {last.mib:.1f}':>20}{f'{first.files} -> {last.files}':>16}   "
             + ", ".join(f"{slope:+.2f} {kind}" for kind, slope in slopes.items())
         )
-        grown += [
-            f"{name}: {kind} grows by {slopes[kind]:.1f} an hour, more than {limit:g}"
-            for kind, limit in GROWTH.items()
-            if slopes[kind] > limit
-        ]
+        grown += exceeded(name, slopes, GROWTH)
     return table, grown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +100,14 @@ def report(samples: Iterable[Sample], *, after_s: float) -> tuple[list[str], lis
             f"{f'{first.descriptors} -> {last.descriptors}':>16}{f'{first.threads} -> {last.threads}':>12}   "
             + ", ".join(f"{slope:+.2f} {measure}" for measure, slope in slopes.items())
         )
-        grown += [
-            f"{first.name} ({pid}): {measure} grows by {slopes[measure]:.1f} an hour, more than {limit:g}"
-            for measure, limit in GROWTH.items()
-            if slopes[measure] > limit
-        ]
+        grown += exceeded(f"{first.name} ({pid})", slopes, GROWTH)
     return table, grown
+
+
+def exceeded(name: str, slopes: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each measure that grows by more in an hour than its limit."""
+    return [
+        f"{name}: {measure} grows by {slopes[measure]:.1f} an hour, more than {limit:g}"
+        for measure, limit in limits.items()
+        if slopes[measure] > limit
+    ]
