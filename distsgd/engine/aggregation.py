@@ -7,7 +7,7 @@ division of the blocks among several owners.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TypeVar
@@ -18,7 +18,6 @@ from distsgd.config import OptimConfig
 from distsgd.core import optim, reduction
 from distsgd.core.net import Array
 from distsgd.core.optim import Block
-from distsgd.core.reduction import Node
 from distsgd.core.update_rules import Slots, Step, update_rule
 
 THREADED = 8 * optim.BLOCK
@@ -26,21 +25,24 @@ THREADED = 8 * optim.BLOCK
 
 T = TypeVar("T")
 
-Gradients = Mapping[Node, Array]
+Gradients = Sequence[Array]
 """The gradient sum (P,) float32 of each subtree, from left to right."""
+
+Additions = Sequence[int]
+"""How they are added; see reduction.additions."""
 
 
 class Aggregation:
     """Buffers and threads for updating blocks of a net: all of them, or those of one owner.
 
     Vectors (P,) cover all parameters, on the device of `xp`; only the parts within the blocks are read and written.
+    Overflow is found from the results: callers switch off NumPy's warnings, once for many steps.
     """
 
     def __init__(
         self, config: OptimConfig, blocks: Sequence[Block], num_shards: int, *, xp: ModuleType, threads: int = 1
     ) -> None:
         self._rule, self._l2, self._xp = update_rule(config), config.l2, xp
-        self._root = (0, num_shards)
         sizes = [part.stop - part.start for part, _ in blocks]
         count = threads if sum(sizes) >= THREADED else 1
         buffers = xp.empty((count, reduction.buffers(num_shards) + 1, max(sizes)), xp.float32)
@@ -51,18 +53,16 @@ class Aggregation:
         ]
         self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
-    @np.errstate(all="ignore")  # overflow is detected from the results
-    def squares(self, gradients: Gradients, total_weight: float, weights: Array) -> list[float]:
+    def squares(self, gradients: Gradients, plan: Additions, total_weight: float, weights: Array) -> list[float]:
         """Return the squared norm of each block of the gradient, L2 included.
 
         The sum of `gradients` is divided by `total_weight`, the sum of the examples' weights.
         """
 
         def of_thread(thread: int) -> list[float]:
-            plan, held = self._plan(gradients)
             return [
                 optim.squared_norm(
-                    _block_sum(held, plan, part, buffers, self._xp),
+                    _block_sum(gradients, plan, part, buffers, self._xp),
                     total_weight,
                     weights[part],
                     biases=biases,
@@ -75,9 +75,16 @@ class Aggregation:
 
         return [square for squares in self._each_thread(of_thread) for square in squares]
 
-    @np.errstate(all="ignore")
     def update(
-        self, gradients: Gradients, weights: Array, slots: Slots, *, step: Step, out: Array, slots_out: Slots
+        self,
+        gradients: Gradients,
+        plan: Additions,
+        weights: Array,
+        slots: Slots,
+        *,
+        step: Step,
+        out: Array,
+        slots_out: Slots,
     ) -> bool:
         """Write the blocks' updated parameters and state to `out` (P,) and `slots_out`.
 
@@ -85,9 +92,9 @@ class Aggregation:
         """
 
         def updated(thread: int) -> bool:
-            (plan, held), finite = self._plan(gradients), True
+            finite = True
             for (part, biases), buffers in self._shares[thread]:
-                total, new = _block_sum(held, plan, part, buffers, self._xp), out[part]
+                total, new = _block_sum(gradients, plan, part, buffers, self._xp), out[part]
                 self._rule.update(
                     total,
                     weights[part],
@@ -103,10 +110,6 @@ class Aggregation:
             return finite
 
         return updated(0) if self._pool is None else all(self._each_thread(updated))
-
-    def _plan(self, gradients: Gradients) -> tuple[tuple[int, ...], list[Array]]:
-        """Return the plan of the additions (see reduction.additions), and the gradients that it adds."""
-        return reduction.additions(tuple(gradients), self._root), list(gradients.values())
 
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Run `work` in each thread with the thread's number and return the results in order; this is thread 0."""
@@ -124,9 +127,7 @@ def _parts(slots: Slots, part: slice) -> Slots:
     return {name: slot[part] for name, slot in slots.items()} if slots else slots
 
 
-def _block_sum(
-    gradients: list[Array], plan: tuple[int, ...], part: slice, buffers: list[Array], xp: ModuleType
-) -> Array:
+def _block_sum(gradients: Gradients, plan: Additions, part: slice, buffers: list[Array], xp: ModuleType) -> Array:
     """Return one block of the gradient sum over all shards, in one of the block's buffers."""
     if len(gradients) == 1:
         xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards must not be overwritten

@@ -19,7 +19,7 @@ from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.core.update_rules import Step
 from distsgd.engine.acceptance import is_applied
-from distsgd.engine.aggregation import Aggregation
+from distsgd.engine.aggregation import Additions, Aggregation, Gradients
 from distsgd.engine.plan import Plan
 from distsgd.engine.snapshot import EpochLoss, Snapshot
 from distsgd.engine.timing import StepTimes
@@ -62,7 +62,7 @@ class ParameterServer:
         self._aggregation = Aggregation(
             config.optim, list(optim.blocks(net)), config.train.num_shards, xp=np, threads=threads
         )
-        self._shards = range(config.train.num_shards)
+        self._shards, self._root = range(config.train.num_shards), (0, config.train.num_shards)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._records: list[dict[str, Any]] = []
@@ -74,6 +74,7 @@ class ParameterServer:
         """The parameters (P,) after `step` steps; overwritten two steps later."""
         return self._parameters[self._current]
 
+    @np.errstate(all="ignore")  # an update is checked from its results, and a record leaves out a non-finite loss
     def run(self, until: int) -> int:
         """Train up to step `until`, or until `stop` is called; return the total number of steps done.
 
@@ -102,14 +103,14 @@ class ParameterServer:
         partials = sorted(partials, key=_node)
         nodes = tuple(map(_node, partials))
         try:
-            plan = reduction.additions(nodes, (0, len(self._shards)))
+            plan = reduction.additions(nodes, self._root)
         except ValueError as error:
             raise ValueError(
                 f"step {self.step + 1}: received gradients for {nodes} of {len(self._shards)} shards: {error}"
             ) from None
         total, weight = reduction.combine(map(_loss_and_weight, partials), plan, _add_pairs)
         loss: float = total / weight
-        finite = self._update(partials, weight)
+        finite = self._update([partial.gradient for partial in partials], plan, weight)
         applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
         with self._lock:
             if self.step % self._steps_per_epoch == 0:
@@ -124,15 +125,15 @@ class ParameterServer:
                 self.skipped += 1
         return loss
 
-    def _update(self, partials: Sequence[PartialSum], weight: float) -> bool:
+    def _update(self, gradients: Gradients, plan: Additions, weight: float) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
         old, new, config = self._current, 1 - self._current, self.config.optim
-        gradients, weights = {partial.node: partial.gradient for partial in partials}, self._parameters[old]
-        clip = 1.0
+        weights, clip = self._parameters[old], 1.0
         if config.clip_norm is not None:
-            clip = optim.clip_factor(config, self._aggregation.squares(gradients, weight, weights))
+            clip = optim.clip_factor(config, self._aggregation.squares(gradients, plan, weight, weights))
         return self._aggregation.update(
             gradients,
+            plan,
             weights,
             self._slots[old],
             step=Step(weight, self.plan.learning_rate(self.step), clip),
@@ -140,7 +141,6 @@ class ParameterServer:
             slots_out=self._slots[new],
         )
 
-    @np.errstate(all="ignore")  # a record leaves out a non-finite loss
     def _record(self, loss: float) -> None:
         """Record the last step for the journal: its mini-batch's loss L, with the weights before the update."""
         loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)

@@ -18,6 +18,8 @@ from distsgd.engine.aggregation import Aggregation
 NET = Net(13, 11, 5)
 COUNT = 24
 STEPS = 6
+ALONE = (0,)
+"""The plan of additions for a single gradient sum."""
 RULES = {
     "plain": {},
     "momentum": {"momentum": 0.9},
@@ -41,7 +43,7 @@ def clip_of(config: OptimConfig, owners: list[Aggregation], gradient, weights) -
     if config.clip_norm is None:
         return 1.0
     return optim.clip_factor(
-        config, [square for owner in owners for square in owner.squares({(0, 1): gradient}, COUNT, weights)]
+        config, [square for owner in owners for square in owner.squares([gradient], ALONE, COUNT, weights)]
     )
 
 
@@ -53,7 +55,7 @@ def trained(config: OptimConfig, *, lr: float = 0.03, threads: int = 1, net: Net
         step = Step(COUNT, lr, clip_of(config, servers, gradient, weights))
         out, slots_out = np.empty_like(weights), {name: np.empty_like(slot) for name, slot in slots.items()}
         for server in servers:
-            assert server.update({(0, 1): gradient}, weights, slots, step=step, out=out, slots_out=slots_out)
+            assert server.update([gradient], ALONE, weights, slots, step=step, out=out, slots_out=slots_out)
         weights, slots = out, slots_out
     return weights
 
@@ -117,7 +119,7 @@ def test_a_weak_l2_at_a_low_learning_rate_is_not_rounded_away(rule):
     noise = rng.normal(0, 1e-3, (steps, net.size)).astype(np.float32)
     for gradient in noise - noise.mean(axis=0):
         out, slots_out = np.empty_like(weights), {name: np.empty_like(slot) for name, slot in slots.items()}
-        server.update({(0, 1): gradient}, weights, slots, step=Step(1, lr, 1.0), out=out, slots_out=slots_out)
+        server.update([gradient], ALONE, weights, slots, step=Step(1, lr, 1.0), out=out, slots_out=slots_out)
         weights, slots = out, slots_out
     drift = float((start - weights).astype(np.float64)[net.bounds.W1].mean())
     gain = sum((1 - config.momentum ** (steps - t)) / (1 - config.momentum) for t in range(steps))
@@ -168,12 +170,13 @@ def test_clipping_is_the_same_for_any_number_of_threads(monkeypatch):
     assert len({trained(config, threads=threads).tobytes() for threads in (1, 2, 3)}) == 1
 
 
+@np.errstate(all="ignore")  # as in the server
 def test_a_gradient_whose_square_float32_does_not_hold_is_clipped_and_not_dropped():
     gradient, weights = np.full(NET.size, 1e25, np.float32), np.zeros(NET.size, np.float32)
     out, config = np.empty(NET.size, np.float32), OptimConfig(l2=0, clip_norm=2.0)
     server = Aggregation(config, list(optim.blocks(NET)), 1, xp=np)
-    clip = optim.clip_factor(config, server.squares({(0, 1): gradient}, 1, weights))
-    assert server.update({(0, 1): gradient}, weights, {}, step=Step(1, 1.0, clip), out=out, slots_out={})
+    clip = optim.clip_factor(config, server.squares([gradient], ALONE, 1, weights))
+    assert server.update([gradient], ALONE, weights, {}, step=Step(1, 1.0, clip), out=out, slots_out={})
     np.testing.assert_allclose(out, -2 / NET.size**0.5, rtol=1e-5)
 
 
@@ -183,8 +186,9 @@ def test_an_update_says_whether_all_parameters_are_finite(bad, where):
     gradient, weights = np.ones(NET.size, np.float32), np.ones(NET.size, np.float32)
     server, out = Aggregation(OptimConfig(), list(optim.blocks(NET)), 1, xp=np), np.empty(NET.size, np.float32)
 
+    @np.errstate(all="ignore")  # as in the server
     def update(gradient):
-        return server.update({(0, 1): gradient}, weights, {}, step=Step(1, 0.1, 1.0), out=out, slots_out={})
+        return server.update([gradient], ALONE, weights, {}, step=Step(1, 0.1, 1.0), out=out, slots_out={})
 
     assert update(gradient)
     assert update(gradient * np.float32(1e30))  # whose square float32 does not hold

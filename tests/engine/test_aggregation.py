@@ -33,6 +33,7 @@ def vectors(count: int, net: Net, seed: int = 0) -> list[np.ndarray]:
     return [rng.standard_normal(net.size, np.float32) for _ in range(count)]
 
 
+@np.errstate(all="ignore")  # as in the server
 def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, threads: int = 1, count: int = 40):
     """Return whether the result is finite, the new weights and the new velocity."""
     weights, velocity = vectors(2, net, seed=1)
@@ -41,13 +42,14 @@ def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, th
     slots, slots_out = {"velocity": velocity}, {"velocity": velocity_out}
     if not config.momentum:
         slots, slots_out = {}, {}
+    sums, plan = list(gradients.values()), reduction.additions(tuple(gradients), (0, num_shards))
     aggregation = Aggregation(config, list(optim.blocks(net)), num_shards, xp=np, threads=threads)
     for _ in range(2):  # the second time in used buffers
         clip = 1.0
         if config.clip_norm is not None:
-            clip = optim.clip_factor(config, aggregation.squares(gradients, count, weights))
+            clip = optim.clip_factor(config, aggregation.squares(sums, plan, count, weights))
         step = Step(count, 0.1, clip)
-        finite = aggregation.update(gradients, weights, slots, step=step, out=out, slots_out=slots_out)
+        finite = aggregation.update(sums, plan, weights, slots, step=step, out=out, slots_out=slots_out)
     return finite, out, velocity_out
 
 

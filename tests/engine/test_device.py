@@ -96,13 +96,14 @@ def test_updates_on_the_device_have_numpys_bits(stand_in, monkeypatch, config, n
     left, right, weights, velocity = (rng.standard_normal(net.size, np.float32) for _ in range(4))
     results = []
     for xp in (np, stand_in):
-        gradients = {node: xp.asarray(gradient) for node, gradient in zip(nodes, (left, right), strict=False)}
+        gradients = [xp.asarray(gradient) for _, gradient in zip(nodes, (left, right), strict=False)]
+        plan = reduction.additions(tuple(nodes), (0, 2))
         W = xp.asarray(weights)
         slots = {name: xp.asarray(velocity) for name in update_rule(config).slots}
         out, slots_out = xp.zeros(net.size, xp.float32), {name: xp.zeros(net.size, xp.float32) for name in slots}
         server = Aggregation(config, list(optim.blocks(net)), 2, xp=xp)
-        clip = optim.clip_factor(config, server.squares(gradients, 9, W))
-        assert server.update(gradients, W, slots, step=Step(9, 0.1, clip), out=out, slots_out=slots_out)
+        clip = optim.clip_factor(config, server.squares(gradients, plan, 9, W))
+        assert server.update(gradients, plan, W, slots, step=Step(9, 0.1, clip), out=out, slots_out=slots_out)
         found = [out, *slots_out.values()]
         results.append([optim.l2_loss(net, out, 0.1, xp), *(to_host(array).tobytes() for array in found)])
     assert results[0] == results[1]
