@@ -23,7 +23,7 @@ import difflib
 import signal
 from collections.abc import Iterable
 
-MAX_DATA_MESSAGE = 1_000
+MAX_DATA_MESSAGE = 1_200
 """Characters of a DataError's message; of a longer one the beginning (the file) and the end (the remedy) are kept."""
 
 
@@ -49,7 +49,7 @@ class DataError(RefusedError):
     def __init__(self, message: str) -> None:
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         if len(line) > MAX_DATA_MESSAGE:
-            line = f"{line[: MAX_DATA_MESSAGE - 300]} … {line[-300:]}"
+            line = f"{line[: MAX_DATA_MESSAGE - 500]} … {line[-500:]}"
         super().__init__(line)
 
 
@@ -96,6 +96,15 @@ class Stopped(DistsgdError):  # noqa: N818 - a request to stop is not an error
     def exit_code(self) -> int:  # type: ignore[override]
         """128 plus the signal's number, as a shell reports it: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + int(self.signum)
+
+
+LONGEST_NAME = 60
+"""Characters of a name that a message shows."""
+
+
+def shortened(name: str) -> str:
+    """Return a name as messages show it, with `...` in place of what is beyond LONGEST_NAME characters."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -95,7 +95,7 @@ def refused(path: Path | str, **values: Any) -> str:
         load_from(path, **values)
     message = str(error.value)
     assert message.splitlines() == [message]
-    assert len(message) < 500, message
+    assert len(message) < 700, message
     return message
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from distsgd.errors import shortened
+
 SHOWN = 8
 """Names that a message lists."""
 
@@ -66,7 +68,7 @@ def choose_columns(found: Sequence[Any], wanted: Sequence[str]) -> dict[str, Any
     counts = Counter(str(name) for name in found)
     for name in wanted:
         if counts[name] > 1:
-            raise ValueError(f"{counts[name]} columns have the name {name!r}; expected one")
+            raise ValueError(f"{counts[name]} columns have the name {shortened(name)!r}; expected one")
     if others:
         warnings.warn(f"columns that this model was not trained on are ignored: {_listing(others)}", stacklevel=2)
     return {name: names[name] for name in wanted}
@@ -82,10 +84,10 @@ def only_count(names: Sequence[Any]) -> bool:
 def _nearest(name: str, others: Sequence[str]) -> str:
     folded = {other.casefold(): other for other in others}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f" (did you mean {folded[near[0]]!r}?)" if near else ""
+    return f" (did you mean {shortened(folded[near[0]])!r}?)" if near else ""
 
 
 def _listing(names: Sequence[str] | Mapping[str, Any]) -> str:
     listed = list(names)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(repr(name) for name in listed[:SHOWN]) + more
+    return ", ".join(repr(shortened(str(name))) for name in listed[:SHOWN]) + more

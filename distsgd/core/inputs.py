@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from distsgd.errors import shortened
+
 from .encoding import buckets, find_missing, lists, matrix_of, numbers, one_hot, places
 from .frames import choose_columns, column_names, column_values, is_frame, only_count
 
@@ -55,7 +57,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if problem := _problem(self):
-            raise ValueError(f"column {self.name!r}: {problem}")
+            raise ValueError(f"column {shortened(str(self.name))!r}: {problem}")
 
     @property
     def features(self) -> int:
@@ -161,7 +163,7 @@ class Inputs:
         filled: np.ndarray = np.where(missing, np.array(fills, raw.dtype), raw)
         if (missing := np.isnan(filled)).any():
             row, number = np.argwhere(missing)[0]
-            raise ValueError(f"feature {self.feature_names[number]!r}: {_missing(int(row))}")
+            raise ValueError(f"feature {shortened(self.feature_names[number])!r}: {_missing(int(row))}")
         return filled
 
     def _takes_positions(self, names: list[Any]) -> bool:
@@ -181,7 +183,7 @@ def _named(name: Any, read: Callable[..., np.ndarray], *arguments: Any) -> np.nd
     try:
         return read(*arguments)
     except ValueError as error:
-        raise ValueError(f"column {str(name)!r}: {error}") from None
+        raise ValueError(f"column {shortened(str(name))!r}: {error}") from None
 
 
 def _missing(row: int) -> str:

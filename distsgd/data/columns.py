@@ -17,7 +17,7 @@ from distsgd.core.inputs import Column
 from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
-from distsgd.errors import DataError
+from distsgd.errors import DataError, shortened
 
 
 def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first: str) -> None:
@@ -26,20 +26,20 @@ def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first
     for name in schema.columns:
         if name not in known:
             raise DataError(
-                f"{file.path}: column {name!r} is not in {first}; expected the same columns: leave it out with "
-                f"{setting('data.exclude', [*expected.excluded, name])}"
+                f"{file.path}: column {shortened(name)!r} is not in {first}; expected the same columns: leave it out "
+                f"with {setting('data.exclude', [*expected.excluded, name])}"
             )
     for name in expected.columns:
         if name not in found:
-            raise DataError(f"{file.path}: no column {name!r}, which {first} has; expected the same columns")
+            raise DataError(f"{file.path}: no column {shortened(name)!r}, which {first} has; expected the same columns")
     if schema.width != expected.width:
         raise DataError(
-            f"{file.path}: column {expected.columns[0]!r} holds {_shape(schema.width)}, in {first} "
+            f"{file.path}: column {shortened(expected.columns[0])!r} holds {_shape(schema.width)}, in {first} "
             f"{_shape(expected.width)}; expected the same"
         )
     if schema.labelled and schema.label_kind != expected.label_kind:
         raise DataError(
-            f"{file.path}: label column {schema.label!r} is of {schema.label_kind}s, in {first} of "
+            f"{file.path}: label column {shortened(schema.label)!r} is of {schema.label_kind}s, in {first} of "
             f"{expected.label_kind}s; give it one type in all files"
         )
 
@@ -60,7 +60,9 @@ def check_types(
             fits = storage.kind == "f" or np.can_cast(found[name], storage)
         if not fits:
             here, there = (_type_name(s, name, t) for s, t in ((schema, found[name]), (expected, kind)))
-            raise DataError(f"{file.path}: column {name!r} is {here}, in {first} {there}; give it one type everywhere")
+            raise DataError(
+                f"{file.path}: column {shortened(name)!r} is {here}, in {first} {there}; give it one type everywhere"
+            )
 
 
 def _type_name(schema: InputSchema, name: str, kind: str) -> str:
@@ -86,13 +88,19 @@ def _shape(width: int | None) -> str:
 class RowError(Exception):
     """A value that cannot be used, by its row in the batch; the caller, which knows the file, raises a DataError."""
 
-    def __init__(self, row: int, problem: str) -> None:
+    def __init__(self, row: int, problem: str, repair: str = "") -> None:
         super().__init__(problem)
         self.row = row
+        self.repair = repair
+        """What would make a frame `d` of pandas usable; nothing if nobody can tell."""
 
 
 class MissingValue(RowError):  # noqa: N818 - as RowError, it is turned into a DataError
     """A value that is missing, where data.missing does not say what becomes of it."""
+
+
+class MissingLabel(RowError):  # noqa: N818 - as RowError, it is turned into a DataError
+    """A row without a label."""
 
 
 def feature_block(
@@ -116,13 +124,13 @@ def feature_block(
             if column.kind in ("category", "hash"):
                 one_hot(_places(values, column, unknown), target)
             elif column.fill is None and values.null_count:
-                raise MissingValue(_first_null(values), f"null in column {column.name!r}")
+                raise MissingValue(_first_null(values), f"null in column {shortened(column.name)!r}")
             else:
                 target[:, 0] = _filled(_numbers(values), column.fill)
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         row, number = np.argwhere(~np.isfinite(block))[0]
         kind = MissingValue if np.isnan(block[row, number]) else RowError
-        raise kind(int(row), f"{block[row, number]} in column {schema.feature_names[number]!r}")
+        raise kind(int(row), f"{block[row, number]} in column {shortened(schema.feature_names[number])!r}")
     return block
 
 
@@ -160,7 +168,7 @@ class UnknownCategories:
         """Return a line for each column that has some."""
         return tuple(
             f"warning: {location}: {rows:,} held-out row{'s' * (rows > 1)} ha{'ve' if rows > 1 else 's'} a value in "
-            f"column {name!r} that no training row has, which sets none of its features: "
+            f"column {shortened(name)!r} that no training row has, which sets none of its features: "
             f"{', '.join(list(self._seen[name])[:SHOWN])}{', ...' * (len(self._seen[name]) > SHOWN)}"
             for name, rows in self._rows.items()
         )
@@ -174,7 +182,7 @@ def _places(values: pa.Array, column: Column, unknown: UnknownCategories | None)
     """Return the number of each row's feature (n,) within a category, -1 for none."""
     codes, found = coded(values)
     if len(codes) and not column.missing and (codes < 0).any():
-        raise MissingValue(int(np.argmax(codes < 0)), f"null in column {column.name!r}")
+        raise MissingValue(int(np.argmax(codes < 0)), f"null in column {shortened(column.name)!r}")
     if column.kind == "hash":
         table = np.array([zlib.crc32(str(v).encode()) % column.width for v in found] + [-1], np.int64)
         return table[codes]
@@ -207,16 +215,18 @@ def _list_values(values: pa.Array, column: Column) -> NDArray[Any]:
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     if values.null_count:
-        raise MissingValue(_first_null(values), f"null in column {name!r}")
+        raise MissingValue(_first_null(values), f"null in column {shortened(name)!r}")
     if not pa.types.is_fixed_size_list(values.type):
         lengths = values.value_lengths().to_numpy()
         wrong = np.flatnonzero(lengths != width)
         if wrong.size:
-            raise RowError(int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {name!r}, not {width}")
+            raise RowError(
+                int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {shortened(name)!r}, not {width}"
+            )
     elements = values.flatten()
     if elements.null_count and column.fill is None:
         place = _first_null(elements)
-        raise MissingValue(place // width, f"null in column {name!r}, element {place % width}")
+        raise MissingValue(place // width, f"null in column {shortened(name)!r}, element {place % width}")
     return _filled(_numbers(elements), column.fill).reshape(-1, width)
 
 

@@ -40,7 +40,10 @@ class Dialect:
 
     encoding: str = "utf-8"
     skipped: int = 0
-    """Rows before all others that hold neither names nor values: Excel's `sep=;`."""
+    """Rows before all others that hold neither names nor values: Excel's `sep=;`, a title above the table."""
+
+    titles: int = field(default=0, compare=False)
+    """How many of those are a title."""
 
     unsure: str | None = field(default=None, compare=False)
     """A number like all others with a point, such as `1.234`, if that may be a thousand and more."""
@@ -96,11 +99,14 @@ def sniff(
     separator = separator or _separator(sample)
     rows = sample_rows(sample, separator)
     found = Dialect(separator=separator, decimal=decimal or _decimal(rows, separator))
+    titles = _titles(rows, found, known) if header is None else 0
+    rows = rows[titles:]
     return Dialect(
         separator=separator,
         decimal=found.decimal,
         header=_has_header(rows, found, known) if header is None else header,
-        skipped=int(hint is not None),
+        skipped=int(hint is not None) + titles,
+        titles=titles,
         unsure=_unsure(rows) if separator != "," and found.decimal == "." and decimal is None else None,
     )
 
@@ -166,6 +172,18 @@ def _unsure(rows: Sequence[Sequence[str]]) -> str | None:
     """Return one of the numbers with a point if all of them may have it between thousands."""
     cells = [cell for row in rows for cell in row if "." in cell and POINT.is_number(cell)]
     return cells[0] if cells and all(map(COMMA.is_number, cells)) else None
+
+
+def _titles(rows: Sequence[Sequence[str]], dialect: Dialect, known: Collection[str]) -> int:
+    """Return how many rows, each of one cell or none, stand above a row of names with numbers below it."""
+    count = next((i for i, row in enumerate(rows) if sum(bool(cell.strip()) for cell in row) > 1), 0)
+    if not count or any(name in known for row in rows[:count] for name in row):
+        return 0
+    names, below = rows[count], rows[count + 1 :]
+    if not all(name.strip() and not dialect.is_number(name) for name in names):
+        return 0
+    columns = [[row[i] for row in below if i < len(row)] for i in range(len(names))]
+    return count if any(_names_numbers(n, cells, dialect) for n, cells in zip(names, columns, strict=True)) else 0
 
 
 def _has_header(rows: Sequence[Sequence[str]], dialect: Dialect, known: Collection[str]) -> bool:

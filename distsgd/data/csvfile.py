@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -33,11 +35,11 @@ class CsvFile:
     dialect: Dialect
     schema: pa.Schema
     num_rows: int
-    nulls: tuple[str, ...]
-    """Spellings of a missing value."""
-
     label: str
     """The column whose text is never a missing value, since a class may be called NA."""
+
+    given_nulls: tuple[str, ...] = ()
+    """Spellings of a missing value besides NULLS."""
 
     foreign: str | None = None
     """Some text of a file that is not UTF-8, as it is read; None if it is UTF-8, or the encoding was given."""
@@ -51,12 +53,17 @@ class CsvFile:
     doubts: Mapping[str, str] = field(default_factory=dict)
     """Why columns that are mostly numbers are read as text."""
 
+    @property
+    def nulls(self) -> tuple[str, ...]:
+        """Spellings of a missing value."""
+        return (*NULLS, *self.given_nulls)
+
     @classmethod
     def open(cls, path: str, dialect: Dialect | None = None, config: DataConfig | None = None) -> CsvFile:
         """Read the file once, piece by piece, to find types that fit every row of it."""
         config = config or DataConfig()
         dialect = dialect or sniffed(path, config)[0]
-        opened = cls(path, dialect, pa.schema([]), 0, (*NULLS, *(config.csv_null or ())), config.label)
+        opened = cls(path, dialect, pa.schema([]), 0, config.label, config.csv_null or ())
         try:
             return opened._with_types()
         except csvtext.NotUtf8Error as error:
@@ -77,7 +84,7 @@ class CsvFile:
                     rows += table.num_rows
         if types is None:
             raise DataError(f"{self.path} cannot be read as CSV (there are only blank lines); write it again")
-        doubts = types.doubts(lambda row: self.line(row))
+        doubts = types.doubts(self.line, self.without_end)
         schema = types.schema()
         empty = [f.name for f in schema if rows and f.name.startswith(UNNAMED) and pa.types.is_null(f.type)]
         schema = pa.schema([f for f in schema if f.name not in empty])
@@ -109,6 +116,14 @@ class CsvFile:
                     column = without_marks(column, self.dialect).cast(kind)
                 table = table.set_column(number, name, column)
         return table
+
+    def without_end(self, rows: int) -> str | None:
+        """Return the command that writes the first rows into a file of their own; None if no lines can be cut off."""
+        path = Path(self.path)
+        if path.suffix.lower() in csvtext.ENDINGS or self.dialect.encoding.startswith("utf-16"):
+            return None
+        target = shlex.quote(f"{path.stem}-new{path.suffix}")
+        return f"head -n {self.line(rows) - 1} {shlex.quote(self.path)} > {target}"
 
     def line(self, row: int) -> int:
         """See TextFile.line."""

@@ -67,6 +67,9 @@ def _described(file: CsvFile) -> str:
         names = ", ".join(repr(name) for name in sorted(file.grouped)[:3])
         more = f" and {len(file.grouped) - 3:,} more" if len(file.grouped) > 3 else ""
         text.append(f"with marks between thousands in {names}{more}")
+    if dialect.titles:
+        lines = f"the first {dialect.titles} lines, a title" if dialect.titles > 1 else "the first line, a title"
+        text.append(f"without {lines} (data.csv_header=true if it holds the names of the columns)")
     if dialect.unsure is not None:
         text.append(f"with a decimal point in {dialect.unsure} (data.csv_decimal=, if it stands between thousands)")
     if file.foreign is not None:
@@ -83,6 +86,7 @@ def _described(file: CsvFile) -> str:
         )
     if file.empty:
         text.append(
-            f"without {', '.join(map(repr, file.empty[:3]))}{' ...' if len(file.empty) > 3 else ''}, which is empty"
+            f"without {', '.join(map(repr, file.empty[:3]))}{' ...' if len(file.empty) > 3 else ''}, which "
+            f"{'is' if len(file.empty) == 1 else 'are'} empty"
         )
     return "; ".join(text)

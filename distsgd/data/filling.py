@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.core.scaling import block_rows
-from distsgd.data.columns import MissingValue, RowError, UnknownCategories, feature_block, fits_float32, storage_dtype
+from distsgd.data.columns import RowError, UnknownCategories, feature_block, fits_float32, storage_dtype
 from distsgd.data.dataset import ArrayRows, InputSchema
-from distsgd.data.fitting import missing_values
 from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization
+from distsgd.data.refusals import refusal
 from distsgd.data.sources import Source
-from distsgd.errors import DataError
+from distsgd.errors import DataError, shortened
 from distsgd.system.memory import memory_limit
 
 
@@ -57,7 +57,7 @@ class RowBuilder:
             if not finite.all():
                 row, number = np.argwhere(~finite)[0]
                 place = self._source.place(int(np.flatnonzero(self.chosen)[start + row]))
-                name = self._source.schema.feature_names[number]
+                name = shortened(self._source.schema.feature_names[number])
                 raise DataError(
                     f"{place}: the value in column {name!r} is too large for float32 once it is normalised; rescale "
                     "that column, or leave it out of data.features"
@@ -202,8 +202,9 @@ def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> 
     for X, _ in _examples(source, encoder):
         lost = zero[X[:, zero].any(axis=0)]
         if len(lost):
+            name = shortened(source.schema.feature_names[lost[0]])
             raise DataError(
-                f"the values of feature {source.schema.feature_names[lost[0]]!r} are so small that all of them are 0 "
+                f"the values of feature {name!r} are so small that all of them are 0 "
                 "in float32; set data.normalize=standard, rescale that column, or leave it out of data.features"
             )
 
@@ -217,8 +218,6 @@ def _examples(
         try:
             X = feature_block(batch.table, source.schema, dtype, unknown)
             y = encoder.encode(batch.table.column(source.schema.label))
-        except MissingValue as problem:
-            raise missing_values(source, batch.error(problem.row, str(problem))) from None
         except RowError as problem:
-            raise batch.error(problem.row, str(problem)) from None
+            raise refusal(source, batch, problem) from None
         yield X, y

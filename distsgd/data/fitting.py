@@ -15,9 +15,8 @@ from distsgd.core.scaling import block_rows
 from distsgd.data.columns import coded
 from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
-from distsgd.data.selection import LONGEST_SETTING
 from distsgd.data.sources import Source
-from distsgd.errors import DataError
+from distsgd.errors import DataError, shortened
 
 
 def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Source:
@@ -56,7 +55,7 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Sou
     ]
     if not columns:
         raise DataError(
-            f"{source.location}: no column is left for a feature: {_described(list(refused.items()))} cannot be used; "
+            f"{source.location}: no column is left for a feature: {described(list(refused.items()))} cannot be used; "
             "raise data.max_categories, or hash them: --set data.categorical=hash"
         )
     kept = {column.name for column in columns}
@@ -91,7 +90,7 @@ def _check_named(source: Source, refused: dict[str, str], config: DataConfig) ->
     rest = [name for name in config.features if name not in refused]
     command = f", or leave them out: {setting('data.features', rest)}" if rest else ""
     raise DataError(
-        f"{source.location}: {_described(list(refused.items()))} cannot be categories; raise data.max_categories, hash "
+        f"{source.location}: {described(list(refused.items()))} cannot be categories; raise data.max_categories, hash "
         f"them with --set data.categorical=hash{command}"
     )
 
@@ -158,31 +157,34 @@ class _Means:
             self._merge(name, self._rest[name])
             self._rest[name] = np.empty(0)
         if not self._counts[name]:
-            raise DataError(f"column {name!r} has no values in the training rows; {setting('data.exclude', [name])}")
+            raise DataError(
+                f"column {shortened(name)!r} has no values in the training rows; {setting('data.exclude', [name])}"
+            )
         mean = self._sums[name] / self._counts[name]
         kind = np.dtype(self._types[name])
         mean = float(kind.type(mean)) if kind.kind == "f" else mean
         if not np.isfinite(mean):
-            raise DataError(f"the mean of column {name!r} is {mean}; {setting('data.exclude', [name])}")
+            raise DataError(f"the mean of column {shortened(name)!r} is {mean}; {setting('data.exclude', [name])}")
         return mean
 
 
-def _described(columns: list[tuple[str, str]]) -> str:
+def described(columns: list[tuple[str, str]]) -> str:
+    """Return the first columns, each with what is said of it, and how many more there are."""
     more = f" and {len(columns) - 8} more" if len(columns) > 8 else ""
-    return ", ".join(f"{name} ({reason})" for name, reason in columns[:8]) + more
+    return ", ".join(f"{shortened(name)} ({reason})" for name, reason in columns[:8]) + more
 
 
 def features_line(schema: InputSchema) -> str:
     """Return `features (4): income, age, color (one-hot, 2); left out: id (text, ...)`."""
-    described = []
+    parts = []
     for column in schema.inputs.columns[:SHOWN]:
         form = {"category": f" (one-hot, {column.features})", "hash": f" (hashed, {column.width})"}
-        described.append(column.name + form.get(column.kind, ""))
+        parts.append(shortened(column.name) + form.get(column.kind, ""))
     more = len(schema.inputs.columns) - SHOWN
-    line = f"features ({schema.num_features:,}): {', '.join(described)}" + (f" and {more:,} more" if more > 0 else "")
+    line = f"features ({schema.num_features:,}): {', '.join(parts)}" + (f" and {more:,} more" if more > 0 else "")
     excluded = [(name, "data.exclude") for name in schema.excluded]
     left_out = [*schema.left_out, *excluded]
-    line += f"; left out: {_described(left_out)}" if left_out else ""
+    line += f"; left out: {described(left_out)}" if left_out else ""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
 
 
@@ -191,35 +193,3 @@ SHOWN = 20
 
 LONGEST = 2_000
 """Characters of that line."""
-
-
-def missing_values(source: Source, error: DataError) -> DataError:
-    """Return the error with the number of missing values of every column that has some, and what to do about them."""
-    counts: dict[str, int] = {}
-    for batch in source.batches(source.schema.columns):
-        for name in source.schema.columns:
-            count = _missing_rows(batch.table.column(name))
-            if count:
-                counts[name] = counts.get(name, 0) + count
-    columns = [(name, f"{count:,} of {source.num_rows:,} rows") for name, count in counts.items()]
-    command = setting("data.exclude", [*source.schema.excluded, *counts])
-    some = len(command) < LONGEST_SETTING and len(counts) < len(source.schema.columns)
-    what = f"or leave these columns out: {command}" if some else "or leave such rows out"
-    return DataError(
-        f"{error}; values are missing in {_described(columns)}: fill them with --set data.missing=mean (or zero), "
-        f"{what}"
-    )
-
-
-def _missing_rows(values: pa.Array) -> int:
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    if values.null_count and pa.types.is_nested(values.type):
-        return int(values.null_count)
-    if pa.types.is_nested(values.type):
-        values = values.flatten()
-    nans = 0
-    if pa.types.is_floating(values.type):
-        numbers = values.drop_null().to_numpy(zero_copy_only=False)
-        nans = int(np.isnan(numbers).sum())
-    return int(values.null_count) + nans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,14 @@ REFUSED_MAGIC = {
     b"\x93NUMPY": "is a single NumPy array; save the arrays X and y together with numpy.savez",
 }
 
+TO_PARQUET = """write it as Parquet: python -c "import pandas as pd; """
+REFUSED_TEXT = {
+    rb"\s*\{\s*\"": f"is JSON, not a table; {TO_PARQUET}pd.read_json('PATH', lines=True).to_parquet('STEM.parquet')\"",
+    rb"\s*\[\s*\{\s*\"": f"is JSON, not a table; {TO_PARQUET}pd.read_json('PATH').to_parquet('STEM.parquet')\"",
+    rb"(?i)\s*<(!doctype|html|\?xml)": "is a web page or XML, not a table; download the table itself",
+}
+"""Text that is no table, by a pattern of its beginning; PATH and STEM stand for the file's name."""
+
 
 def form_of_name(path: str) -> FileFormat | None:
     """Return the format that a file has by its name: `.csv`, `.csv.gz`; None if that is no data file's."""
@@ -119,6 +128,9 @@ def recognise(path: str) -> FileFormat:
     for magic, problem in REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path} {problem}")
+    for pattern, problem in REFUSED_TEXT.items():
+        if (expected is None or expected.name == "CSV") and re.match(pattern, head):
+            raise DataError(f"{path} {problem}".replace("PATH", path).replace("STEM", Path(path).stem))
     if expected is not None and not expected.magic and csvtext.is_text(head):
         return expected
     start = head[:12].decode("ascii", "replace")

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distsgd.data.columns import RowError
+from distsgd.data.columns import MissingLabel, RowError
 from distsgd.data.dataset import InputSchema
-from distsgd.errors import DataError
+from distsgd.errors import DataError, shortened
 
 MAX_CLASSES = 65_536
 MAX_LABEL = 2**31
@@ -19,11 +19,11 @@ MAX_LABEL = 2**31
 MAX_LABEL_LENGTH = 1_000
 """Characters of a label: classes are kept in an array whose entries are all as long as the longest one."""
 
-REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or store the classes as strings"
+REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or number the classes from 0"
 
 REGRESSION = (
     "this looks like regression, and distsgd trains classifiers: choose another column with data.label, or make a few "
-    "classes of the numbers, for example with pandas.qcut"
+    "classes of the numbers"
 )
 
 SOME_VALUES = 50
@@ -33,6 +33,18 @@ MANY = 0.05
 """Share of the rows above which so many different numbers do not look like classes."""
 
 Label = int | str
+
+
+def _alike(labels: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return a warning of labels that differ in spaces or in upper and lower case alone."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(" ".join(label.split()).casefold(), []).append(label)
+    alike = next((sorted(group) for group in groups.values() if len(group) > 1), None)
+    if alike is None:
+        return ()
+    listed = " and ".join(repr(shortened(label)) for label in alike[:2])
+    return (f"warning: labels {listed} of column {shortened(name)!r} are different classes; are they meant to be one?",)
 
 
 class LabelEncoder:
@@ -58,7 +70,8 @@ class LabelEncoder:
             return cls(schema.label, None, "")
         if schema.label_kind != "integer":
             raise DataError(
-                f"data.classes is {count}, and column {schema.label!r} is of strings; leave data.classes unset"
+                f"data.classes is {count}, and column {shortened(schema.label)!r} is of strings; leave data.classes "
+                "unset"
             )
         if count > MAX_CLASSES:
             raise DataError(f"data.classes is {count}; expected at most {MAX_CLASSES}")
@@ -77,7 +90,7 @@ class LabelEncoder:
             column = column.dictionary_decode()  # which turns a null among the dictionary's values into a null
         if column.null_count:
             row = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]
-            raise RowError(int(row), f"null in the label column {self._name!r}; leave unlabelled rows out")
+            raise MissingLabel(int(row), f"null in the label column {shortened(self._name)!r}")
         if pa.types.is_boolean(column.type):
             column = column.cast(pa.uint8())
         if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
@@ -103,13 +116,16 @@ class LabelEncoder:
         values = column.to_numpy()
         missing = np.isnan(values)
         if missing.any():
-            raise RowError(
-                int(np.argmax(missing)), f"nan in the label column {self._name!r}; leave unlabelled rows out"
-            )
+            raise MissingLabel(int(np.argmax(missing)), f"nan in the label column {shortened(self._name)!r}")
         broken = values != np.rint(values)
         if broken.any():
             row = int(np.argmax(broken))
-            raise RowError(row, f"label {values[row]:g} in column {self._name!r} is not a whole number: {REGRESSION}")
+            name = shortened(self._name)
+            raise RowError(
+                row,
+                f"label {values[row]:g} in column {name!r} is not a whole number: {REGRESSION}",
+                f"d[{self._name!r}] = pd.qcut(d[{self._name!r}], 4, labels=False, duplicates='drop')",
+            )
         self._check_range(values)
         self._from_floats = True
         return pa.array(values.astype(np.int64))
@@ -121,7 +137,7 @@ class LabelEncoder:
         if self._known or count <= SOME_VALUES:
             return
         numbers = isinstance(labels[0], int)
-        found = f"{location}: column {self._name!r} has {count:,} different labels in {rows:,} rows"
+        found = f"{location}: column {shortened(self._name)!r} has {count:,} different labels in {rows:,} rows"
         if count == rows:
             hint = f" or, if it is a measured number, {REGRESSION}" if numbers else ""
             raise DataError(f"{found}: is it an identifier? Name the label column with data.label{hint}")
@@ -134,25 +150,32 @@ class LabelEncoder:
     def _check_range(self, values: NDArray[Any]) -> None:
         bad = np.flatnonzero((values < 0) | (values >= MAX_LABEL))
         if bad.size:
-            raise RowError(int(bad[0]), f"label {values[bad[0]]} in column {self._name!r} is out of range; {REMEDY}")
+            raise RowError(
+                int(bad[0]),
+                f"label {values[bad[0]]} in column {shortened(self._name)!r} is out of range; {REMEDY}",
+                f"d[{self._name!r}] = pd.factorize(d[{self._name!r}], sort=True)[0]",
+            )
 
     def _code(self, label: Label, row: int) -> int:
         code = self._codes.get(label)
         if code is not None:
             return code
         if self._classes is not None:
-            raise RowError(row, f"label {label!r} in column {self._name!r} {self._unknown}")
+            raise RowError(row, f"label {label!r} in column {shortened(self._name)!r} {self._unknown}")
         if isinstance(label, str) and (not label or label.endswith("\0")):
-            raise RowError(row, f"empty label in column {self._name!r}; leave unlabelled rows out")
+            raise MissingLabel(row, f"empty label in column {shortened(self._name)!r}")
         if isinstance(label, str) and len(label) > MAX_LABEL_LENGTH:
             raise RowError(
                 row,
-                f"a label of {len(label):,} characters in column {self._name!r}, which begins with {label[:40]!r}; "
-                f"expected at most {MAX_LABEL_LENGTH:,}: is it free text? Name the label column with data.label",
+                f"a label of {len(label):,} characters in column {shortened(self._name)!r}, which begins with "
+                f"{label[:40]!r}; expected at most {MAX_LABEL_LENGTH:,}: is it free text? Name the label column "
+                "with data.label",
             )
         if len(self._codes) == MAX_CLASSES:
             raise RowError(
-                row, f"column {self._name!r} holds more than {MAX_CLASSES} distinct labels here; is it an identifier?"
+                row,
+                f"column {shortened(self._name)!r} holds more than {MAX_CLASSES} distinct labels here; is it an "
+                "identifier?",
             )
         self._codes[label] = len(self._codes)
         return self._codes[label]
@@ -172,9 +195,11 @@ class LabelEncoder:
                 for start in range(0, len(y), 2**20):
                     y[start : start + 2**20] = ranks[y[start : start + 2**20]]
             self._classes = np.array([labels[code] for code in order])
+            self.notices += _alike([label for label in labels if isinstance(label, str)], self._name)
         if all((y == parts[0][0]).all() for y in parts):
             label = self._classes[parts[0][0]].item()
             raise DataError(
-                f"{location}: every label in column {self._name!r} is {label!r}; expected two classes at least"
+                f"{location}: every label in column {shortened(self._name)!r} is {label!r}; expected two classes "
+                "at least: choose another column with data.label"
             )
         return self._classes

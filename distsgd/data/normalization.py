@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.core.scaling import block_rows, scaled
-from distsgd.errors import DataError
+from distsgd.errors import DataError, shortened
 
 SMALLEST_SQUARES = 2.0**-970
 """Sums of squared deviations below this have lost bits to underflow, or all of them (columns of about 1e-150)."""
@@ -129,8 +129,8 @@ class Moments:
         for bad, problem in ((~np.isfinite(std), "far apart"), (small, "close together")):
             if bad.any():
                 raise DataError(
-                    f"the values of feature {names[np.flatnonzero(bad)[0]]!r} lie too {problem} for a standard "
-                    "deviation in float64; rescale that column, or leave it out of data.features"
+                    f"the values of feature {shortened(names[np.flatnonzero(bad)[0]])!r} lie too {problem} for a "
+                    "standard deviation in float64; rescale that column, or leave it out of data.features"
                 )
         scale = 1.0 / np.where(std == 0, 1.0, std)
         return Normalization(self._origin + self._mean, scale)

@@ -19,7 +19,7 @@ from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.data.selection import resolve
-from distsgd.errors import DataError, nearest
+from distsgd.errors import DataError, nearest, shortened
 
 BATCH_BYTES = 2**23
 """Bytes of feature values that are decoded at a time."""
@@ -139,8 +139,10 @@ def open_source(
     else:  # what was left out of the training rows is left out here
         left_out_there = [name for name, _ in training.schema.left_out]
         config = config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *left_out_there)))})
+    alone = len(filled) == 1
     try:
-        schemas = [resolve(file, label, config, labelled=labelled) for file in filled]
+        empty = _empty_columns(filled) if training is None else ()
+        schemas = [resolve(file, label, config, labelled=labelled, empty=empty, alone=alone) for file in filled]
         for file, schema in zip(filled[1:], schemas[1:], strict=True):
             check_same(file, schema, schemas[0], filled[0].path)
             check_types(file, schema, schemas[0], filled[0].path, None)
@@ -157,12 +159,22 @@ def open_source(
     return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
 
 
+def _empty_columns(files: Sequence[DataFile]) -> list[str]:
+    """Return the columns that have no values in any file, as their types say."""
+    found = dict.fromkeys(field.name for field in files[0].schema if pa.types.is_null(field.type))
+    for file in files[1:]:
+        nulls = {field.name for field in file.schema if pa.types.is_null(field.type)}
+        found = {name: None for name in found if name in nulls}
+    return list(found)
+
+
 def _check_excluded(location: str, files: Sequence[DataFile], config: DataConfig) -> None:
     """Refuse a name in data.exclude that no file has."""
     names = dict.fromkeys(name for file in files for name in file.schema.names)
     for name in config.exclude:
         if name not in names:
-            raise DataError(f"{location}: no column {name!r}{nearest(name, names)} to exclude; correct data.exclude")
+            near = nearest(shortened(name), map(shortened, names))
+            raise DataError(f"{location}: no column {shortened(name)!r}{near} to exclude; correct data.exclude")
 
 
 def _open_files(
@@ -196,4 +208,6 @@ def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:
         raise DataError(f"{file.path}: data.normalize=unit needs integer types, and {form.name} has none; {remedy}")
     for name, kind in zip(schema.columns, schema.stored_types, strict=True):
         if kind.kind == "f":
-            raise DataError(f"{file.path}: column {name!r} is {kind}, and data.normalize=unit needs integers; {remedy}")
+            raise DataError(
+                f"{file.path}: column {shortened(name)!r} is {kind}, and data.normalize=unit needs integers; {remedy}"
+            )

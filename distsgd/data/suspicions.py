@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distsgd.core.inputs import Inputs
 from distsgd.data.dataset import Rows
+from distsgd.errors import shortened
 
 FIRST_ROWS, FIRST_VALUES = 2000, 2**20
 """Maximum number of rows, and of values, in the first look at all columns: it takes some milliseconds."""
@@ -95,9 +96,9 @@ def _warning(names: list[str], one: str, many: str, more: str) -> str | None:
     if not names:
         return None
     if len(names) == 1:
-        return f"warning: column {names[0]!r} {one}; {more}"
+        return f"warning: column {shortened(names[0])!r} {one}; {more}"
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"warning: columns {', '.join(map(repr, names[:NAMED]))}{rest} {many}; {more}"
+    return f"warning: columns {', '.join(repr(shortened(name)) for name in names[:NAMED])}{rest} {many}; {more}"
 
 
 def _is_index(name: str, column: NDArray[np.float32]) -> bool:

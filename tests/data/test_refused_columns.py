@@ -7,6 +7,7 @@ import pytest
 from data_helpers import (
     list_table,
     load_from,
+    load_table,
     refused,
     refused_table,
     some_rows,
@@ -64,7 +65,6 @@ def test_same_name_twice(tmp_path):
         pa.array([{"a": 1}, {"a": 2}]),
         pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
         pa.array([[[1]], [[2]]], pa.list_(pa.list_(pa.int8(), 1), 1)),
-        pa.nulls(2),
     ],
     ids=lambda values: str(values.type),
 )
@@ -75,6 +75,19 @@ def test_column_that_is_not_numbers(tmp_path, values):
     assert "--set data.exclude=city" in message
 
 
+def test_columns_without_values_are_left_out(tmp_path):
+    table = wide_table(X, Y).append_column("empty", pa.nulls(len(Y)))
+    data = load_table(table, tmp_path)
+    assert data.description == "features (3): f0, f1, f2; left out: empty (no values)"
+    write_parquet(wide_table(X, Y).append_column("empty", pa.array(Y)), tmp_path / "val.parquet")
+    assert load_from(tmp_path / "table.parquet", val=tmp_path / "val.parquet").schema.columns == ("f0", "f1", "f2")
+    assert "'empty' is null" in refused(tmp_path / "table.parquet", features=("f0", "empty"))
+    only = pa.table({"empty": pa.nulls(4), "label": [0, 1, 0, 1]})
+    assert "no feature column; expected at least one beside the label 'label'; 'empty' is left out: no values" in (
+        refused_table(only, tmp_path)
+    )
+
+
 @pytest.mark.parametrize("kind", [pa.struct({"a\nb": pa.int8()}), pa.struct({f"a{i}": pa.int8() for i in range(9999)})])
 @pytest.mark.parametrize("name", ["city", "x" * 100_000])
 def test_the_message_is_a_line_whatever_names_there_are(tmp_path, kind, name):
@@ -83,7 +96,7 @@ def test_the_message_is_a_line_whatever_names_there_are(tmp_path, kind, name):
         load_from(tmp_path / "ro\nws.arrow")
     message = str(error.value)
     assert message.splitlines() == [message]
-    assert len(message) < 1_010
+    assert len(message) < 1_210
     assert "ro\\nws.arrow: column '" in message
     assert "data.exclude" in message
 
