@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class Cli:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    prefix: Sequence[str] = ()
+    """What is put before the program, such as what enters a network namespace."""
 
     def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
         """Start `distsgd ARGUMENTS`."""
@@ -100,7 +102,7 @@ class Cli:
         home.mkdir(exist_ok=True)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [*self.prefix, sys.executable, *arguments],
             cwd=self.folder,
             env=kept | {"HOME": str(home), MARK: self.mark} | self.environment,
             text=True,

@@ -1,0 +1,193 @@
+"""Network namespaces joined by a bridge: nodes with addresses of their own on one machine, and links that can fail.
+
+The bridge has a namespace of its own and no address, so that nothing of this is seen on the machine's own network, and
+any number of networks with the same addresses may exist at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PREFIX = "distsgd"
+
+SUBNET = "10.77.0"
+
+DEVICE = "eth0"
+"""The interface of a node in its namespace."""
+
+BRIDGE = "bridge0"
+
+NOBODY = "02:00:00:00:00:00"
+"""An Ethernet address that no interface has: what is sent to it is lost without a word."""
+
+MOST = 8
+
+_networks = itertools.count()
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Return why there can be no network namespaces here, or None if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if missing := [name for name in ("ip", "tc", "nsenter") if shutil.which(name) is None]:
+        return f"there is no command {' and no '.join(missing)}"
+    try:
+        with network(2):
+            return None
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces are refused: `{' '.join(error.cmd)}`: {error.stderr.strip()}"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A node's namespace."""
+
+    name: str
+    address: str
+
+    def inside(self, *command: str) -> list[str]:
+        """Return the command line that runs `command` in this namespace, as the process that is started."""
+        return ["nsenter", f"--net={_path(self.name)}", *command]
+
+    def processes(self) -> list[int]:
+        """Return the processes that are in this namespace."""
+        return _processes(self.name)
+
+    def kill(self) -> None:
+        """Kill all processes that are in this namespace."""
+        _kill(self.name)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Namespaces, each of which reaches the others; numbers of nodes are their positions in `nodes`."""
+
+    switch: str
+    """The namespace of the bridge."""
+    nodes: list[Namespace] = field(default_factory=list)
+
+    def cut(self, source: int, target: int) -> None:
+        """Lose, silently, whatever one node sends to another; the other direction is not touched."""
+        neighbour = (self.nodes[target].address, "lladdr", NOBODY, "nud", "permanent", "dev", DEVICE)
+        _ip(self.nodes[source].name, "neigh", "replace", *neighbour)
+
+    def heal(self, source: int, target: int) -> None:
+        """Undo `cut`."""
+        _ip(self.nodes[source].name, "neigh", "del", self.nodes[target].address, "dev", DEVICE)
+
+    def unplug(self, node: int) -> None:
+        """Separate a node from all others, in both directions."""
+        _ip(self.switch, "link", "set", _port(node), "down")
+
+    def plug(self, node: int) -> None:
+        """Undo `unplug`."""
+        _ip(self.switch, "link", "set", _port(node), "up")
+
+
+@contextlib.contextmanager
+def network(nodes: int, *, delay_ms: float = 0.0, rate: str | None = None) -> Iterator[Network]:
+    """Yield that many joined namespaces; they and all processes in them are gone afterwards.
+
+    `delay_ms` delays whatever a node receives, so that a round trip takes twice as long in addition; `rate`, as in
+    `10gbit`, limits what each node sends. Raises CalledProcessError if the kernel refuses.
+    """
+    if not 1 <= nodes <= MOST:
+        raise ValueError(f"a network has 1 to {MOST} nodes, not {nodes}")
+    _remove_stale()
+    name = f"{PREFIX}-{os.getpid()}-{next(_networks)}"
+    made = Network(f"{name}-s")
+    with contextlib.ExitStack() as stack:
+        _add(made.switch, stack)
+        _ip(made.switch, "link", "add", BRIDGE, "type", "bridge")
+        _ip(made.switch, "link", "set", BRIDGE, "up")
+        for number in range(nodes):
+            node = Namespace(f"{name}-{number}", f"{SUBNET}.{number + 1}")
+            _add(node.name, stack)
+            _join(made.switch, node, number)
+            _shape(made.switch, node, number, delay_ms, rate)
+            made.nodes.append(node)
+        yield made
+
+
+def _add(name: str, stack: contextlib.ExitStack) -> None:
+    _run("ip", "netns", "add", name)
+    stack.callback(_remove, name)
+    _ip(name, "link", "set", "lo", "up")
+
+
+def _join(switch: str, node: Namespace, number: int) -> None:
+    _ip(node.name, "link", "add", DEVICE, "type", "veth", "peer", "name", _port(number), "netns", switch)
+    _ip(node.name, "addr", "add", f"{node.address}/24", "dev", DEVICE)
+    _ip(node.name, "link", "set", DEVICE, "up")
+    _ip(switch, "link", "set", _port(number), "master", BRIDGE, "up")
+
+
+def _shape(switch: str, node: Namespace, number: int, delay_ms: float, rate: str | None) -> None:
+    if rate is not None:
+        limit = ("root", "tbf", "rate", rate, "burst", "1mb", "latency", "50ms")
+        _run("tc", "-n", node.name, "qdisc", "add", "dev", DEVICE, *limit)
+    if delay_ms:
+        delay = ("root", "netem", "delay", f"{delay_ms}ms", "limit", "100000")
+        _run("tc", "-n", switch, "qdisc", "add", "dev", _port(number), *delay)
+
+
+def _remove_stale() -> None:
+    """Remove what is left of processes that were killed."""
+    for path in Path("/run/netns").glob(f"{PREFIX}-*"):
+        if not Path("/proc", path.name.split("-")[1]).exists():
+            _remove(path.name)
+
+
+def _remove(name: str) -> None:
+    """Kill what runs in a namespace and remove it; its interfaces go with it."""
+    _kill(name)
+    with contextlib.suppress(subprocess.CalledProcessError):  # another process removed it as stale
+        _run("ip", "netns", "del", name)
+
+
+def _kill(name: str) -> None:
+    while pids := _processes(name):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _processes(name: str) -> list[int]:
+    """Return the processes that are in a namespace; those that have ended, or whose parent has not noticed, are not."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        own = _path(name).stat()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and os.path.samestat((entry / "ns" / "net").stat(), own):
+                    found.append(int(entry.name))
+    return found
+
+
+def _path(name: str) -> Path:
+    return Path("/run/netns", name)
+
+
+def _port(number: int) -> str:
+    """Return the name of a node's interface on the bridge's side."""
+    return f"node{number}"
+
+
+def _ip(name: str, *arguments: str) -> None:
+    _run("ip", "-n", name, *arguments)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
