@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.cost_model import Point
 from benchmarks.scaling_runs import run, shapes
-from distsgd.cluster.actors import GradientActor
+from distsgd.cluster.gradient_actors import GradientActor
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.core import reduction

@@ -1,36 +1,29 @@
-"""The plain classes of `engine` and `comm` as Ray actors."""
+"""The parameter server as a Ray actor, and what it has in common with the aggregator."""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 
-from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.acceptor import Acceptor
-from distsgd.comm.aggregator import NodeAggregator
 from distsgd.comm.dispatcher import Dispatcher
-from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint
 from distsgd.comm.membership import InterruptedStepError, LostPeer
 from distsgd.comm.messages import PeerSettings
-from distsgd.comm.ray_calls import ParameterChunks, RayPeer, join, pack
+from distsgd.comm.ray_calls import ParameterChunks, RayPeer
+from distsgd.comm.tcp_acceptor import TcpAcceptor, TcpAddress
+from distsgd.comm.tcp_greeting import Introduction, Secret
+from distsgd.comm.tcp_peer import TcpPeer
+from distsgd.comm.tcp_stream import Stream
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.net import Net
-from distsgd.core.reduction import PartialSum
-from distsgd.data import Rows
 from distsgd.engine.plan import Plan
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.snapshot import Snapshot
-from distsgd.engine.validation import BlockResult
-from distsgd.engine.worker import Worker
 from distsgd.system import faults
 
 START_S = 60.0
@@ -53,11 +46,12 @@ class Location(NamedTuple):
     """The socket name that workers on its node connect to; empty for a worker."""
 
 
-def _node() -> str:
+def node_id() -> str:
+    """Return Ray's id of this node."""
     return str(ray.get_runtime_context().get_node_id())
 
 
-class _DispatchingActor:
+class DispatchingActor:
     """A dispatcher and the acceptor that workers connect to: the common part of server and aggregator."""
 
     def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
@@ -74,7 +68,7 @@ class _DispatchingActor:
 
     def location(self) -> Location:
         """Return where it is."""
-        return Location(_node(), socket.gethostname(), os.getpid(), self._acceptor.address)
+        return Location(node_id(), socket.gethostname(), os.getpid(), self._acceptor.address)
 
     def size(self) -> int:
         """See Membership.size."""
@@ -89,7 +83,7 @@ class _DispatchingActor:
         self._dispatcher.members.reweigh(name, weight)
 
 
-class ServerActor(_DispatchingActor):
+class ServerActor(DispatchingActor):
     """The parameter server as a Ray actor; it answers other calls while `run` trains."""
 
     def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
@@ -120,6 +114,26 @@ class ServerActor(_DispatchingActor):
         )
         self._dispatcher.members.join(peer)
 
+    def listen(self, secret: Secret, ports: range) -> TcpAddress | str:
+        """Listen for processes of this run on other nodes; return where, or the reason if that is not possible."""
+        try:
+            self._tcp_acceptor = TcpAcceptor(
+                ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+                ports,
+                node=node_id(),
+                parameters=self._dispatcher.buffers.shape[1],
+                secret=secret,
+                on_join=self._join_by_tcp,
+            )
+        except OSError as error:
+            return str(error)
+        return self._tcp_acceptor.address
+
+    def _join_by_tcp(self, stream: Stream, introduction: Introduction) -> None:
+        buffers, timeout_s = self._dispatcher.buffers, self._timeout_s
+        peer = TcpPeer(stream, introduction, buffers, self._num_shards, timeout_s=timeout_s)
+        self._dispatcher.members.join(peer)
+
     def run(self, until: int) -> int:
         """See ParameterServer.run."""
         try:
@@ -148,88 +162,3 @@ class ServerActor(_DispatchingActor):
     def timings(self) -> dict[str, float]:
         """See ParameterServer.timings."""
         return self._server.timings()
-
-
-class GradientActor(ABC):
-    """An actor that computes gradients through Ray calls."""
-
-    @abstractmethod
-    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
-        """See Worker.compute."""
-
-    def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list[Any]:
-        """Compute with parameters that arrive in chunks, and return the sums in chunks; see comm.ray_calls."""
-        return pack(self.compute(step, join(chunks), shards))
-
-
-class AggregatorActor(_DispatchingActor, GradientActor):
-    """An aggregator as a Ray actor."""
-
-    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
-        # so that the server reassigns its shards.
-        super().__init__(
-            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
-        )
-        self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
-
-    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:
-        """See NodeAggregator.compute."""
-        return self._aggregator.compute(step, flat, shards)
-
-
-class WorkerActor(GradientActor):
-    """A worker as a Ray actor; `initialize` does the work of a constructor, so that its errors reach the driver."""
-
-    def __init__(self, number: int, restart: int) -> None:
-        self._number, self._restart = number, restart
-        self._serving: threading.Thread | None = None
-
-    def location(self) -> Location:
-        """Return where it is."""
-        return Location(_node(), socket.gethostname(), os.getpid(), "")
-
-    def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
-        """Create the worker; return its numerics fingerprint."""
-        faults.reached("worker", self._number, self._restart, "initializing")
-        self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
-        self._blas.__enter__()
-        self._worker = Worker(
-            net=spec.net, sampler=spec.sampler, train=train, val=val, transform=spec.transform, device=spec.device
-        )
-        return numerics.fingerprint(spec.device)
-
-    def connect(self, address: str) -> str | None:
-        """Serve the server or aggregator at `address` on this node from now on; return the reason if that fails."""
-        self._disconnect()
-        try:
-            self._endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
-        except CONNECT_ERRORS as error:
-            return f"{type(error).__name__}: {error}"
-        self._serving = threading.Thread(
-            target=self._endpoint.serve, args=(self._worker,), name="endpoint", daemon=True
-        )
-        self._serving.start()
-        return None
-
-    def _disconnect(self) -> None:
-        """Disconnect from the server or aggregator, if there is one, and wait for the current computation.
-
-        The server may be hanging rather than dead, and the worker's buffers are for one computation at a time.
-        """
-        if self._serving is not None:
-            self._endpoint.disconnect()
-            self._serving.join()
-            self._serving = None
-
-    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
-        """See Worker.compute."""
-        faults.reached("worker", self._number, step + 1, "asked")
-        partials = self._worker.compute(step, flat, shards)
-        faults.reached("worker", self._number, step + 1, "computed")
-        return partials
-
-    def evaluate(self, flat: np.ndarray, blocks: range, confusion: bool) -> list[BlockResult]:
-        """See Worker.evaluate."""
-        faults.reached("worker", self._number, sys.maxsize, "validating")
-        return self._worker.evaluate(flat, blocks, confusion=confusion)

@@ -1,4 +1,8 @@
-"""Connecting workers to the parameter server: by shared memory, through their node's aggregator, or by Ray calls."""
+"""Connecting workers to the parameter server.
+
+On the server's node they use shared memory. A worker that is alone on another node uses TCP; several on one node share
+an aggregator, which does. Where that is not possible, Ray calls are used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.cluster.actors import CALLS_NOT_RECORDED, AggregatorActor, Location
+from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location
+from distsgd.cluster.gradient_actors import AggregatorActor
 from distsgd.cluster.rpc import (
     SERVER,
     Tick,
@@ -22,9 +27,12 @@ from distsgd.cluster.rpc import (
     end,
     no_tick,
 )
+from distsgd.cluster.tcp_link import TcpLink
 from distsgd.cluster.worker_state import Connected, ManagedWorker, Ready
 from distsgd.cluster.workers import Workers
 from distsgd.comm.membership import LostPeer
+from distsgd.comm.tcp_acceptor import TcpAddress
+from distsgd.comm.tcp_greeting import Secret
 from distsgd.config import Config
 from distsgd.core.net import Net
 from distsgd.errors import DistsgdError, ResourceError, ServerLostError, WorkerLostError
@@ -62,11 +70,13 @@ class Connections:
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
         self._server_location = Location("", "", 0, "")
+        self._tcp = TcpLink(config, self._timeout_s, workers.note)
 
     def connect_all(self, server: Any, location: Location) -> None:
         """Connect every worker that can compute to a new server."""
         self.close()
         self._server, self._server_location = server, location
+        self._tcp.use(server)
         for worker, state in self._workers.connected():
             worker.become(Ready(state.actor, state.location), "a new server")
         self.connect_ready(no_tick)
@@ -89,6 +99,9 @@ class Connections:
             return
         if node == self._server_location.node:
             self._connect_to(self._server_location.address, None, ready, tick)
+            return
+        if node not in self._aggregators and self._is_only_worker(ready[0][0], node):
+            self._connect_directly(*ready[0])
             return
         try:
             aggregator = self._aggregators.get(node) or self._start_aggregator(node, len(ready))
@@ -116,6 +129,25 @@ class Connections:
                 self._connect_by_calls(worker, state)
             else:
                 worker.become(Connected(state.actor, state.location, aggregator), f"to {aggregator or SERVER}")
+
+    def _is_only_worker(self, worker: ManagedWorker, node: str) -> bool:
+        """Return whether no other worker is on a node, so that an aggregator would have nothing to add."""
+        return [other for other, state in self._workers.located() if state.location.node == node] == [worker]
+
+    def _connect_directly(self, worker: ManagedWorker, state: Ready) -> None:
+        """Connect a worker to the server on another node, by TCP or else by Ray calls."""
+        name, location = worker.name, state.location
+
+        def connect(address: TcpAddress, secret: Secret) -> Any:
+            return state.actor.connect_tcp.remote(address, secret, name)
+
+        try:
+            if self._tcp.connect(connect, name, location):
+                worker.become(Connected(state.actor, location, None), f"to {SERVER} by TCP")
+            else:
+                self._connect_by_calls(worker, state)
+        except WorkerLostError as error:
+            self._workers.lose(worker, str(error))
 
     def _connect_by_calls(self, worker: ManagedWorker, state: Ready) -> None:
         location = state.location
@@ -152,16 +184,28 @@ class Connections:
 
         Skip aggregators without workers: they fail at their next task, and the server then marks them as lost.
         """
-        for aggregator in self._aggregators.values():
-            weight, location = len(self._behind(aggregator)), aggregator.location
+        for node, aggregator in list(self._aggregators.items()):
+            weight = len(self._behind(aggregator))
             if weight in (0, aggregator.announced):
                 continue
-            if aggregator.announced:
-                self._ask(self._server.reweigh.remote(aggregator.name, weight))
-            else:
-                actor, name = aggregator.actor, aggregator.name
-                self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))
-            aggregator.announced = weight
+            try:
+                if aggregator.announced:
+                    self._ask(self._server.reweigh.remote(aggregator.name, weight))
+                else:
+                    self._introduce(aggregator, weight)
+                aggregator.announced = weight
+            except WorkerLostError as error:
+                self._lose_aggregator(node, str(error))
+
+    def _introduce(self, aggregator: ManagedAggregator, weight: int) -> None:
+        """Connect an aggregator with `weight` workers to the server, by TCP or else by Ray calls."""
+        actor, name, location = aggregator.actor, aggregator.name, aggregator.location
+
+        def connect(address: TcpAddress, secret: Secret) -> Any:
+            return actor.connect_tcp.remote(address, secret, name, weight)
+
+        if not self._tcp.connect(connect, name, location):
+            self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))
 
     def _ask(self, reply: Any) -> Any:
         return await_server(reply, self._timeout_s)

@@ -8,8 +8,9 @@ from typing import Any
 
 import ray
 
-from distsgd.cluster.actors import CALLS_NOT_RECORDED, START_S, Location, WorkerActor
+from distsgd.cluster.actors import CALLS_NOT_RECORDED, START_S, Location
 from distsgd.cluster.connections import Connections
+from distsgd.cluster.gradient_actors import WorkerActor
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_reply, end, has_arrived
 from distsgd.cluster.worker_spec import WorkerSpec

@@ -76,6 +76,10 @@ class Workers:
         where = f" on {location.host}" if location else ""
         self.notices.append(f"{name}{where} was lost{doing}: {problem.removeprefix(f'{name} ')}")
 
+    def note(self, notice: str) -> None:
+        """Add a notice."""
+        self.notices.append(notice)
+
     def take_notices(self) -> list[str]:
         """Return the notices since the last call."""
         notices, self.notices = self.notices, []

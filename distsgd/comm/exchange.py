@@ -36,6 +36,9 @@ class Exchange:
         try:
             peer.start(self._step, shards, self._buffer)
             self.busy[descriptor] = (peer, shards)
+        except PeerTimeoutError as error:
+            self._lose(descriptor, shards, str(error), kill=True)
+            self._deadline = time.monotonic() + self._timeout_s  # the others have had no time to answer
         except PeerLostError as error:
             self._lose(descriptor, shards, f"closed the connection: {error}")
 

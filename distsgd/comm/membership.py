@@ -110,6 +110,7 @@ class Membership:
                 run = range(shards.start + own[0].start, shards.start + own[-1].stop)
                 if run:
                     self._assignments.append(Assignment(descriptor, peer, run))
+            self._assignments.sort(key=lambda assignment: assignment.peer.is_remote)
             self._assigned = shards
 
     def lose(self, descriptor: int, step: int, problem: str, *, kill: bool) -> None:

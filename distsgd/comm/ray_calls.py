@@ -79,7 +79,7 @@ class ParameterChunks:
 
 
 class RayPeer:
-    """An actor with the method `compute_chunks` of cluster.actors.GradientActor."""
+    """An actor with the method `compute_chunks` of cluster.gradient_actors.GradientActor."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class RayPeer:
         timeout_s: float,
     ) -> None:
         """Wait up to `timeout_s` for an answer that has been computed to arrive."""
-        self.name, self.host, self.pid, self.weight = name, host, pid, weight
+        self.name, self.host, self.pid, self.weight, self.is_remote = name, host, pid, weight, True
         self._actor, self._parameter_chunks, self._num_shards = actor, parameter_chunks, num_shards
         self._timeout_s = timeout_s
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -56,6 +56,7 @@ class Peer(Protocol):
         class InProcessPeer:
             def __init__(self, worker, buffers):
                 self.name, self.host, self.pid, self.weight = "worker 0", "localhost", os.getpid(), 1
+                self.is_remote = False
                 self._worker, self._buffers = worker, buffers
                 self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -92,6 +93,9 @@ class Peer(Protocol):
     weight: int
     """The number of workers that it represents."""
 
+    is_remote: bool
+    """Whether `start` sends it the parameters, which takes so long that other peers are started before."""
+
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to receive."""
         ...
@@ -99,7 +103,7 @@ class Peer(Protocol):
     def start(self, step: int, shards: range, buffer: int) -> None:
         """Start computing the gradients of `shards` with the parameters in one of the two buffers.
 
-        Raise PeerLostError if the peer is gone.
+        Raise PeerLostError if the peer is gone, and PeerTimeoutError if it does not take the parameters.
         """
         ...
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -254,9 +255,12 @@ class RunConfig(Section):
     """Seconds without an answer after which a worker is marked as lost, at most one week; half of that for workers
     behind an aggregator."""
 
-    link: Literal["auto", "ray"] = "auto"
-    """How the server communicates with workers. `auto`: shared memory on its own node, and an aggregator on each other
-    node; `ray`: Ray calls."""
+    link: Literal["auto", "tcp", "ray"] = "auto"
+    """How the server communicates with workers. `auto`: shared memory on its own node and TCP to other nodes, or Ray
+    calls where a connection cannot be made; `tcp`: the same, but refuse to use Ray calls; `ray`: Ray calls alone."""
+
+    ports: str | None = None
+    """TCP ports that the server may listen on for other nodes, such as `30000-30010`; unset: any free port."""
 
     max_restarts: int = Field(default=3, ge=0)
     """How many times a lost worker, or a lost parameter server, is replaced; after that the run continues with fewer
@@ -264,6 +268,22 @@ class RunConfig(Section):
 
     min_workers: int = Field(default=1, ge=1)
     """Minimum number of workers; if fewer are left and none can be replaced, the run writes a checkpoint and fails."""
+
+    @property
+    def port_range(self) -> range:
+        """The ports that `ports` names; empty if it is unset."""
+        if self.ports is None:
+            return range(0)
+        first, _, last = self.ports.partition("-")
+        return range(int(first), int(last or first) + 1)
+
+    @field_validator("ports", mode="after")
+    @classmethod
+    def _are_ports(cls, value: str | None) -> str | None:
+        numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value or "1")
+        if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2] or numbers[1]) <= 65535:
+            raise ValueError("Input should be a port or a range of ports such as '30000-30010', from 1 to 65535")
+        return value
 
     @field_validator("workers", mode="after")
     @classmethod

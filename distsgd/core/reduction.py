@@ -140,10 +140,12 @@ def added(left: PartialSum, right: PartialSum, _buffer: int = 0) -> PartialSum:
     return left.combined(right, left.gradient + right.gradient)
 
 
-def sum_over(root: Node, partials: Iterable[PartialSum]) -> PartialSum:
-    """Return the sum over a subtree, in new arrays; partials may be in any order and include other subtrees.
+def sum_over(
+    root: Node, partials: Iterable[PartialSum], add: Callable[[PartialSum, PartialSum, int], PartialSum] = added
+) -> PartialSum:
+    """Return the sum over a subtree by `add` (see `combine`); partials may be in any order and include other subtrees.
 
     Raise ValueError unless those within `root` cover each of its shards exactly once.
     """
     inside = sorted([p for p in partials if root[0] <= p.node[0] and p.node[1] <= root[1]], key=lambda p: p.node)
-    return combine(inside, additions(tuple([p.node for p in inside]), root), added)
+    return combine(inside, additions(tuple([p.node for p in inside]), root), add)

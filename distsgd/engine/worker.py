@@ -1,6 +1,6 @@
 """A worker: computes the gradient sums of shards, and evaluates blocks of held-out rows.
 
-A plain class that runs without Ray; cluster/actors.py wraps it in an actor.
+A plain class that runs without Ray; cluster/gradient_actors.py wraps it in an actor.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +19,7 @@ import distsgd
 from distsgd.comm.aggregator import NodeAggregator
 from distsgd.core import numerics
 from distsgd.core.reduction import PartialSum
-from distsgd.errors import WorkerLostError
+from distsgd.errors import ResourceError, WorkerLostError
 from distsgd.system.faults import VARIABLE
 
 
@@ -85,15 +86,15 @@ BASE = {"train.num_shards": 5, "tracking.enabled": False, "optim.lr": 0.01}
 
 @pytest.fixture(scope="module")
 def _two_nodes() -> Iterator[None]:
-    """This process is connected to a cluster of two nodes with one CPU each."""
+    """This process is connected to a cluster of two nodes with two CPUs each."""
     import ray
 
     with ExitStack() as stack:
-        head = stack.enter_context(small_cluster(cpus=1))
-        stack.enter_context(second_raylet(head.address, cpus=1))
+        head = stack.enter_context(small_cluster(cpus=2))
+        stack.enter_context(second_raylet(head.address, cpus=2))
         ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
         stack.callback(ray.shutdown)
-        assert eventually(lambda: ray.cluster_resources().get("CPU") == 2), "the second node did not join"
+        assert eventually(lambda: ray.cluster_resources().get("CPU") == 4), "the second node did not join"
         yield
 
 
@@ -124,23 +125,54 @@ def by_node(before: dict[str, Any]) -> list[list[str]]:
     return sorted(sorted(classes) for classes in nodes.values())
 
 
+WITH_SERVER = ["ServerActor", "WorkerActor", "WorkerActor"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 @pytest.mark.parametrize("case", CASES)
-def test_a_worker_on_another_node_is_reached_by_an_aggregator_with_the_same_bits(case, serial, own_folder):
+def test_two_workers_on_another_node_are_reached_by_an_aggregator_with_the_same_bits(case, serial, own_folder):
     before = actors()
-    found = distsgd.train(BASE | CASES[case] | {"run.workers": 2, "run.dir": "run"})
+    found = distsgd.train(BASE | CASES[case] | {"run.workers": 4, "run.dir": "run", "run.link": "tcp"})
     assert found.weights_sha256 == serial[case]
-    assert by_node(before) == [["AggregatorActor", "WorkerActor"], ["ServerActor", "WorkerActor"]]
+    assert by_node(before) == [["AggregatorActor", "WorkerActor", "WorkerActor"], WITH_SERVER]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_nodes")
+@pytest.mark.parametrize("case", CASES)
+def test_a_nodes_only_worker_is_connected_directly_with_the_same_bits(case, serial, own_folder):
+    before = actors()
+    found = distsgd.train(BASE | CASES[case] | {"run.workers": 3, "run.dir": "run", "run.link": "tcp"})
+    assert found.weights_sha256 == serial[case]
+    placed = by_node(before)
+    if placed[0] == WITH_SERVER:  # else Ray has put the server beside the lone worker
+        assert placed[1] == ["WorkerActor"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_nodes")
 def test_plain_calls_to_two_nodes_give_the_same_bits(serial, own_folder):
     before = actors()
-    found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run", "run.link": "ray"})
+    found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 3, "run.dir": "run", "run.link": "ray"})
     assert found.weights_sha256 == serial["in chunks"]
-    assert by_node(before) == [["ServerActor", "WorkerActor"], ["WorkerActor"]]
+    assert not [classes for classes in by_node(before) if "AggregatorActor" in classes]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_nodes")
+@pytest.mark.parametrize("workers", [3, 4])
+def test_without_a_free_port_ray_calls_are_used_and_a_line_says_so(workers, serial, own_folder, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as taken, caplog.at_level(logging.WARNING, "distsgd"):
+        port = str(taken.getsockname()[1])
+        values = {"run.workers": workers, "run.dir": "run", "run.ports": port}
+        found = distsgd.train(BASE | CASES["in chunks"] | values)
+        assert found.weights_sha256 == serial["in chunks"]
+        (line,) = [record.getMessage() for record in caplog.records if "by TCP" in record.getMessage()]
+        assert f"cannot listen on port {port} to {port} of 127.0.0.1" in line
+        assert "uses Ray calls, which are slower: open the ports of run.ports between the nodes" in line
+        with pytest.raises(ResourceError, match=r"cannot reach the parameter server by TCP .* or set run.link=auto"):
+            distsgd.train(BASE | CASES["in chunks"] | values | {"run.dir": "refused", "run.link": "tcp"})
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ BEHAVIORS = [
     "answers",
     "answers late",
     "closed the connection",
+    "takes no parameters",
     "dies",
     "answers and dies",
     "answers for another step",
@@ -63,6 +64,7 @@ class FakePeer:
 
     def __init__(self, name: str, dispatcher: Dispatcher, num_shards: int, script: list[str], weight: int = 1) -> None:
         self.name, self.host, self.weight, self.pid = name, "here", weight, 1234
+        self.is_remote = False
         self.asked: list[tuple[int, range]] = []
         self.killed = self.closed = False
         self.on_close: Callable[[], None] = lambda: None
@@ -86,6 +88,8 @@ class FakePeer:
             slot[:] = partial.gradient
             partials.append(partial._replace(gradient=slot))
         answer = Answer(step, shards, partials)
+        if behavior == "takes no parameters":
+            raise PeerTimeoutError("took no more bytes")
         if behavior == "closed the connection":
             raise PeerLostError("broken pipe")
         if behavior == "dies":

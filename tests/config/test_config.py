@@ -66,6 +66,7 @@ OTHER_VALUES = {
     "run.dir": "here",
     "run.timeout_s": 5.0,
     "run.link": "ray",
+    "run.ports": "30000-30010",
     "run.max_restarts": 1,
     "run.min_workers": 2,
     "tracking.enabled": False,

@@ -1,0 +1,155 @@
+"""Workers and node aggregators, which compute gradients for the server, as Ray actors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distsgd.cluster.actors import DispatchingActor, Location, node_id
+from distsgd.cluster.worker_spec import WorkerSpec
+from distsgd.comm.aggregator import NodeAggregator
+from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
+from distsgd.comm.ray_calls import join, pack
+from distsgd.comm.tcp_acceptor import TcpAddress
+from distsgd.comm.tcp_endpoint import CONNECT_ERRORS as TCP_CONNECT_ERRORS
+from distsgd.comm.tcp_endpoint import TcpEndpoint
+from distsgd.comm.tcp_greeting import Introduction, Secret
+from distsgd.comm.tcp_stream import Stream
+from distsgd.config import Config
+from distsgd.core import numerics
+from distsgd.core.net import Net
+from distsgd.core.reduction import PartialSum
+from distsgd.data import Rows
+from distsgd.engine.validation import BlockResult
+from distsgd.engine.worker import Worker
+from distsgd.system import faults
+
+
+class GradientActor(ABC):
+    """An actor that computes gradients for the server: for one that it is connected to, or through Ray calls."""
+
+    _endpoint: Endpoint | TcpEndpoint
+    _serving: threading.Thread | None = None
+
+    @abstractmethod
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
+        """See Worker.compute."""
+
+    def compute_chunks(self, step: int, shards: range, *chunks: np.ndarray) -> list[Any]:
+        """Compute with parameters that arrive in chunks, and return the sums in chunks; see comm.ray_calls."""
+        return pack(self.compute(step, join(chunks), shards))
+
+    def _serve(self, endpoint: Endpoint | TcpEndpoint, computer: GradientComputer) -> None:
+        """Execute the tasks of a connection in a thread of its own."""
+        self._endpoint = endpoint
+        self._serving = threading.Thread(target=endpoint.serve, args=(computer,), name="endpoint", daemon=True)
+        self._serving.start()
+
+    def _disconnect(self) -> None:
+        """Disconnect from the server or aggregator, if there is one, and wait for the current computation.
+
+        The server may be hanging rather than dead, and buffers are for one computation at a time.
+        """
+        if self._serving is not None:
+            self._endpoint.disconnect()
+            self._serving.join()
+            self._serving = None
+
+
+def _connected(address: TcpAddress, secret: Secret, name: str, weight: int, parameters: int) -> Stream | str:
+    """Return a connection to a server on another node, or the reason if there is none."""
+    introduction = Introduction(name, socket.gethostname(), os.getpid(), weight)
+    try:
+        return TcpEndpoint.connect(address, secret, introduction, parameters)
+    except TCP_CONNECT_ERRORS as error:
+        return f"{address}: {error or type(error).__name__}"
+
+
+class AggregatorActor(DispatchingActor, GradientActor):
+    """An aggregator as a Ray actor."""
+
+    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+        # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
+        # so that the server reassigns its shards.
+        super().__init__(
+            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
+        )
+        self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
+        self._num_shards, self._spins = config.train.num_shards, workers < self._threads
+
+    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int) -> str | None:
+        """Serve the server on another node from now on, for `weight` workers; return the reason if that fails."""
+        self._disconnect()
+        buffers = self._dispatcher.buffers
+        stream = _connected(address, secret, name, weight, buffers.shape[1])
+        if isinstance(stream, str):
+            return stream
+        endpoint = TcpEndpoint(stream, buffers, self._num_shards, spin=self._spins, role=("endpoint", 0))
+        self._serve(endpoint, self._aggregator)
+        return None
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:
+        """See NodeAggregator.compute."""
+        return self._aggregator.compute(step, flat, shards)
+
+
+class WorkerActor(GradientActor):
+    """A worker as a Ray actor; `initialize` does the work of a constructor, so that its errors reach the driver."""
+
+    def __init__(self, number: int, restart: int) -> None:
+        self._number, self._restart = number, restart
+
+    def location(self) -> Location:
+        """Return where it is."""
+        return Location(node_id(), socket.gethostname(), os.getpid(), "")
+
+    def initialize(self, spec: WorkerSpec, train: Rows, val: Rows | None) -> dict[str, str]:
+        """Create the worker; return its numerics fingerprint."""
+        faults.reached("worker", self._number, self._restart, "initializing")
+        self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
+        self._blas.__enter__()
+        self._worker = Worker(
+            net=spec.net, sampler=spec.sampler, train=train, val=val, transform=spec.transform, device=spec.device
+        )
+        return numerics.fingerprint(spec.device)
+
+    def connect(self, address: str) -> str | None:
+        """Serve the server or aggregator at `address` on this node from now on; return the reason if that fails."""
+        self._disconnect()
+        try:
+            endpoint = Endpoint.connect(address, self._number, self._worker.net.size)
+        except CONNECT_ERRORS as error:
+            return f"{type(error).__name__}: {error}"
+        self._serve(endpoint, self._worker)
+        return None
+
+    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str) -> str | None:
+        """Serve the server on another node from now on; return the reason if that fails."""
+        self._disconnect()
+        worker = self._worker
+        stream = _connected(address, secret, name, 1, worker.net.size)
+        if isinstance(stream, str):
+            return stream
+        buffers, role = np.empty((2, worker.net.size), np.float32), ("worker", self._number)
+        endpoint = TcpEndpoint(stream, buffers, worker.sampler.num_shards, spin=True, role=role)
+        self._serve(endpoint, worker)
+        return None
+
+    def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
+        """See Worker.compute."""
+        faults.reached("worker", self._number, step + 1, "asked")
+        partials = self._worker.compute(step, flat, shards)
+        faults.reached("worker", self._number, step + 1, "computed")
+        return partials
+
+    def evaluate(self, flat: np.ndarray, blocks: range, confusion: bool) -> list[BlockResult]:
+        """See Worker.evaluate."""
+        faults.reached("worker", self._number, sys.maxsize, "validating")
+        return self._worker.evaluate(flat, blocks, confusion=confusion)

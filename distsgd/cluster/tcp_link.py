@@ -1,0 +1,59 @@
+"""Connecting actors on other nodes to the parameter server by TCP, and what to do where that is not possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distsgd.cluster.actors import Location
+from distsgd.cluster.rpc import SERVER, await_reply, await_server
+from distsgd.comm.tcp_acceptor import TcpAddress
+from distsgd.comm.tcp_greeting import Secret
+from distsgd.config import Config
+from distsgd.errors import ResourceError
+
+REMEDY = "open the ports of run.ports between the nodes"
+
+
+class TcpLink:
+    """The run's secret, and the address at which its current server listens for other nodes."""
+
+    def __init__(self, config: Config, timeout_s: float, note: Callable[[str], None]) -> None:
+        """Replies may take `timeout_s`; `note` is called with what the user should know."""
+        self._run, self._timeout_s, self._note = config.run, timeout_s, note
+        self._secret = Secret.new()
+        self._server: Any = None
+        self._address: TcpAddress | None = None
+
+    def use(self, server: Any) -> None:
+        """Connect to this server from now on; it begins to listen when it is first needed."""
+        self._server, self._address = server, None
+
+    def connect(self, call: Callable[[TcpAddress, Secret], Any], name: str, location: Location) -> bool:
+        """Connect an actor to the server, by its method that `call` calls; return whether that worked.
+
+        Raise ResourceError if it did not and run.link is `tcp`, WorkerLostError if the actor is dead, and
+        ServerLostError if the server is.
+        """
+        address = self._listening()
+        if isinstance(address, str):
+            problem = address
+        else:
+            problem = await_reply(call(address, self._secret), name, self._timeout_s)
+            if problem is None:
+                return True
+        message = f"{name} on {location.host} cannot reach {SERVER} by TCP ({problem})"
+        if self._run.link == "tcp":
+            raise ResourceError(f"{message}: {REMEDY}, or set run.link=auto to use Ray calls then")
+        self._note(f"{message} and uses Ray calls, which are slower: {REMEDY}")
+        return False
+
+    def _listening(self) -> TcpAddress | str:
+        """Return where the server listens, from now on, or why it cannot."""
+        if self._address is None:
+            reply = self._server.listen.remote(self._secret, self._run.port_range)
+            found: TcpAddress | str = await_server(reply, self._timeout_s)
+            if isinstance(found, str):
+                return found
+            self._address = found
+        return self._address

@@ -1,0 +1,30 @@
+"""The protocol between a server and a process on another node, after their greeting (tcp_greeting.py).
+
+The server sends a TASK and the parameters (P,) float32. The other side answers with an ANSWER head and its payload:
+for D (done) a sum for each subtree, and then the gradients (P,) float32 of the subtrees, one after the other; for F
+(failed) and L (lost: an aggregator without workers) the text of an error. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+
+TASK = struct.Struct("<qqq")  # step, first shard, one past the last
+ANSWER = struct.Struct("<cqqqq")  # D, F or L; step, first shard, one past the last; bytes of the payload
+
+ERROR_BYTES = 4000
+"""Maximum length of an error's text, in bytes; the rest is cut off."""
+
+
+@functools.cache
+def sums(subtrees: int) -> struct.Struct:
+    """Return the layout of a D payload: loss, number of examples and their weight for each subtree."""
+    return struct.Struct("<" + subtrees * "dqd")
+
+
+def encode_error(kind: bytes, step: int, shards: range, error: BaseException) -> bytes:
+    """Return an F or an L message."""
+    name = "" if kind == b"L" else f"{type(error).__name__}: "
+    text = f"{name}{error}".encode(errors="replace")[:ERROR_BYTES]
+    return ANSWER.pack(kind, step, shards.start, shards.stop, len(text)) + text
