@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ NOBODY = "02:00:00:00:00:00"
 """An Ethernet address that no interface has: what is sent to it is lost without a word."""
 
 MOST = 8
+
+SWITCH = str(Path(__file__).with_name("delaying_switch.py"))
 
 _networks = itertools.count()
 
@@ -84,23 +87,31 @@ class Network:
 
     def heal(self, source: int, target: int) -> None:
         """Undo `cut`."""
-        _ip(self.nodes[source].name, "neigh", "del", self.nodes[target].address, "dev", DEVICE)
+        neighbour = ("to", self.nodes[target].address, "dev", DEVICE, "nud", "permanent")
+        _ip(self.nodes[source].name, "neigh", "flush", *neighbour)
 
     def unplug(self, node: int) -> None:
         """Separate a node from all others, in both directions."""
-        _ip(self.switch, "link", "set", _port(node), "down")
+        for other in self._others(node):
+            self.cut(node, other)
+            self.cut(other, node)
 
     def plug(self, node: int) -> None:
         """Undo `unplug`."""
-        _ip(self.switch, "link", "set", _port(node), "up")
+        for other in self._others(node):
+            self.heal(node, other)
+            self.heal(other, node)
+
+    def _others(self, node: int) -> list[int]:
+        return [other for other in range(len(self.nodes)) if other != node]
 
 
 @contextlib.contextmanager
 def network(nodes: int, *, delay_ms: float = 0.0, rate: str | None = None) -> Iterator[Network]:
     """Yield that many joined namespaces; they and all processes in them are gone afterwards.
 
-    `delay_ms` delays whatever a node receives, so that a round trip takes twice as long in addition; `rate`, as in
-    `10gbit`, limits what each node sends. Raises CalledProcessError if the kernel refuses.
+    `delay_ms` delays all that goes from one to another, so that a round trip takes twice as long in addition; `rate`,
+    as in `10gbit`, limits what each node sends. Raises CalledProcessError if the kernel refuses.
     """
     if not 1 <= nodes <= MOST:
         raise ValueError(f"a network has 1 to {MOST} nodes, not {nodes}")
@@ -109,15 +120,33 @@ def network(nodes: int, *, delay_ms: float = 0.0, rate: str | None = None) -> It
     made = Network(f"{name}-s")
     with contextlib.ExitStack() as stack:
         _add(made.switch, stack)
-        _ip(made.switch, "link", "add", BRIDGE, "type", "bridge")
-        _ip(made.switch, "link", "set", BRIDGE, "up")
         for number in range(nodes):
-            node = Namespace(f"{name}-{number}", f"{SUBNET}.{number + 1}")
-            _add(node.name, stack)
-            _join(made.switch, node, number)
-            _shape(made.switch, node, number, delay_ms, rate)
-            made.nodes.append(node)
+            made.nodes.append(Namespace(f"{name}-{number}", f"{SUBNET}.{number + 1}"))
+            _add(made.nodes[-1].name, stack)
+        if delay_ms and not has_netem():
+            stack.enter_context(_delaying_switch(made, delay_ms))
+        else:
+            _bridge(made, delay_ms)
+        for node in made.nodes:
+            _ip(node.name, "addr", "add", f"{node.address}/24", "dev", DEVICE)
+            _ip(node.name, "link", "set", DEVICE, "up")
+            if rate is not None:
+                limit = ("root", "tbf", "rate", rate, "burst", "1mb", "latency", "50ms")
+                _run("tc", "-n", node.name, "qdisc", "add", "dev", DEVICE, *limit)
         yield made
+
+
+@functools.cache
+def has_netem() -> bool:
+    """Return whether the kernel can delay packets itself."""
+    with contextlib.ExitStack() as stack:
+        name = f"{PREFIX}-{os.getpid()}-{next(_networks)}"
+        _add(name, stack)
+        try:
+            _run("tc", "-n", name, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
+        except subprocess.CalledProcessError:
+            return False
+        return True
 
 
 def _add(name: str, stack: contextlib.ExitStack) -> None:
@@ -126,20 +155,33 @@ def _add(name: str, stack: contextlib.ExitStack) -> None:
     _ip(name, "link", "set", "lo", "up")
 
 
-def _join(switch: str, node: Namespace, number: int) -> None:
-    _ip(node.name, "link", "add", DEVICE, "type", "veth", "peer", "name", _port(number), "netns", switch)
-    _ip(node.name, "addr", "add", f"{node.address}/24", "dev", DEVICE)
-    _ip(node.name, "link", "set", DEVICE, "up")
-    _ip(switch, "link", "set", _port(number), "master", BRIDGE, "up")
+def _bridge(made: Network, delay_ms: float) -> None:
+    """Join the nodes by a bridge of the kernel's."""
+    _ip(made.switch, "link", "add", BRIDGE, "type", "bridge")
+    _ip(made.switch, "link", "set", BRIDGE, "up")
+    for number, node in enumerate(made.nodes):
+        _ip(node.name, "link", "add", DEVICE, "type", "veth", "peer", "name", _port(number), "netns", made.switch)
+        _ip(made.switch, "link", "set", _port(number), "master", BRIDGE, "up")
+        if delay_ms:
+            delay = ("root", "netem", "delay", f"{delay_ms}ms", "limit", "100000")
+            _run("tc", "-n", made.switch, "qdisc", "add", "dev", _port(number), *delay)
 
 
-def _shape(switch: str, node: Namespace, number: int, delay_ms: float, rate: str | None) -> None:
-    if rate is not None:
-        limit = ("root", "tbf", "rate", rate, "burst", "1mb", "latency", "50ms")
-        _run("tc", "-n", node.name, "qdisc", "add", "dev", DEVICE, *limit)
-    if delay_ms:
-        delay = ("root", "netem", "delay", f"{delay_ms}ms", "limit", "100000")
-        _run("tc", "-n", switch, "qdisc", "add", "dev", _port(number), *delay)
+@contextlib.contextmanager
+def _delaying_switch(made: Network, delay_ms: float) -> Iterator[None]:
+    """Join the nodes by a switch in a process of its own."""
+    ports = [_port(number) for number in range(len(made.nodes))]
+    program = ["nsenter", f"--net={_path(made.switch)}", sys.executable, "-S", SWITCH, str(delay_ms / 1e3), *ports]
+    with subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the switch that delays frames ended with exit code {process.wait()}")
+            for port, node in zip(ports, made.nodes, strict=True):
+                _ip(made.switch, "link", "set", port, "netns", node.name, "name", DEVICE)
+            yield
+        finally:
+            process.kill()
 
 
 def _remove_stale() -> None:

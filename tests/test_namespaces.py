@@ -9,7 +9,7 @@ from pathlib import Path
 
 import namespaces
 import pytest
-from namespaces import Network, network, unavailable
+from namespaces import Network, has_netem, network, unavailable
 from runs import eventually
 
 ECHO = """
@@ -18,7 +18,8 @@ with socket.create_server((sys.argv[1], 5000)) as server:
     print("ready", flush=True)
     while True:
         connection, _ = server.accept()
-        connection.sendall(connection.recv(100))
+        while found := connection.recv(10**6):
+            connection.sendall(found)
 """
 
 ASK = """
@@ -29,6 +30,24 @@ try:
         print(connection.recv(100).decode())
 except TimeoutError:
     print("silence")
+"""
+
+ROUND_TRIPS = """
+import socket, sys, threading, time
+with socket.create_connection((sys.argv[1], 5000)) as connection:
+    times = []
+    for _ in range(10):
+        began = time.monotonic()
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"hello"
+        times.append(time.monotonic() - began)
+    sender = threading.Thread(target=connection.sendall, args=[bytes(3_000_000)])
+    sender.start()
+    missing = 3_000_000
+    while missing:
+        missing -= len(connection.recv(10**6))
+    sender.join()
+print(min(times))
 """
 
 
@@ -66,6 +85,24 @@ def test_a_node_is_separated_and_joined_again(links):
     assert ask(links, 2, 0) == "hello"
     links.plug(1)
     assert eventually(lambda: ask(links, 0, 1) == "hello", 10)
+
+
+@pytest.mark.parametrize("netem", [False, True], ids=["a switch", "netem"])
+def test_a_round_trip_takes_twice_the_delay(netem, monkeypatch):
+    if reason := unavailable():
+        pytest.skip(reason)
+    if netem and not has_netem():
+        pytest.skip("this kernel has no netem")
+    monkeypatch.setattr(namespaces, "has_netem", lambda: netem)
+    with network(2, delay_ms=5, rate="1gbit") as found:
+        command = found.nodes[1].inside(sys.executable, "-S", "-c", ECHO, found.nodes[1].address)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            client = found.nodes[0].inside(sys.executable, "-S", "-c", ROUND_TRIPS, found.nodes[1].address)
+            ended = subprocess.run(client, capture_output=True, text=True, timeout=30, check=True)
+            process.kill()
+    assert 0.01 <= float(ended.stdout) < 0.05
 
 
 def test_processes_are_those_of_a_namespace_and_end_with_it():
