@@ -187,6 +187,8 @@ def _listen(host: str, ports: range) -> socket.socket:
     for port in ports or (0,):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            # A port of which an earlier server's connections are still being closed is free.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
             sock.listen(BACKLOG)
             return sock
