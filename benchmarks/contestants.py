@@ -72,14 +72,16 @@ class Settings:
     """Threads of contestants that run as one process: one per core."""
     seconds: float
     warm_up_s: float = 1.0
+    overrides: tuple[str, ...] = ()
+    """Further settings of distsgd's, `KEY=VALUE`."""
 
 
 class ContestantError(Exception):
     """A contestant exited without a measurement."""
 
 
-def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> dict[str, Any]:
-    """Run a contestant once and return the JSON it printed. Raises ContestantError, with its output, if it failed."""
+def command(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> list[str]:
+    """Return the command line of a contestant."""
     arguments = {
         "shape": shape,
         "data": data,
@@ -89,13 +91,18 @@ def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings
         "warm-up": settings.warm_up_s,
         "seconds": settings.seconds,
     }
-    command = [sys.executable, "-m", f"benchmarks.peers.{contestant.module}"]
-    command += [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
+    program = [sys.executable, "-m", f"benchmarks.peers.{contestant.module}"]
+    given = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
+    return [*program, *given, *(f"--set={override}" for override in settings.overrides)]
+
+
+def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> dict[str, Any]:
+    """Run a contestant once and return the JSON it printed. Raises ContestantError, with its output, if it failed."""
     threads = str(settings.threads if contestant.one_process else 1)
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, threads)
     limit = SLACK_S + settings.warm_up_s + settings.seconds
     with subprocess.Popen(
-        command,
+        command(contestant, shape, data, settings),
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,

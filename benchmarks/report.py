@@ -12,7 +12,7 @@ from benchmarks.contestants import CONTESTANTS, OURS, Contestant
 from benchmarks.shapes import Shape
 from benchmarks.summary import Row, milliseconds, ratio_text
 
-BEGIN, END = "<!-- results begin -->", "<!-- results end -->"
+RESULTS = "results"
 
 LABELS = {contestant.name: contestant.label for contestant in CONTESTANTS}
 
@@ -75,11 +75,17 @@ def _grid(results: Results, contestants: Sequence[Contestant], cell: Any) -> lis
     return lines
 
 
-def replace_results(path: Path, text: str) -> None:
+def markers(section: str = RESULTS) -> tuple[str, str]:
+    """Return the lines of a Markdown file between which a section is replaced."""
+    return f"<!-- {section} begin -->", f"<!-- {section} end -->"
+
+
+def replace_results(path: Path, text: str, section: str = RESULTS) -> None:
     """Replace the text between the two markers of a Markdown file. Raises ValueError if a marker is missing."""
+    first, last = markers(section)
     content = path.read_text()
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = content.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path} has no section between {BEGIN} and {END} to put the results in")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        raise ValueError(f"{path} has no section between {first} and {last} to put the results in")
+    path.write_text(f"{before}{first}\n{text}\n{last}{after}")

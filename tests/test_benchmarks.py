@@ -81,15 +81,16 @@ def test_tables_show_ratio_and_target():
     assert "| 3072-20-10@256 | 4.13× (4.00×) | 90 % (85 %) |" in lines
 
 
-def test_only_the_results_section_is_renewed(tmp_path):
+def test_only_one_section_is_renewed(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    (begin, end), (other, last) = report.markers(), report.markers("other")
+    page.write_text(f"before\n{begin}\nold\n{end}\n{other}\nkept\n{last}\nafter\n")
     report.replace_results(page, "new")
-    assert page.read_text() == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    assert page.read_text() == f"before\n{begin}\nnew\n{end}\n{other}\nkept\n{last}\nafter\n"
     page.write_text("no section")
     with pytest.raises(ValueError, match="no section between"):
         report.replace_results(page, "new")
-    assert report.BEGIN in (REPOSITORY / "docs" / "benchmarks.md").read_text()
+    assert begin in (REPOSITORY / "docs" / "benchmarks.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["3072-20", "3072-20-10@", "0-20-10", "3-2-1", "a-b-c"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Task:
     """Seconds of training at the start that are not counted."""
     seconds: float
     """Seconds of training that are counted."""
+    overrides: Sequence[str] = ()
+    """Further settings, `KEY=VALUE`; used by distsgd only."""
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, D), float32 or uint8, and classes (N,) int64, loaded into this process's memory."""
@@ -104,4 +106,5 @@ def main(measure: Callable[[Task], dict[str, Any]]) -> None:
     parser.add_argument("--num-shards", type=int, required=True)
     parser.add_argument("--warm-up", dest="warm_up_s", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
     click.echo(json.dumps(measure(Task(**vars(parser.parse_args())))))

@@ -39,7 +39,8 @@ def command(task: Task, run_dir: Path) -> list[str]:
         "data.normalize": "unit" if "uint8" in task.data.name else "none",
         "tracking.enabled": "false",
     }
-    assignments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    assignments = [f"--set={key}={value}" for key, value in settings.items()]
+    assignments += [f"--set={override}" for override in task.overrides]
     program = [sys.executable, "-m", "distsgd.cli", "train", "--quiet", "--device", "cpu"]
     where = ["--data", str(task.data / "data.npz"), "--workers", str(task.workers), "--run-dir", str(run_dir)]
     return [*program, *assignments, *where]

@@ -76,7 +76,13 @@ def train(task: Task) -> StepClock:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Return the summary of the mean steps between two fetches."""
+    """Return the summary of the mean steps between two fetches, on the cluster of RAY_ADDRESS if that is set."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            return train(task).summary()
+        finally:
+            ray.shutdown()
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray writes one to the home directory
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     folder = tempfile.mkdtemp(prefix="bench-", dir="/tmp")  # the path of a Unix socket must be short
