@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from benchmarks.cost_model import Point
 from benchmarks.scaling_runs import run, shapes
 from distsgd.cluster.gradient_actors import GradientActor
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.core import reduction
@@ -55,7 +56,7 @@ class EchoAggregator(GradientActor):
 
 def exchange(parameters: int, aggregators: int, node: str) -> Point:
     """Return the median time for a server to send parameters to aggregators on a node and receive their gradients."""
-    dispatcher = Dispatcher(parameters, timeout_s=60.0, arrival_timeout_s=60.0, spin=False)
+    dispatcher = Dispatcher(parameters, deadlines=Deadlines.fixed(60.0), arrival_timeout_s=60.0, spin=False)
     parameter_chunks = ParameterChunks(dispatcher.buffers)
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     actors: list[Any] = [

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.messages import PeerSettings
@@ -126,9 +127,11 @@ class Training:
 
 
 @contextlib.contextmanager
-def training(spec: RunSpec, *, workers: int, threads: int = 1, cores: int = 0, **dispatcher: Any) -> Iterator[Training]:
+def training(
+    spec: RunSpec, *, workers: int, threads: int = 1, cores: int = 0, timeout_s: float = 30.0, **dispatcher: Any
+) -> Iterator[Training]:
     """Yield a server whose workers have connected; afterwards none of their processes is left."""
-    keywords = {"timeout_s": 30.0, "arrival_timeout_s": 30.0, "spin": False} | dispatcher
+    keywords = {"deadlines": Deadlines.fixed(timeout_s), "arrival_timeout_s": 30.0, "spin": False} | dispatcher
     num_shards = spec.config.train.num_shards
     made = Dispatcher(spec.net.size, **keywords)
     acceptor = Acceptor(made, PeerSettings(spec.net.size, num_shards, spin=keywords["spin"]), cores=cores)

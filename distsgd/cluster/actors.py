@@ -10,6 +10,7 @@ import numpy as np
 import ray
 
 from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.deadlines import Deadlines, transfer_s
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.membership import InterruptedStepError, LostPeer
 from distsgd.comm.messages import PeerSettings
@@ -54,11 +55,13 @@ def node_id() -> str:
 class DispatchingActor:
     """A dispatcher and the acceptor that workers connect to: the common part of server and aggregator."""
 
-    def __init__(self, *, config: Config, net: Net, workers: int, timeout_s: float, arrival_timeout_s: float) -> None:
+    def __init__(
+        self, *, config: Config, net: Net, workers: int, deadlines: Deadlines, arrival_timeout_s: float
+    ) -> None:
         cores = len(os.sched_getaffinity(0))
         num_shards = config.train.num_shards
         self._dispatcher = Dispatcher(
-            net.size, timeout_s=timeout_s, arrival_timeout_s=arrival_timeout_s, spin=workers < cores
+            net.size, deadlines=deadlines, arrival_timeout_s=arrival_timeout_s, spin=workers < cores
         )
         one_each = cores if workers == cores and config.run.blas_threads == 1 else 0
         self._acceptor = Acceptor(
@@ -90,12 +93,15 @@ class ServerActor(DispatchingActor):
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
         # If all workers are lost at once, replacements are starting; if there are none, the driver ends the run.
-        arrival_timeout_s = max(config.run.timeout_s, START_S)
         super().__init__(
-            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s, arrival_timeout_s=arrival_timeout_s
+            config=config,
+            net=net,
+            workers=workers,
+            deadlines=Deadlines.for_server(config.run.timeout_s),
+            arrival_timeout_s=max(config.run.reply_timeout_s, START_S),
         )
         self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
-        self._timeout_s = config.run.timeout_s
+        self._transfer_s = transfer_s(config.run.timeout_s, self._dispatcher.buffers[0].nbytes)
         self._server = ParameterServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
         )
@@ -110,7 +116,7 @@ class ServerActor(DispatchingActor):
             weight=weight,
             parameter_chunks=self._parameter_chunks,
             num_shards=self._num_shards,
-            timeout_s=self._timeout_s,
+            timeout_s=self._transfer_s,
         )
         self._dispatcher.members.join(peer)
 
@@ -130,7 +136,7 @@ class ServerActor(DispatchingActor):
         return self._tcp_acceptor.address
 
     def _join_by_tcp(self, stream: Stream, introduction: Introduction) -> None:
-        buffers, timeout_s = self._dispatcher.buffers, self._timeout_s
+        buffers, timeout_s = self._dispatcher.buffers, self._transfer_s
         peer = TcpPeer(stream, introduction, buffers, self._num_shards, timeout_s=timeout_s)
         self._dispatcher.members.join(peer)
 

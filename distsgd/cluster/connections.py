@@ -66,7 +66,7 @@ class Connections:
     ) -> None:
         self._config, self._net, self._workers = config, net, workers
         self._runtime_env, self._start_timeout_s = runtime_env, start_timeout_s
-        self._timeout_s = config.run.timeout_s
+        self._timeout_s = config.run.reply_timeout_s
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
         self._server_location = Location("", "", 0, "")

@@ -15,6 +15,7 @@ import numpy as np
 from distsgd.cluster.actors import DispatchingActor, Location, node_id
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.aggregator import NodeAggregator
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
 from distsgd.comm.ray_calls import join, pack
 from distsgd.comm.tcp_acceptor import TcpAddress
@@ -76,11 +77,9 @@ class AggregatorActor(DispatchingActor, GradientActor):
     """An aggregator as a Ray actor."""
 
     def __init__(self, *, config: Config, net: Net, workers: int) -> None:
-        # A worker that hangs has to time out before its aggregator does. An aggregator without workers fails at once,
-        # so that the server reassigns its shards.
-        super().__init__(
-            config=config, net=net, workers=workers, timeout_s=config.run.timeout_s / 2, arrival_timeout_s=0.0
-        )
+        # An aggregator without workers fails at once, so that the server reassigns its shards.
+        deadlines = Deadlines.for_aggregator(config.run.timeout_s)
+        super().__init__(config=config, net=net, workers=workers, deadlines=deadlines, arrival_timeout_s=0.0)
         self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
         self._num_shards, self._spins = config.train.num_shards, workers < self._threads
 

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location, ServerActor
-from distsgd.cluster.evaluation import BlockEvaluator
+from distsgd.cluster.evaluation import BlockEvaluator, first_block_s
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_server, end
 from distsgd.cluster.worker_group import WorkerGroup
@@ -56,7 +56,9 @@ class RayTrainer:
         self._group = WorkerGroup(
             spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, runtime_env=runtime_env
         )
-        self._evaluator = BlockEvaluator(self._group, spec.config.run.timeout_s)
+        timeout_s = spec.config.run.timeout_s
+        first_s = first_block_s(timeout_s, spec.net.size, device)
+        self._evaluator = BlockEvaluator(self._group, timeout_s, first_s=first_s)
         try:
             self._group.start(stage)
             stage("starting the parameter server and connecting the workers")
@@ -105,7 +107,7 @@ class RayTrainer:
     def _ask(self, method: str) -> Any:
         """Return the server's reply to a call without arguments."""
         with self._noting_loss():
-            return await_server(getattr(self._server, method).remote(), self._config.run.timeout_s)
+            return await_server(getattr(self._server, method).remote(), self._config.run.reply_timeout_s)
 
     def run(self, until: int, tick: Tick) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done.
@@ -120,7 +122,7 @@ class RayTrainer:
         if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
             self._replace_lost(tick)
         with self._noting_loss():
-            steps: int = await_server(reply, self._config.run.timeout_s)
+            steps: int = await_server(reply, self._config.run.reply_timeout_s)
         return steps
 
     def _replace_lost(self, tick: Tick) -> None:

@@ -34,7 +34,7 @@ class WorkerGroup:
     ) -> None:
         self._config, self._runtime_env = config, runtime_env
         self._spec, self._rows = spec, rows
-        self.start_timeout_s = max(config.run.timeout_s, START_S)
+        self.start_timeout_s = max(config.run.reply_timeout_s, START_S)
         """Seconds within which a process has to be placed, and again to be initialized."""
         self.workers = Workers(config, workers)
         self._connections = Connections(

@@ -11,6 +11,7 @@ import select
 
 import numpy as np
 
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.exchange import Exchange
 from distsgd.comm.membership import Membership
 from distsgd.comm.memory import Segment
@@ -25,14 +26,14 @@ SINGLE_PEER_WAIT_MS = 5
 class Dispatcher:
     """Exchanges parameters for gradients with its `members`, one step at a time."""
 
-    def __init__(self, parameters: int, *, timeout_s: float, arrival_timeout_s: float, spin: bool) -> None:
-        """Wait up to `timeout_s` for an answer, and up to `arrival_timeout_s` for a peer to join when there is none.
+    def __init__(self, parameters: int, *, deadlines: Deadlines, arrival_timeout_s: float, spin: bool) -> None:
+        """Wait up to `arrival_timeout_s` for a peer to join when there is none; for answers, `deadlines` says.
 
         Set `spin` if there is a core for each peer and one for this process, so that waits may poll.
         """
         self.parameter_buffers = Segment.create(2, parameters)
-        self.members = Membership()
-        self._timeout_s, self._arrival_timeout_s, self._spins = timeout_s, arrival_timeout_s, spin
+        self.members = Membership(deadlines)
+        self._deadlines, self._arrival_timeout_s, self._spins = deadlines, arrival_timeout_s, spin
         # Descriptor of the peer that answered last in a recent step. Another peer may have it by now: a worse guess.
         self._slowest: int | None = None
         self._slowest_poll = select.poll()
@@ -49,7 +50,7 @@ class Dispatcher:
         TrainingError if a computation fails, and InterruptedStepError after `Membership.interrupt`.
         """
         members = self.members
-        now = Exchange(members, step, buffer, self._timeout_s)
+        now = Exchange(members, step, buffer, self._deadlines)
         assignments = members.assignments(shards)
         for descriptor, peer, run in assignments:
             now.start(descriptor, peer, run)

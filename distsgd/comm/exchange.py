@@ -10,19 +10,26 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.membership import Membership
 from distsgd.comm.transport import Peer, PeerFailedError, PeerLostError, PeerTimeoutError
 from distsgd.core import reduction
 from distsgd.core.reduction import PartialSum
 from distsgd.errors import TrainingError
 
+LOOK_S = 1.0
+"""Longest wait without a look at the clock, in seconds. If it takes longer, this process was stopped meanwhile."""
+
 
 class Exchange:
     """The requests and answers of one step."""
 
-    def __init__(self, members: Membership, step: int, buffer: int, timeout_s: float) -> None:
-        self._members, self._step, self._buffer, self._timeout_s = members, step, buffer, timeout_s
-        self._deadline = time.monotonic() + timeout_s
+    def __init__(self, members: Membership, step: int, buffer: int, deadlines: Deadlines) -> None:
+        self._members, self._step, self._buffer, self._deadlines = members, step, buffer, deadlines
+        # Seconds that `collect` has waited. If the whole machine was paused, it counts as LOOK_S at most.
+        self._waited_s = 0.0
+        self._earliest_s = deadlines.least_s  # no peer's time is over before that
+        self._asked_s: dict[int, float] = {}  # when peers were asked that were not asked at the beginning
         self.busy: dict[int, tuple[Peer, range]] = {}
         """The peers that are computing and their shards, by descriptor."""
         self.owed: deque[range] = deque()
@@ -38,7 +45,6 @@ class Exchange:
             self.busy[descriptor] = (peer, shards)
         except PeerTimeoutError as error:
             self._lose(descriptor, shards, str(error), kill=True)
-            self._deadline = time.monotonic() + self._timeout_s  # the others have had no time to answer
         except PeerLostError as error:
             self._lose(descriptor, shards, f"closed the connection: {error}")
 
@@ -53,6 +59,9 @@ class Exchange:
             if (answer.step, answer.shards) != (self._step, shards):
                 raise PeerLostError(f"it answers for shards {_named(answer.shards)} of step {answer.step + 1}")
             self.answers[descriptor] = answer.partials
+            if self._waited_s or self._deadlines.unsettled:
+                took_s = self._waited_s - self._asked_s.get(descriptor, 0.0)
+                self._deadlines.learn(descriptor, len(shards), took_s)
         except BlockingIOError:
             if shards:  # an idle peer may wake the server for nothing
                 self.busy[descriptor] = (peer, shards)
@@ -64,22 +73,34 @@ class Exchange:
             self._lose(descriptor, shards, f"died: {error}")
 
     def collect(self) -> int | None:
-        """Wait for answers until the deadline and receive them.
+        """Wait for answers and receive them; mark peers as lost whose time is over.
 
         Return the descriptor of the peer whose answer was the last outstanding one, or None if others are outstanding.
         """
-        ready = self._members.poll.poll(1000 * max(0.0, self._deadline - time.monotonic()))
+        began, wait_s = time.monotonic(), min(LOOK_S, max(0.0, self._earliest_s - self._waited_s))
+        ready = self._members.poll.poll(1000 * wait_s)
+        self._waited_s += min(time.monotonic() - began, wait_s)
         last = None
         for descriptor, _ in ready:
             self.receive(descriptor)
             if not self.busy and descriptor in self.answers:
                 last = descriptor
-        if not ready:
-            for descriptor, (_, shards) in list(self.busy.items()):
-                del self.busy[descriptor]
-                problem = f"has not answered for {self._timeout_s:g} s while it computed shards {_named(shards)}"
-                self._lose(descriptor, shards, problem, kill=True)
+        if not ready and self._waited_s >= self._earliest_s:
+            self._lose_overdue()
         return last
+
+    def _lose_overdue(self) -> None:
+        """Mark the peers as lost whose time is over, and find out when the next one's will be."""
+        self._earliest_s = self._waited_s + self._deadlines.least_s
+        for descriptor, (_, shards) in list(self.busy.items()):
+            timeout_s = self._deadlines.timeout_s(descriptor, len(shards))
+            deadline_s = self._asked_s.get(descriptor, 0.0) + timeout_s
+            if deadline_s > self._waited_s:
+                self._earliest_s = min(self._earliest_s, deadline_s)
+                continue
+            del self.busy[descriptor]
+            problem = f"has not answered for {round(timeout_s, 2):g} s while it computed shards {_named(shards)}"
+            self._lose(descriptor, shards, problem, kill=True)
 
     def reassign(self) -> None:
         """Assign the shards of lost peers to idle peers."""
@@ -90,8 +111,8 @@ class Exchange:
             for part in parts:
                 descriptor, peer = idle.pop()
                 self._keep(descriptor)
+                self._asked_s[descriptor] = self._waited_s
                 self.start(descriptor, peer, part)
-            self._deadline = time.monotonic() + self._timeout_s
 
     def partials(self) -> list[PartialSum]:
         """Return the partial sums of all answers; the arrays are valid until the peers get their next task."""

@@ -6,6 +6,7 @@ import select
 import threading
 from typing import NamedTuple
 
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.transport import Peer
 from distsgd.core import reduction
 
@@ -43,7 +44,9 @@ class Membership:
     exchanges gradients with the peers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines: Deadlines) -> None:
+        """Tell `deadlines` of the shards of each peer, and of peers whose former answers mean nothing any more."""
+        self._deadlines = deadlines
         self.peers: dict[int, Peer] = {}
         """The active peers, by descriptor."""
         self.poll = select.poll()
@@ -74,6 +77,8 @@ class Membership:
         with self._changed:
             for peer in [*self.peers.values(), *self._joining]:
                 if peer.name == name:
+                    if weight > peer.weight:  # its new workers have to give their first answers
+                        self._deadlines.forget(peer.fileno())
                     peer.weight = weight
             self._assigned = None
 
@@ -111,12 +116,14 @@ class Membership:
                 if run:
                     self._assignments.append(Assignment(descriptor, peer, run))
             self._assignments.sort(key=lambda assignment: assignment.peer.is_remote)
+            self._deadlines.expect((descriptor, len(run)) for descriptor, _, run in self._assignments)
             self._assigned = shards
 
     def lose(self, descriptor: int, step: int, problem: str, *, kill: bool) -> None:
         """Remove a peer and close its connection; with `kill`, kill its process. `step` is counted from 0."""
         peer = self.peers.pop(descriptor)
         self.poll.unregister(descriptor)
+        self._deadlines.forget(descriptor)
         peer.close(kill=kill)
         self._assignments, self._assigned = [], None  # drop the references to it, so that its memory is freed
         with self._changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +72,19 @@ def _default(value: Any) -> str:
 
 def _takes(field: FieldInfo) -> str:
     """Return what a field takes; None, which only means unset, is left out."""
-    return ", ".join([_kind(field.annotation)] + [_bound(constraint) for constraint in field.metadata])
+    return _with_bounds(field.annotation, field.metadata)
+
+
+def _with_bounds(annotation: Any, constraints: Iterable[Any]) -> str:
+    return ", ".join([_kind(annotation)] + [_bound(constraint) for constraint in constraints])
 
 
 def _kind(annotation: Any) -> str:
     """Return a type in words, its alternatives separated by commas."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        kind, field = arguments
+        return _with_bounds(kind, field.metadata)
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):

@@ -18,6 +18,9 @@ INTEGER_LIMIT = 2**63
 WEEK_S = 7.0 * 24 * 60 * 60
 """Longest timeout, in seconds; the system calls that wait accept at most 24 days."""
 
+REPLY_S = 60.0
+"""Seconds to wait for a process's reply outside of steps if `run.timeout_s` is `auto`."""
+
 IN_MEMORY = "in-memory"
 """What `data.train` and `data.val` are if the rows were passed to `distsgd.train` in memory."""
 
@@ -251,9 +254,9 @@ class RunConfig(Section):
     dir: str | None = None
     """Run directory; `~` is expanded. Unset: `runs/<data>-<date>-<time>`."""
 
-    timeout_s: Seconds = 60.0
+    timeout_s: Seconds | Literal["auto"] = "auto"
     """Seconds without an answer after which a worker is marked as lost, at most one week; half of that for workers
-    behind an aggregator."""
+    behind an aggregator. `auto`: 20 times as long as its steps usually take, at least 10; 60 for its first step."""
 
     link: Literal["auto", "tcp", "ray"] = "auto"
     """How the server communicates with workers. `auto`: shared memory on its own node and TCP to other nodes, or Ray
@@ -268,6 +271,11 @@ class RunConfig(Section):
 
     min_workers: int = Field(default=1, ge=1)
     """Minimum number of workers; if fewer are left and none can be replaced, the run writes a checkpoint and fails."""
+
+    @property
+    def reply_timeout_s(self) -> float:
+        """Seconds to wait for the reply to a call outside of steps, such as one for a checkpoint."""
+        return REPLY_S if self.timeout_s == "auto" else self.timeout_s
 
     @property
     def port_range(self) -> range:

@@ -9,13 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distsgd.comm import dispatcher
+from distsgd.comm import dispatcher, exchange
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.membership import InterruptedStepError
 from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
@@ -166,7 +168,8 @@ def make_peers(
     scripts: list[list[str]], num_shards: int, *, count: int | None = None, timeout_s: float = LONG_S, **values
 ) -> Peers:
     """Return a dispatcher with `count` peers, by default as many as there are scripts."""
-    dispatcher = Dispatcher(P, **{"timeout_s": timeout_s, "arrival_timeout_s": LONG_S, "spin": False} | values)
+    defaults = {"deadlines": Deadlines.fixed(timeout_s), "arrival_timeout_s": LONG_S, "spin": False}
+    dispatcher = Dispatcher(P, **defaults | values)
     dispatcher.buffers[:] = np.arange(1, 2 * P + 1).reshape(2, P)
     made = Peers(dispatcher, num_shards, scripts)
     for _ in range(len(scripts) if count is None else count):
@@ -405,6 +408,114 @@ def test_a_death_is_noticed_while_the_slowest_peer_computes(peers_with):
     check(peers, 1, range(3))
     assert time.monotonic() - began < LONG_S / 2
     assert [lost.name for lost in peers.dispatcher.members.take_lost_peers()] == ["peer 1"]
+
+
+class FakeClock:
+    """Time in which nothing happens but the timeouts of a dispatcher's waits and what `later` is for."""
+
+    def __init__(self, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self.pause_s = 0.0
+        """How much longer than its timeout the next wait takes, as if all processes were stopped meanwhile."""
+        self._events: list[tuple[float, Callable[[], object]]] = []
+        members = dispatcher.members
+        self._poll, members.poll = members.poll, self
+        self.register, self.unregister = self._poll.register, self._poll.unregister
+        monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def later(self, delay_s: float, action: Callable[[], object]) -> None:
+        self._events.append((self.now_s + delay_s, action))
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        end_s = self.now_s + timeout_ms / 1000
+        ready = self._poll.poll(0)
+        while not ready and (due := [event for event in self._events if event[0] <= end_s]):
+            self._events.remove(event := min(due, key=lambda found: found[0]))
+            self.now_s = event[0]
+            event[1]()
+            ready = self._poll.poll(0)
+        if not ready:
+            self.now_s, self.pause_s = end_s + self.pause_s, 0.0
+        return ready
+
+
+def answer_after(clock: FakeClock, peer: FakePeer, *delays_s: float) -> None:
+    """Have a peer take so long for its next tasks; more of them are answered at once."""
+    delays, start = deque(delays_s), peer.start
+
+    def start_and_answer(*task) -> None:
+        start(*task)
+        if delays:
+            clock.later(delays.popleft(), lambda: peer.arrive(peer.withheld))
+
+    peer._script.extend(["is silent"] * len(delays_s))
+    peer.start = start_and_answer
+
+
+@pytest.fixture
+def default_peers(monkeypatch, peers_with):
+    """Two peers with the default timeouts, and a clock."""
+    peers = peers_with([[], []], 4, deadlines=Deadlines.for_server("auto"))
+    return peers, FakeClock(peers.dispatcher, monkeypatch)
+
+
+def test_a_peer_that_hangs_is_named_after_ten_seconds(default_peers):
+    peers, clock = default_peers
+    peers.made[1]._script.extend(["answers", "is silent"])
+    for step in range(3):
+        check(peers, step, range(4))
+    (lost,) = peers.dispatcher.members.take_lost_peers()
+    assert (lost.name, lost.step) == ("peer 1", 2)
+    assert lost.problem == "has not answered for 10 s while it computed shards 2 to 3"
+    assert clock.now_s == pytest.approx(10)
+    assert peers.made[1].killed
+
+
+def test_each_peer_has_the_time_that_it_needs(default_peers):
+    """A slow peer's steps take longer than a fast one may take that hangs, also in its first step."""
+    peers, clock = default_peers
+    answer_after(clock, peers.made[0], 59.0, 59.0, 590.0)
+    peers.made[1]._script.extend(["answers", "answers", "is silent"])
+    for step in range(3):
+        check(peers, step, range(4))
+    (lost,) = peers.dispatcher.members.take_lost_peers()
+    assert (lost.name, lost.step) == ("peer 1", 3)
+    assert lost.problem == "has not answered for 10 s while it computed shards 2 to 3"
+    assert clock.now_s == pytest.approx(59 + 59 + 590)
+
+
+def test_a_peer_that_takes_over_shards_has_longer_in_proportion(default_peers):
+    peers, clock = default_peers
+    peers.replaces = False
+    peers.made[1].on_close = lambda: None
+    answer_after(clock, peers.made[0], 2.0, 2.0, 30.0, 70.0)
+    peers.made[1]._script.extend(["answers", "dies"])
+    for step in range(3):
+        check(peers, step, range(4))
+    assert [lost.name for lost in peers.dispatcher.members.take_lost_peers()] == ["peer 1"]
+    assert [len(run) for _, run in peers.made[0].asked] == [2, 2, 2, 4]
+
+
+def test_a_peer_with_new_workers_has_as_long_as_in_its_first_step(default_peers):
+    peers, clock = default_peers
+    check(peers, 0, range(4))
+    answer_after(clock, peers.made[0], 50.0)
+    clock.later(0.1, lambda: peers.dispatcher.members.reweigh("peer 0", 2))  # it may be told of in the middle of a step
+    check(peers, 1, range(4))
+    answer_after(clock, peers.made[0], 50.0)
+    peers.dispatcher.members.reweigh("peer 0", 3)
+    check(peers, 2, range(4))
+    assert not peers.dispatcher.members.take_lost_peers()
+
+
+def test_a_pause_of_the_whole_machine_loses_nobody(default_peers):
+    peers, clock = default_peers
+    check(peers, 0, range(4))
+    answer_after(clock, peers.made[0], 1005.0)  # it was stopped as well, and then takes its time
+    clock.pause_s = 1000.0
+    check(peers, 1, range(4))
+    assert clock.now_s == pytest.approx(1005)
+    assert not peers.dispatcher.members.take_lost_peers()
 
 
 @pytest.mark.parametrize(

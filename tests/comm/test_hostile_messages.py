@@ -19,6 +19,7 @@ from runs import eventually
 
 from distsgd.comm import messages
 from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint
 from distsgd.comm.memory import Segment
@@ -89,7 +90,7 @@ def opened(kinds: Sequence[str]) -> Iterator[list[int]]:
 @contextlib.contextmanager
 def server() -> Iterator[tuple[Dispatcher, Acceptor]]:
     """A dispatcher with one good worker, in a thread of this process."""
-    dispatcher = Dispatcher(P, timeout_s=WAIT_S, arrival_timeout_s=WAIT_S, spin=False)
+    dispatcher = Dispatcher(P, deadlines=Deadlines.fixed(WAIT_S), arrival_timeout_s=WAIT_S, spin=False)
     dispatcher.buffers[:] = SPEC.start.parameters
     acceptor = Acceptor(dispatcher, PeerSettings(P, len(SHARDS), spin=False))
     endpoint = Endpoint.connect(acceptor.address, 0, P)

@@ -167,6 +167,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
         ("checkpoint.keep", 0, "greater than or equal to 1"),
         ("run.timeout_s", 3e6, "less than or equal to 604800"),
         ("run.timeout_s", 1e300, "less than or equal to 604800"),
+        ("run.timeout_s", 0, "greater than 0, or input should be 'auto'"),
+        ("run.timeout_s", "soon", "valid number, unable to parse string as a number, or input should be 'auto'"),
         ("tracking.timeout_s", 1e300, "less than or equal to 604800"),
         ("optim.decay_every", 5e-324, "greater than or equal to 0.000001"),
         ("train.epochs", 2**63, "less than 9223372036854775808"),
@@ -370,3 +372,15 @@ def test_a_uri_in_the_place_of_a_key_is_hidden_whole():
         Config.build({"tracking.uri:sqlite://me:s3cret": "more@host"})
     assert "s3cret" not in str(raised.value)
     assert "'tracking.uri:***'" in str(raised.value)
+
+
+@pytest.mark.parametrize(("timeout_s", "reply_timeout_s"), [("auto", 60.0), (5, 5.0), (600, 600.0)])
+def test_replies_outside_of_steps_have_a_minute_or_as_long_as_is_set(timeout_s, reply_timeout_s):
+    assert Config.build({"run.timeout_s": timeout_s}).run.reply_timeout_s == reply_timeout_s
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"), [(None, range(0)), ("30000", range(30000, 30001)), ("30000-30010", range(30000, 30011))]
+)
+def test_ports_are_one_or_a_range(ports, expected):
+    assert Config.build({"run.ports": ports}).run.port_range == expected

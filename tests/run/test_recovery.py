@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from raylets import second_raylet
-from runs import RAY_ENVIRONMENT, Cli, eventually, finished, journal, options, result, small_cluster, timeless
+from runs import RAY_ENVIRONMENT, Cli, command, eventually, finished, journal, options, result, small_cluster, timeless
 
 import distsgd
 from distsgd.rundir import checkpoint
@@ -146,6 +147,47 @@ def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
     process.kill()
     process.communicate()
     assert not still_acting(cli.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, nodes):
+    """With the default settings. Its aggregator notices it where it is not on the node of the server."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(small_cluster(cpus=3 - nodes))
+        cli = Cli(own_folder, {**RAY_ENVIRONMENT, "RAY_ADDRESS": cluster.address})
+        stack.callback(cli.kill)
+        arm(cli)
+        second = stack.enter_context(second_raylet(cluster.address, cpus=2)) if nodes == 2 else None
+        process = stack.enter_context(cli.start("train", "--run-dir=run", f"--workers={1 + nodes}", *options(ENDLESS)))
+        stack.callback(process.kill)
+        assert eventually(lambda: process.poll() is not None or len(journal(own_folder / "run")) > 1)
+
+        def workers() -> list[int]:
+            elsewhere = () if second is None else second.cli.processes()  # two workers, and hence the server
+            return [pid for pid in actors(own_folder) if "WorkerActor" in command(pid) and pid not in elsewhere]
+
+        assert process.poll() is None, process.communicate()
+        before = workers()
+        assert len(before) == 3 - nodes
+        os.kill(before[0], signal.SIGSTOP)
+        began = time.monotonic()
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "has not answered" in line)
+        assert time.monotonic() - began < 15
+        silence = rf"step \d+: has not answered for {10 if nodes == 1 else 8} s while it computed shards? \d"
+        assert re.match(
+            rf"warning: worker \d on \S+ was lost in (validation: has not answered for 10 s|{silence})", line
+        )
+        assert eventually(lambda: before[0] not in workers() and len(workers()) == len(before))
+        process.send_signal(signal.SIGTERM)
+        stopped = finished(process)
+        assert stopped.code == 143, stopped.err
+        assert "warning: worker" not in stopped.err  # behind the aggregator was no other, so that was lost, too
+        steps = result(own_folder / "run")["steps"]
+        expected = undisturbed(own_folder, ENDLESS | {"train.max_steps": steps})
+        assert result(own_folder / "run")["weights_sha256"] == result(expected)["weights_sha256"]
 
 
 @pytest.mark.slow
