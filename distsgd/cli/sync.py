@@ -17,3 +17,5 @@ def sync(run_dir: Path, uri: str | None) -> None:
     synced = sync_run(run_dir, uri)
     click.echo(f"MLflow run {synced.run_id} has all {synced.lines} lines of the journal, status {synced.status}")
     click.echo(f"view: {synced.view}")
+    if synced.notice is not None:
+        click.echo(f"warning: {synced.notice}", err=True)

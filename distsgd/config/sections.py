@@ -313,11 +313,22 @@ class TrackingConfig(Section):
     experiment: str = "distsgd"
     """Name of the MLflow experiment."""
 
+    parent: str | None = None
+    """Name of a run of the experiment that this run is a child of, created if it is missing; unset: MLflow's active run
+    in this process, or the one that MLFLOW_RUN_ID names, if there is one."""
+
     timeout_s: Seconds = 30.0
     """Seconds to wait for MLflow at the end of the run until it has everything, at most one week."""
 
     required: bool = False
     """Refuse to start if the store cannot be reached; if false, train anyway and send the run with `distsgd sync`."""
+
+    @field_validator("parent", mode="after")
+    @classmethod
+    def _can_be_searched_for(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or not value.isprintable() or set(value) & set("'\"`\\")):
+            raise ValueError("Input should be a name without quotes and backslashes, which MLflow cannot search for")
+        return value
 
     @model_validator(mode="after")
     def _required_is_enabled(self) -> Self:

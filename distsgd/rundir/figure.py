@@ -18,6 +18,8 @@ PANELS = (
     ("accuracy", (("val/accuracy", "held out", "#2a7f4f"),)),
 )
 
+SMALL_PANELS = (("val/loss", "validation loss", "#c44e52"), ("val/accuracy", "validation accuracy", "#2a7f4f"))
+
 LARGEST = 1e300
 """Larger values are drawn as this; matplotlib cannot leave a margin above the largest float."""
 
@@ -45,6 +47,20 @@ def learning_curve(records: Sequence[Record]) -> LearningCurve:
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markevery=[-1], gid=key)
         axes.legend()
     return figure
+
+
+def draw_curves(records: Sequence[Record], path: Path) -> None:
+    """Write a small picture, 320 by 84 pixels, of validation loss and accuracy against the epoch, as an SVG file."""
+    figure = Figure(figsize=(320 / 96, 84 / 96), layout="constrained")
+    for number, (key, title, colour) in enumerate(SMALL_PANELS, start=1):
+        axes = figure.add_subplot(1, len(SMALL_PANELS), number)
+        axes.set_title(title, fontsize=7, pad=3)
+        axes.tick_params(labelsize=6, length=2, pad=1.5)
+        axes.grid(color="#e4e4e4")
+        points = [(record["epoch"], min(record[key], LARGEST)) for record in records if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, marker=".", markevery=[-1], gid=key)
+    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def draw_learning_curve(records: Sequence[Record], path: Path) -> None:

@@ -21,7 +21,7 @@ from distsgd.errors import RunDirectoryError
 from distsgd.rundir.directory import RunDirectory
 from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
-from distsgd.tracking import naming, note
+from distsgd.tracking import naming, nesting, note
 from distsgd.tracking.example import rows_as_in_files
 from distsgd.tracking.source import source_tags
 from distsgd.tracking.uri import absolute
@@ -37,7 +37,7 @@ EXAMPLE_ROWS = 3
 """Training rows in the logged model's input example."""
 
 MAX_TAG_LENGTH = 2_000
-"""Characters of the tag that describes the columns; MLflow allows 8,000."""
+"""Characters of the tags that describe the columns and hold the command; MLflow allows 8,000."""
 
 MAX_SCHEMA_LENGTH = 1_048_575
 """Characters that MLflow allows for a dataset's schema."""
@@ -94,6 +94,10 @@ class RunDescription:
     model: ModelDescription
     note: str = ""
     """What is trained, in Markdown; runs of version 0.1 have none."""
+    enclosing: str | None = None
+    """The ID of the MLflow run that was active when the run began."""
+    parent: str | None = None
+    """`tracking.parent`."""
 
     def __post_init__(self) -> None:
         if RUN_KEY_TAG not in self.tags:
@@ -126,12 +130,24 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
             "distsgd.run_dir": str(directory.path.resolve()),
             "data_digest": data.digest,
             "data.columns": data.description[:MAX_TAG_LENGTH],
+            "distsgd.command": naming.command(config)[:MAX_TAG_LENGTH],
         }
         | source_tags(),
         datasets=_datasets(spec),
         model=_model(data),
         note=note.opening(spec),
+        enclosing=_enclosing_run(directory.path),
+        parent=config.tracking.parent,
     )
+
+
+def _enclosing_run(path: Path) -> str | None:
+    """Return the MLflow run that a run was started in; it stays the same when the run is resumed elsewhere."""
+    try:
+        began_in = read(path).enclosing
+    except RunDirectoryError:  # a new run
+        began_in = None
+    return began_in or nesting.enclosing_run()
 
 
 def read(path: Path) -> RunDescription:

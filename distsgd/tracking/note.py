@@ -6,7 +6,6 @@ import hashlib
 
 from distsgd.engine.spec import RunSpec
 from distsgd.rundir.result import Result
-from distsgd.tracking import naming
 
 TAG = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
@@ -27,27 +26,35 @@ def tags(text: str) -> dict[str, str]:
 
 
 def opening(spec: RunSpec) -> str:
-    """Return what is trained on which rows, and the command."""
+    """Return what is trained, and on which rows."""
     net, data = spec.net, spec.data
     held_out = f" and {len(data.val):,} held-out" if data.val is not None else ""
     return (
         f"{net.features}-{net.hidden}-{net.classes} net ({net.size:,} parameters) on {len(data.train):,}{held_out} "
-        f"rows of {spec.config.data.train}\n\n    {naming.command(spec.config)}\n"
+        f"rows of {spec.config.data.train}"
     )
 
 
-def ending(result: Result, opening: str) -> str:
-    """Return the summary of a run that has ended, followed by what was written when it began."""
+def ending(result: Result, opening: str, picture: str | None) -> str:
+    """Return the summary of a run that has ended, followed by what was written when it began.
+
+    With a picture, given by its address, they stand beside it in a table: MLflow's page cuts a description off after
+    100 pixels.
+    """
     trained = f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"
     if result.status != "FINISHED":
         trained = f"{result.status} after {trained}"
-    return f"{_accuracy(result)}{trained}\n\n{opening}"
+    lines = [*_figures(result), trained, opening]
+    if picture is None:
+        return "\n\n".join(lines)
+    beside = "<br>".join(line.replace("|", "&#124;").replace("\n", " ") for line in lines)
+    return f"| | |\n|---|---|\n| {beside} | ![Validation loss and accuracy by epoch]({picture}) |\n"
 
 
-def _accuracy(result: Result) -> str:
+def _figures(result: Result) -> list[str]:
+    """Return the accuracy on the held-out rows, and what it is to be compared with."""
     if result.val_accuracy is None:
-        return ""
-    share = result.majority_share
-    beside = "" if share is None else f" (guessing the most frequent class: {share:.4f})"
-    loss = "" if result.val_loss is None else f", validation loss {result.val_loss:.4f}"
-    return f"**Validation accuracy {result.val_accuracy:.4f}**{beside}{loss}\n\n"
+        return []
+    share = "" if result.majority_share is None else f"guessing: {result.majority_share:.4f}"
+    loss = "" if result.val_loss is None else f"validation loss {result.val_loss:.4f}"
+    return [f"**Validation accuracy {result.val_accuracy:.4f}**", ", ".join(filter(None, (share, loss)))]

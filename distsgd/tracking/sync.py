@@ -30,6 +30,8 @@ class Synced:
     """Lines of the journal, all of which the store has."""
     view: str
     """The command, or the address, that shows the run."""
+    notice: str | None = None
+    """Why the run is not a child of the one that it was started in; None if it is, or was started in none."""
 
 
 def sync(path: Path, uri: str | None = None) -> Synced:
@@ -76,7 +78,7 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
         directory.write_json("result.json", content)
     status = "FAILED" if result is None else result.status
     view = tracking_uri.view_command(store_uri, run.experiment_id, run.run_id, path)
-    return Synced(run.run_id, status, len(records), view)
+    return Synced(run.run_id, status, len(records), view, run.notice)
 
 
 def _check_files(path: Path) -> None:

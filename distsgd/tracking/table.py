@@ -16,10 +16,20 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of the experiment that holds the view, as JSON."""
 
 METRICS = ("best/val_accuracy", "val/accuracy", "val/loss")
-"""Metrics that have a column."""
+"""Metrics that have a column; they are also logged first, since MLflow compares runs by the first metric of a store."""
+
+LATER = ("train/lr", "time/samples_per_s", "time/step_ms")
+"""Metrics that are logged after all others."""
 
 MAX_PARAMETERS = 20
 """Parameters that have a column."""
+
+
+def rank(metric: str) -> int:
+    """Return the place of a metric among those that are logged together: accuracy first, times last."""
+    if metric in METRICS:
+        return METRICS.index(metric)
+    return len(METRICS) + (LATER.index(metric) + 1 if metric in LATER else 0)
 
 
 def view(stored: str | None, parameters: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from distsgd.tracking.quiet import importing, quiet_mlflow
 
 if TYPE_CHECKING:
     from distsgd.tracking.description import RunDescription
-    from distsgd.tracking.store import StoredRun
+    from distsgd.tracking.stored_run import StoredRun
 
 INTERVAL_S = 1.0
 """Seconds between reads of the journal."""
@@ -41,13 +41,19 @@ RETRY_S = (1.0, 30.0)
 IMPORT_S = 20.0
 """Maximum seconds for an import, on a slow disk."""
 
+FIRST_VALIDATION_S = 10.0
+"""Seconds for which points wait for the first validation: MLflow compares runs by the metric that was logged first."""
+
 LAST_ATTEMPTS_S = 3.0
 """Seconds after the end of a run during which a store that fails immediately is retried."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The outcome of tracking: the ID of the MLflow run, if any, and a warning if the store lacks anything."""
+    """The outcome of tracking: the ID of the MLflow run, if any, and a warning if the store lacks anything.
+
+    There is also a warning if the run is not a child of the one that it was started in.
+    """
 
     run_id: str | None
     warning: str | None
@@ -107,6 +113,7 @@ class Tracker(NoTracker):
         self._ending, self._abandoned = threading.Event(), threading.Event()
         self._settings = contextlib.ExitStack()
         self._problem: str | None = None
+        self._notice: str | None = None
         self._warned = False
         self._complete = False
 
@@ -152,7 +159,7 @@ class Tracker(NoTracker):
         self._abandoned.set()
         path = self._directory.path
         if self._complete:
-            return Ending(run_id.known(path), None)
+            return Ending(run_id.known(path), self._notice)
         return Ending(
             run_id.known(path),
             f"{self._failure()}; the run itself is not affected and its journal is complete: "
@@ -217,12 +224,18 @@ class Tracker(NoTracker):
         path = self._directory.path
         described = description.read(path)
         run = store.open_run(path, described, running=True)
-        reader, records = Reader(self._directory.journal), list[Record]()
+        self._notice = run.notice or self._notice
+        reader, records, waiting = Reader(self._directory.journal), list[Record](), list[Record]()
+        began, validated = time.monotonic(), False
         while not self._abandoned.is_set():
             ending = self._ending.is_set()  # checked before reading the journal, so that no line is missed
             new = reader.new()
             records += new
-            run.send(new)
+            waiting += new
+            validated = validated or any("val/accuracy" in record for record in new)
+            if validated or ending or time.monotonic() - began > FIRST_VALIDATION_S:
+                run.send(waiting)
+                waiting.clear()
             self._problem = None
             if ending:
                 self._complete_run(run, described, records)

@@ -72,6 +72,7 @@ OTHER_VALUES = {
     "tracking.enabled": False,
     "tracking.uri": "sqlite:///x.db",
     "tracking.experiment": "x",
+    "tracking.parent": "sweep",
     "tracking.timeout_s": 5.0,
     "tracking.required": True,
     "checkpoint.every_s": 5.0,
