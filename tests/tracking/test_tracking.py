@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,31 @@ def test_the_learning_curve_is_a_picture_beside_the_database(tmp_path, uri):
     drawn = picture.read_text()
     assert all(f'id="{key}"' in drawn for key in ("train/loss", "val/loss", "val/accuracy"))
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_the_description_shows_the_figures_and_the_curves(tmp_path, uri):
+    result = train(tmp_path / "run", uri)
+    run = only_run(uri)
+    shown = run.data.tags["mlflow.note.content"]
+    assert f"| **Validation accuracy {result.val_accuracy:.4f}**<br>guessing: 0.1198, validation loss" in shown
+    assert "<br>64-8-10 net (610 parameters) on 1,438 and 359 held-out rows of digits | ![" in shown
+    assert f"](get-artifact?path=curves.svg&run_uuid={run.info.run_id}) |" in shown
+    assert [path.parent.name for path in tmp_path.rglob("curves.svg")] == ["artifacts"]
+    assert run.data.tags["distsgd.command"].startswith("distsgd train --set model.hidden=8 --set train.epochs=3")
+
+
+def test_accuracy_is_the_first_metric_and_so_what_mlflow_compares_runs_by(tmp_path, uri):
+    train(tmp_path / "run", uri)
+    logged = list(only_run(uri).data.metrics)
+    assert logged[:3] == ["best/val_accuracy", "val/accuracy", "val/loss"]
+    assert logged[-3:] == ["train/lr", "time/samples_per_s", "time/step_ms"]
+
+
+def test_a_run_without_held_out_rows_is_described_in_words(tmp_path, uri):
+    train(tmp_path / "run", uri, data__val_fraction=0)
+    shown = only_run(uri).data.tags["mlflow.note.content"]
+    assert re.match(r"\d+ steps, 3 epochs, in [\d.]+ s\n\n64-8-10 net ", shown)
+    assert not list(tmp_path.rglob("curves.svg"))
 
 
 def test_the_commit_and_the_ray_job_are_tags(tmp_path, uri, monkeypatch):

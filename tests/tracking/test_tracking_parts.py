@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distsgd.config import Config, TrackingConfig
 from distsgd.errors import ConfigError
-from distsgd.rundir.figure import draw_learning_curve
+from distsgd.rundir.figure import draw_curves, draw_learning_curve
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.tracker import reason
 
@@ -117,6 +117,15 @@ def test_the_learning_curve_has_a_line_for_each_series_inside_the_picture(tmp_pa
     assert curves.keys() == set(keys)
     for points in curves.values():
         assert points[0][0] < points[-1][0]
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.3, 0.2], [5e-324, 0.0], [1e-9, 1.7e308]])
+def test_the_small_picture_has_both_curves_and_a_fixed_size(tmp_path, values):
+    records = [{"step": i, "epoch": i, "val/loss": value, "val/accuracy": 0.5} for i, value in enumerate(values)]
+    draw_curves(records, tmp_path / "curves.svg")
+    root = xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert (root.get("width"), root.get("height")) == ("240pt", "63pt")  # 320 by 84 pixels
+    assert all(root.findall(f".//{SVG}g[@id='{key}']") for key in ("val/loss", "val/accuracy"))
 
 
 def test_a_lower_loss_is_drawn_lower_and_a_higher_accuracy_higher(tmp_path):

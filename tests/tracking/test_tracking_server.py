@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def test_a_run_is_recorded_on_a_server(tmp_path, server):
         f"{server.uri}/get-artifact?path=learning_curve.svg&run_uuid={run.info.run_id}", timeout=30
     ) as reply:
         assert reply.read().startswith(b"<?xml")
+    (picture,) = re.findall(r"\]\((\S+)\)", run.data.tags["mlflow.note.content"])
+    with urllib.request.urlopen(f"{server.uri}/{picture}", timeout=30) as reply:
+        assert reply.headers["Content-Type"].startswith("image/svg+xml")
+
+
+def test_runs_on_a_server_share_a_parent(tmp_path, server):
+    options = {"tracking__experiment": "nested", "tracking__parent": "sweep"}
+    results = [train(tmp_path / f"run{seed}", server.uri, train__seed=seed, **options) for seed in (1, 2)]
+    client = MlflowClient(server.uri)
+    runs = [client.get_run(result.mlflow_run_id) for result in results]
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    found = client.get_run(parent)
+    assert (found.info.run_name, found.info.status) == ("sweep", "FINISHED")
 
 
 @pytest.mark.slow
