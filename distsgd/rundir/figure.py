@@ -50,10 +50,10 @@ def learning_curve(records: Sequence[Record]) -> LearningCurve:
 
 
 def draw_curves(records: Sequence[Record], path: Path) -> None:
-    """Write a small picture, 320 by 84 pixels, of validation loss and accuracy against the epoch, as an SVG file."""
-    figure = Figure(figsize=(320 / 96, 84 / 96))  # the layout is fixed: matplotlib's own fails if labels are long
+    """Write a small picture, 256 by 84 pixels, of validation loss and accuracy against the epoch, as an SVG file."""
+    figure = Figure(figsize=(256 / 96, 84 / 96))  # the layout is fixed: matplotlib's own fails if labels are long
     for number, (key, title, colour) in enumerate(SMALL_PANELS, start=1):
-        axes = figure.add_axes((0.5 * number - 0.39, 0.2, 0.38, 0.62))
+        axes = figure.add_axes((0.5 * number - 0.37, 0.2, 0.36, 0.62))
         axes.locator_params(nbins=4)
         axes.yaxis.set_major_formatter("{x:.3g}")
         axes.set_title(title, fontsize=7, pad=3)

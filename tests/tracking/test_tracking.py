@@ -89,8 +89,8 @@ def test_the_description_shows_the_figures_and_the_curves(tmp_path, uri):
     result = train(tmp_path / "run", uri)
     run = only_run(uri)
     shown = run.data.tags["mlflow.note.content"]
-    assert f"| **Validation accuracy {result.val_accuracy:.4f}**<br>guessing: 0.1198, validation loss" in shown
-    assert "<br>64-8-10 net (610 parameters) on 1,438 and 359 held-out rows of digits | ![" in shown
+    assert f"| **Validation accuracy {result.val_accuracy:.4f}**<br>guessing: 0.1198, val loss" in shown
+    assert "<br>64-8-10 net (610 parameters)<br>on 1,438 and 359 held-out rows | ![" in shown
     assert f"](get-artifact?path=curves.svg&run_uuid={run.info.run_id}) |" in shown
     assert [path.parent.name for path in tmp_path.rglob("curves.svg")] == ["artifacts"]
     assert run.data.tags["distsgd.command"].startswith("distsgd train --set model.hidden=8 --set train.epochs=3")

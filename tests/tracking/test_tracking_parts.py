@@ -124,7 +124,7 @@ def test_the_small_picture_has_both_curves_and_a_fixed_size(tmp_path, values):
     records = [{"step": i, "epoch": i, "val/loss": value, "val/accuracy": 0.5} for i, value in enumerate(values)]
     draw_curves(records, tmp_path / "curves.svg")
     root = xml.etree.ElementTree.parse(tmp_path / "curves.svg").getroot()
-    assert (root.get("width"), root.get("height")) == ("240pt", "63pt")  # 320 by 84 pixels
+    assert (root.get("width"), root.get("height")) == ("192pt", "63pt")  # 256 by 84 pixels
     assert all(root.findall(f".//{SVG}g[@id='{key}']") for key in ("val/loss", "val/accuracy"))
 
 
