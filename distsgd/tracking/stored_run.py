@@ -140,9 +140,9 @@ class StoredRun:
             self._tag(note.tags(note.ending(result, opening, picture)))
 
     def _show_in_table(self, parameters: Mapping[str, str]) -> None:
-        """Give the experiment's table of runs columns for these parameters; show its parent's children."""
+        """Give the experiment's table of runs columns for the metrics and for these parameters."""
         stored = self._client.get_experiment(self.experiment_id).tags.get(table.TAG)
-        view = table.view(stored, parameters, self._run.data.tags.get(nesting.PARENT_TAG))
+        view = table.view(stored, parameters)
         if view != stored:
             self._client.set_experiment_tag(self.experiment_id, table.TAG, view)
 

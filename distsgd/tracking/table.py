@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-from pydantic import TypeAdapter, ValidationError
 
 VIEW = "distsgd"
 """Name of the view."""
@@ -27,9 +24,6 @@ LATER = ("train/lr", "time/samples_per_s", "time/step_ms")
 MAX_PARAMETERS = 20
 """Parameters that have a column."""
 
-MAX_PARENTS = 20
-"""Parents whose children are shown, the newest ones."""
-
 
 def rank(metric: str) -> int:
     """Return the place of a metric among those that are logged together: accuracy first, times last."""
@@ -38,28 +32,18 @@ def rank(metric: str) -> int:
     return len(METRICS) + (LATER.index(metric) + 1 if metric in LATER else 0)
 
 
-def view(stored: str | None, parameters: Iterable[str], parent: str | None = None) -> str:
-    """Return the view with columns for the parameters of a run, and for those that the stored view has already.
-
-    The children of its parent are shown below it, which MLflow hides otherwise, as are those of earlier parents.
-    """
-    have = _read(stored)
-    before = [column for column in have.selectedColumns if column.startswith("params.")]
-    of_parameters = list(dict.fromkeys(before + [f"params.`{name}`" for name in parameters]))
+def view(stored: str | None, parameters: Iterable[str]) -> str:
+    """Return the view with columns for the parameters of a run, and for those that the stored view has already."""
+    have = _columns(stored)
+    wanted = [f"params.`{name}`" for name in parameters]
+    of_parameters = list(dict.fromkeys([column for column in have if column.startswith("params.")] + wanted))
     columns = [f"metrics.`{name}`" for name in METRICS] + of_parameters[:MAX_PARAMETERS]
-    parents = list(dict.fromkeys([*have.runsExpanded, *([] if parent is None else [parent])]))
-    return json.dumps({"selectedColumns": columns, "runsExpanded": dict.fromkeys(parents[-MAX_PARENTS:], True)})
+    return json.dumps({"selectedColumns": columns})
 
 
-@dataclass
-class _View:
-    selectedColumns: list[str] = field(default_factory=list)  # noqa: N815 - MLflow's names
-    runsExpanded: dict[str, bool] = field(default_factory=dict)  # noqa: N815
-
-
-def _read(stored: str | None) -> _View:
-    """Return a stored view; an empty one if it is not one of ours."""
+def _columns(stored: str | None) -> list[str]:
+    """Return the columns of a stored view; none if it is not one of ours."""
     try:
-        return TypeAdapter(_View).validate_json(stored or "")
-    except ValidationError:
-        return _View()
+        return [str(column) for column in json.loads(stored or "")["selectedColumns"]]
+    except (ValueError, KeyError, TypeError):
+        return []
