@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +22,8 @@ from distsgd.core import numerics
 
 sys.path.insert(0, str(REPOSITORY / "tests"))  # where the namespaces are made; its modules have bare names
 
-from namespaces import DEVICE
-from nodes import Nodes
+from namespaces import DEVICE, Namespace, network
+from nodes import ray_nodes
 
 MASTER_PORT = 29500
 
@@ -73,6 +73,28 @@ def ray_environment(token: str) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where contestants run."""
+
+    nodes: Sequence[Namespace]
+    cluster: str
+    """The address of the nodes' Ray cluster; empty if there is none because no contestant joins it."""
+
+
+@contextlib.contextmanager
+def place_for(
+    contestants: Sequence[NodeContestant], nodes: int, shared: Mapping[str, str], *, delay_ms: float, rate: str | None
+) -> Iterator[Place]:
+    """Yield that many nodes, with a raylet each if one of the contestants joins their cluster."""
+    if any(contestant.joins for contestant in contestants):
+        with ray_nodes([1] * nodes, shared, delay_ms=delay_ms, rate=rate) as cluster:
+            yield Place([node.namespace for node in cluster.nodes], cluster.address)
+    else:
+        with network(nodes, delay_ms=delay_ms, rate=rate) as made:
+            yield Place(made.nodes, "")
+
+
 def environments(contestant: NodeContestant, addresses: Sequence[str], cluster: str) -> list[dict[str, str]]:
     """Return what each process of a contestant has in its environment; the first is on the first node, and so on."""
     if not contestant.per_node:
@@ -92,22 +114,22 @@ def measure(
     shape: Shape,
     data: Path,
     settings: Settings,
-    cluster: Nodes,
+    place: Place,
     shared: Mapping[str, str],
 ) -> dict[str, Any]:
     """Run a contestant once, with `shared` in its environment, and return the JSON that its first process printed.
 
     Raises ContestantError, with the output of all its processes, if one failed.
     """
-    addresses = [node.namespace.address for node in cluster.nodes]
+    addresses = [node.address for node in place.nodes]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | dict(shared)
     line = command(contestant.program, shape, data, settings)
     with contextlib.ExitStack() as stack:
         processes, outputs = [], []
-        for node, own in zip(cluster.nodes, environments(contestant, addresses, cluster.address), strict=False):
+        for node, own in zip(place.nodes, environments(contestant, addresses, place.cluster), strict=False):
             outputs.append(stack.enter_context(tempfile.TemporaryFile("w+")))
             process = subprocess.Popen(
-                node.namespace.inside(*line),
+                node.inside(*line),
                 cwd=REPOSITORY,
                 env=inherited | own,
                 stdin=subprocess.DEVNULL,

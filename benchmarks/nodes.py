@@ -19,19 +19,18 @@ from rich.console import Console
 
 from benchmarks import machine, options, report, summary
 from benchmarks.contestants import ContestantError, Settings
-from benchmarks.node_contestants import CONTESTANTS, NodeContestant, measure, ray_environment
+from benchmarks.node_contestants import CONTESTANTS, NodeContestant, Place, measure, place_for, ray_environment
 from benchmarks.node_report import SECTION, Case, markdown, table
 from benchmarks.shapes import Shape, make_data
 
 from namespaces import MOST, has_netem, unavailable  # isort: skip
-from nodes import Nodes, ray_nodes  # isort: skip
 
 Measurements = dict[Case, dict[str, list[dict[str, Any]]]]
 """For each case and contestant, what it printed in each round."""
 
 
 def alternate(
-    cluster: Nodes,
+    place: Place,
     case: Case,
     contestants: list[NodeContestant],
     *,
@@ -50,7 +49,7 @@ def alternate(
                 continue
             load = machine.load_average()
             try:
-                measured = measure(by_name[name], case.shape, data, settings, cluster, environment)
+                measured = measure(by_name[name], case.shape, data, settings, place, environment)
             except ContestantError as error:
                 failed.add(name)
                 console.print(f"left out: {error}")
@@ -133,11 +132,11 @@ def main(
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:
         for nodes, delay in itertools.product(counts, delays):
             settings = Settings(workers=nodes, threads=1, seconds=seconds, overrides=overrides)
-            with ray_nodes([1] * nodes, environment, delay_ms=delay, rate=rate) as cluster:
+            with place_for(contestants, nodes, environment, delay_ms=delay, rate=rate) as place:
                 for shape in shapes:
                     case, data = Case(shape, nodes, delay), make_data(shape, "float32", Path(folder))
                     measurements[case] = alternate(
-                        cluster, case, contestants,
+                        place, case, contestants,
                         rounds=rounds, settings=settings, data=data, environment=environment, console=console,
                     )  # fmt: skip
     times = {
