@@ -37,14 +37,14 @@ class NotebookObserver(Observer):
         self._stage, self._line = "", ""
         self._done = self._total = 0
         self._handle: Any = None
-        self._shown_at, self._is_shown = -EVERY_S, True
+        self._shown_at, self._shown = -EVERY_S, self.as_html()
 
     def __enter__(self) -> NotebookObserver:
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._stage = ""
-        if not self._is_shown:
+        if self.as_html() != self._shown:  # in which a stage may be left that is over now
             self._show()
 
     def stage(self, text: str) -> None:
@@ -74,15 +74,14 @@ class NotebookObserver(Observer):
         self._update()
 
     def _update(self) -> None:
-        self._is_shown = False
         if self._clock() - self._shown_at >= EVERY_S:
             self._show()
 
     def _show(self) -> None:
         from IPython.display import HTML, display
 
-        self._shown_at, self._is_shown = self._clock(), True
-        content = HTML(self.as_html())
+        self._shown_at, self._shown = self._clock(), self.as_html()
+        content = HTML(self._shown)
         if self._handle is None:
             self._handle = display(content, display_id=True)
         else:

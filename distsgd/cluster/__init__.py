@@ -2,3 +2,7 @@
 
 The only package that imports ray, except for the Ray transport in `comm`.
 """
+
+import logging
+
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # in notebooks, it recommends what is not used here

@@ -78,6 +78,15 @@ def test_progress_is_printed_outside_of_notebooks_if_asked(own_folder, capfd):
     assert "epoch 2/2" in err
 
 
+def test_nothing_is_being_done_after_the_end(outputs):
+    from distsgd.cli.notebook import NotebookObserver
+
+    with NotebookObserver() as observer:
+        observer.stage("opening rows.csv")
+    assert ET.fromstring(outputs[0][0]).find(".//i") is not None
+    assert ET.fromstring(outputs[0][-1]).find(".//i") is None
+
+
 def test_texts_are_escaped(outputs):
     from distsgd.cli.notebook import NotebookObserver
 

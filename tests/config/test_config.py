@@ -186,7 +186,7 @@ def test_a_wrong_value_is_refused_with_key_value_and_expectation(key, value, exp
     assert message.count(f"{key} is") == 1
 
 
-NESTED: Any = functools.reduce(lambda inner, _: [inner], range(5000), 1)
+NESTED: Any = functools.reduce(lambda inner, _: [inner], range(200_000), 1)
 NESTED_TABLE: Any = functools.reduce(lambda inner, _: {"a": inner}, range(5000), 1)
 
 

@@ -24,7 +24,9 @@ from data_helpers import (
 )
 from sklearn.datasets import load_digits
 
-from distsgd.data import DataSet, formats
+from distsgd.data import DataSet, digits, formats
+from distsgd.data.digits import Digits
+from distsgd.errors import DataError
 
 NARROW = ["uint8", "int8", "uint16", "int16", "bool"]
 OTHERS = ["int32", "int64", "uint32", "uint64", "float16", "float32", "float64"]
@@ -98,12 +100,28 @@ def test_digest_tells_rows_labels_classes_names_and_normalisation_apart(tmp_path
 
 def test_digits():
     data = load_from("digits", val_fraction=0)
-    digits = load_digits()
+    X, y = load_digits(return_X_y=True)
     assert data.train.X.dtype == np.uint8
-    assert np.array_equal(data.train.X, digits.data)
-    assert np.array_equal(data.train.y, digits.target)
+    assert np.array_equal(data.train.X, X)
+    assert np.array_equal(data.train.y, y)
     assert data.source == "digits"
     assert data.feature_names[63] == "pixels[63]"
+
+
+def test_digits_are_read_without_importing_scikit_learn():
+    code = (
+        "import sys; from distsgd.data.digits import Digits; Digits.open('digits'); assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_scikit_learn_without_the_digits_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(digits, "FILE", Path("elsewhere.csv.gz"))
+    with pytest.raises(DataError, match=r"are not at '.*elsewhere\.csv\.gz'; install the release"):
+        Digits.open("digits")
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"not installed; pass other rows with --data$"):
+        Digits.open("digits")
 
 
 @pytest.mark.parametrize(
