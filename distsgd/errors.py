@@ -98,15 +98,6 @@ class Stopped(DistsgdError):  # noqa: N818 - a request to stop is not an error
         return 128 + int(self.signum)
 
 
-LONGEST_NAME = 60
-"""Characters of a name that a message shows."""
-
-
-def shortened(name: str) -> str:
-    """Return a name as messages show it, with `...` in place of what is beyond LONGEST_NAME characters."""
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known word most similar to `word`, or an empty string if none is."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

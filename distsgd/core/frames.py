@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.errors import shortened
+from .names import shortened
 
 SHOWN = 8
 """Names that a message lists."""

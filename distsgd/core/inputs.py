@@ -14,10 +14,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from distsgd.errors import shortened
-
 from .encoding import buckets, find_missing, lists, matrix_of, numbers, one_hot, places
 from .frames import choose_columns, column_names, column_values, is_frame, only_count
+from .names import shortened
 
 Kind = Literal["number", "boolean", "category", "hash", "list"]
 

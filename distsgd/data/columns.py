@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from distsgd.core.encoding import one_hot
 from distsgd.core.inputs import Column
+from distsgd.core.names import shortened
 from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 
 
 def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first: str) -> None:

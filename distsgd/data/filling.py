@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.names import shortened
 from distsgd.core.scaling import block_rows
 from distsgd.data.columns import RowError, UnknownCategories, feature_block, fits_float32, storage_dtype
 from distsgd.data.dataset import ArrayRows, InputSchema
@@ -19,7 +20,7 @@ from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization
 from distsgd.data.refusals import refusal
 from distsgd.data.sources import Source
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 from distsgd.system.memory import memory_limit
 
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
 from distsgd.core.inputs import Column, Inputs
+from distsgd.core.names import shortened
 from distsgd.core.scaling import block_rows
 from distsgd.data.columns import coded
 from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
 from distsgd.data.sources import Source
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 
 
 def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Source:

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distsgd.core.names import shortened
 from distsgd.data.columns import MissingLabel, RowError
 from distsgd.data.dataset import InputSchema
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 
 MAX_CLASSES = 65_536
 MAX_LABEL = 2**31

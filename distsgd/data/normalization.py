@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.names import shortened
 from distsgd.core.scaling import block_rows, scaled
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 
 SMALLEST_SQUARES = 2.0**-970
 """Sums of squared deviations below this have lost bits to underflow, or all of them (columns of about 1e-150)."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distsgd.core.names import shortened
 from distsgd.data.columns import MissingLabel, MissingValue, RowError
 from distsgd.data.csvfile import CsvFile
 from distsgd.data.fitting import described
@@ -14,7 +15,7 @@ from distsgd.data.remedies import setting
 from distsgd.data.repairs import rewriting
 from distsgd.data.sources import Source, SourceBatch
 from distsgd.data.unusable import LONGEST_SETTING
-from distsgd.errors import DataError, shortened
+from distsgd.errors import DataError
 
 
 def refusal(source: Source, batch: SourceBatch, problem: RowError) -> DataError:

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from distsgd.config import DataConfig
 from distsgd.core.frames import only_count
+from distsgd.core.names import shortened
 from distsgd.data.datafile import DataFile
 from distsgd.data.dataset import InputSchema
 from distsgd.data.kinds import is_category, is_list, label_type, numpy_name, plain, values_type
 from distsgd.data.unusable import SHOWN, dates_hint, listing, named, problems, remedy
-from distsgd.errors import DataError, nearest, shortened
+from distsgd.errors import DataError, nearest
 
 LABEL_NAMES = ("label", "labels", "target", "class", "y", "species", "category", "outcome", "diagnosis")
 """What label columns are often called."""

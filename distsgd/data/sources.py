@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from distsgd.config import DataConfig
+from distsgd.core.names import shortened
 from distsgd.data.columns import check_same, check_types, in_order_of, storage_dtype
 from distsgd.data.datafile import DataFile, place, row_error
 from distsgd.data.dataset import InputSchema
@@ -19,7 +20,7 @@ from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.data.selection import resolve
-from distsgd.errors import DataError, nearest, shortened
+from distsgd.errors import DataError, nearest
 
 BATCH_BYTES = 2**23
 """Bytes of feature values that are decoded at a time."""

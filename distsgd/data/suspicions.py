@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.core.inputs import Inputs
+from distsgd.core.names import shortened
 from distsgd.data.dataset import Rows
-from distsgd.errors import shortened
 
 FIRST_ROWS, FIRST_VALUES = 2000, 2**20
 """Maximum number of rows, and of values, in the first look at all columns: it takes some milliseconds."""

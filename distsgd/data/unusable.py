@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from distsgd.config import DataConfig
+from distsgd.core.names import shortened
 from distsgd.data.csvfile import CsvFile
 from distsgd.data.datafile import DataFile, doubt
 from distsgd.data.kinds import is_category, is_list, is_number, values_type
 from distsgd.data.remedies import setting
 from distsgd.data.repairs import rewriting
-from distsgd.errors import shortened
 
 SHOWN = 8
 """Columns that a message names."""

@@ -33,6 +33,7 @@ COPIED = (
     "inputs",
     "losses",
     "model_file",
+    "names",
     "net",
     "npz",
     "predictor",
