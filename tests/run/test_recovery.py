@@ -192,7 +192,7 @@ def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, no
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(cli):
-    """The first one waits for the end of a step, which a stopped worker puts off for a minute."""
+    """The first one waits for the end of a step, which a stopped worker puts off for ten seconds."""
     arm(cli, Fault("worker", 0, 30, "asked", "SIGSTOP"))
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
     assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
@@ -226,7 +226,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(cli):
 @pytest.mark.slow
 @pytest.mark.parametrize(("every", "step"), [(1, 23), pytest.param(4, 92, id="the last one")])
 def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(cli, every, step):
-    """A worker that hangs in a validation is waited for a minute, but not if a signal comes."""
+    """A worker that hangs in a validation is waited for ten seconds, but not if a signal comes."""
     values = BASE | {"train.eval_every": every}
     arm(cli, Fault("worker", 0, 1, "validating", "SIGSTOP"))
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(values))
