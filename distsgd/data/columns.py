@@ -249,5 +249,15 @@ def fits_float32(schema: InputSchema) -> bool:
     return all(np.can_cast(kind, np.float32) for kind in set(schema.stored_types)) and not _fills(schema) - {None, 0.0}
 
 
+def exact_in_float32(schema: InputSchema) -> NDArray[np.bool_]:
+    """Return which features (D,) float32 holds exactly, with what missing ones become."""
+    columns = schema.inputs.columns
+    exact = [
+        np.can_cast(kind, np.float32) and column.fill in (None, 0.0)
+        for kind, column in zip(schema.stored_types, columns, strict=True)
+    ]
+    return np.repeat(exact, [column.features for column in columns])
+
+
 def _fills(schema: InputSchema) -> set[float | None]:
     return set() if schema.fitted is None else {column.fill for column in schema.fitted.columns}

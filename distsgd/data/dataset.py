@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
@@ -231,6 +231,9 @@ class DataSet:
 
     description: str = ""
     """Which columns are features, and which were left out, in a line."""
+
+    features: dict[str, Any] = field(default_factory=dict)
+    """The same, complete: `used` (names), and `left_out` (the reason of each name)."""
 
     notices: tuple[str, ...] = ()
     """What was found out about the data and the user should know, one line each, in the order of reading."""

@@ -1,20 +1,30 @@
 """The arrays that rows are read into, and the order in which they are filled and normalised.
 
-Rows are read once, straight into the arrays that are kept. Only `standard` of a type that float32 cannot hold (float64,
-integers of four bytes and more) reads them twice: its statistics have to be known before a value is rounded.
+Rows are read once, straight into the arrays that are kept. Only for `standard`, columns of a type that float32 cannot
+hold (float64, integers of four bytes and more) are read twice: their statistics have to be known before a value is
+rounded.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distsgd.core.inputs import Inputs
 from distsgd.core.names import shortened
 from distsgd.core.scaling import block_rows
-from distsgd.data.columns import RowError, UnknownCategories, feature_block, fits_float32, storage_dtype
+from distsgd.data.columns import (
+    RowError,
+    UnknownCategories,
+    exact_in_float32,
+    feature_block,
+    fits_float32,
+    storage_dtype,
+)
 from distsgd.data.dataset import ArrayRows, InputSchema
 from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization
@@ -85,22 +95,26 @@ def fill_training(
     keep = train.X.dtype.kind in "iu"
     normalization = None
     unknown = UnknownCategories()
+    later = np.zeros(source.schema.num_features, bool)  # features whose statistics are taken from the filled arrays
     if normalize != "standard":
         normalization = _by_type(source.schema, normalize)
-    elif not fits_float32(source.schema):
-        normalization = _scan(source, encoder, train.chosen)
+    else:
+        first = _to_scan(source.schema)
+        normalization = _scan(source, encoder, train.chosen, first) if first.any() else None
+        later = source.schema.measured & ~first
     for X, y in _examples(source, encoder, unknown):
         for part in parts:
             part.append(X, y, None if keep else normalization)
     if val:
         val.notices = unknown.notices(source.location)
-    if normalization is None:
-        statistics = _Statistics(source.schema)
+    if normalization is None or later.any():
+        statistics = _Statistics(source.schema, later)
         statistics.add(train.X)
-        normalization = statistics.normalization()
+        found = statistics.normalization()
         if not keep:
             for part in parts:
-                normalization.apply(part.X, out=part.X)
+                found.apply(part.X, out=part.X)
+        normalization = found if normalization is None else normalization.beside(found)
     if keep:
         return normalization.rounded()
     for part in parts:
@@ -151,15 +165,16 @@ def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normali
 
 
 class _Statistics:
-    """Zero mean and unit variance for all features but the 0 and 1 of categories, which stay as they are.
+    """Zero mean and unit variance for some of the features that are measured; all others stay as they are.
 
-    A rare category would become a large number otherwise, and its weights would diverge.
+    The 0 and 1 of categories are never measured: a rare one would become a large number, and its weights diverge.
     """
 
-    def __init__(self, schema: InputSchema) -> None:
-        self._measured = np.flatnonzero(schema.measured)
+    def __init__(self, schema: InputSchema, chosen: NDArray[np.bool_]) -> None:
+        self._measured = np.flatnonzero(chosen)
         self._names = schema.feature_names
-        self._moments = Moments(len(self._measured)) if len(self._measured) else None
+        total = int(schema.measured.sum())
+        self._moments = Moments(len(self._measured), total) if len(self._measured) else None
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows (n, D), in blocks, so that no copy of all rows is made."""
@@ -170,6 +185,11 @@ class _Statistics:
             return
         for start in range(0, len(rows), BLOCK_ROWS):
             self._moments.add(rows[start : start + BLOCK_ROWS, self._measured])
+
+    def add_chosen(self, rows: NDArray[Any]) -> None:
+        """Add rows (n, d) of the d features that are measured."""
+        if self._moments is not None:
+            self._moments.add(rows)
 
     def normalization(self) -> Normalization:
         """Return the normalisation of all features."""
@@ -184,13 +204,42 @@ BLOCK_ROWS = 4096
 """Rows whose numbers are picked out from between categories at a time."""
 
 
-def _scan(source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_]) -> Normalization:
-    """Return zero mean and unit variance for the chosen rows of a source, whose values are read for that alone."""
-    statistics, start = _Statistics(source.schema), 0
-    for X, y in _examples(source, encoder):
-        statistics.add(X[chosen[start : start + len(y)]])
+def _to_scan(schema: InputSchema) -> NDArray[np.bool_]:
+    """Return the measured features (D,) whose statistics take reading the rows once more.
+
+    Those that float32 cannot hold; but if they are the most, all of them, which saves normalising in two goes.
+    """
+    inexact = schema.measured & ~exact_in_float32(schema)
+    return schema.measured if 2 * inexact.sum() > schema.measured.sum() else inexact
+
+
+def _scan(
+    source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_], features: NDArray[np.bool_]
+) -> Normalization:
+    """Return zero mean and unit variance of some features in the chosen rows of a source, read for that alone."""
+    statistics, start = _Statistics(source.schema, features), 0
+    for X, y in _examples(source, encoder, schema=_only(source.schema, features)):
+        statistics.add_chosen(X[chosen[start : start + len(y)]])
         start += len(y)
     return statistics.normalization()
+
+
+def _only(schema: InputSchema, features: NDArray[np.bool_]) -> InputSchema:
+    """Return the schema with some columns alone: those of the marked features (D,), which are all of a column's."""
+    columns, place = [], 0
+    for column in schema.inputs.columns:
+        if features[place]:
+            columns.append(column)
+        place += column.features
+    types = dict(zip(schema.columns, schema.types, strict=True))
+    names = tuple(column.name for column in columns)
+    return dataclasses.replace(
+        schema,
+        columns=names,
+        types=tuple(types[name] for name in names),
+        categorical=schema.categorical & set(names),
+        fitted=Inputs(tuple(columns)),
+    )
 
 
 def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> None:
@@ -211,13 +260,20 @@ def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> 
 
 
 def _examples(
-    source: Source, encoder: LabelEncoder, unknown: UnknownCategories | None = None
+    source: Source,
+    encoder: LabelEncoder,
+    unknown: UnknownCategories | None = None,
+    schema: InputSchema | None = None,
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Yield a source's rows in order, in batches: features (n, D), checked, and label codes (n,)."""
+    """Yield a source's rows in order, in batches: features (n, D), checked, and label codes (n,).
+
+    With `schema` only its columns are read.
+    """
+    schema = schema or source.schema
     dtype = storage_dtype(source.schema) if fits_float32(source.schema) else np.dtype(np.float64)
-    for batch in source.batches():
+    for batch in source.batches([*schema.columns, schema.label]):
         try:
-            X = feature_block(batch.table, source.schema, dtype, unknown)
+            X = feature_block(batch.table, schema, dtype, unknown)
             y = encoder.encode(batch.table.column(source.schema.label))
         except RowError as problem:
             raise refusal(source, batch, problem) from None

@@ -183,10 +183,18 @@ def features_line(schema: InputSchema) -> str:
         parts.append(shortened(column.name) + form.get(column.kind, ""))
     more = len(schema.inputs.columns) - SHOWN
     line = f"features ({schema.num_features:,}): {', '.join(parts)}" + (f" and {more:,} more" if more > 0 else "")
-    excluded = [(name, "data.exclude") for name in schema.excluded]
-    left_out = [*schema.left_out, *excluded]
+    left_out = _left_out(schema)
     line += f"; left out: {described(left_out)}" if left_out else ""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
+
+
+def features_used(schema: InputSchema) -> dict[str, Any]:
+    """Return what that line says, of all columns: `used`, the names, and `left_out`, the reason of each name."""
+    return {"used": list(schema.columns), "left_out": dict(_left_out(schema))}
+
+
+def _left_out(schema: InputSchema) -> list[tuple[str, str]]:
+    return [*schema.left_out, *((name, "data.exclude") for name in schema.excluded)]
 
 
 SHOWN = 20

@@ -34,7 +34,7 @@ def load(
     """
     # These import pyarrow, which a process that only gathers never needs.
     from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
-    from distsgd.data.fitting import features_line, fitted
+    from distsgd.data.fitting import features_line, features_used, fitted
     from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
@@ -75,6 +75,7 @@ def load(
         digest=digest_of(rows, val_rows, classes, names, normalization),
         source=source.location,
         description=features_line(source.schema),
+        features=features_used(source.schema),
         notices=(
             *source.notices,
             *(held_out.notices if held_out else ()),

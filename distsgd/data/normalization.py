@@ -39,6 +39,10 @@ class Normalization:
             out = np.empty(X.shape, np.float32)
         return scaled(X, self.shift, self.scale, out)
 
+    def beside(self, other: Normalization) -> Normalization:
+        """Return both normalisations in one, of which each leaves the other's features as they are."""
+        return Normalization(self.shift + other.shift, self.scale * other.scale)
+
     def rounded(self) -> Normalization:
         """Return the normalisation whose numbers float32 holds exactly, so that batches and `apply` use the same."""
         return Normalization(*(v.astype(np.float32).astype(np.float64) for v in (self.shift, self.scale)))
@@ -79,8 +83,11 @@ class Moments:
     taken relative to the first one, which makes a constant column's variance exactly 0.
     """
 
-    def __init__(self, width: int) -> None:
-        self._buffer = np.empty((block_rows(width), width))
+    def __init__(self, width: int, total: int | None = None) -> None:
+        """Take rows of `width` columns, in the blocks of `total` columns of which these are some."""
+        self._alone = width == 1 and (total or width) > 1
+        width += self._alone  # NumPy would sum one column in another order than several
+        self._buffer = np.zeros((block_rows(total or width), width))
         self._filled = 0
         self._count = 0
         self._origin = np.zeros(width)
@@ -90,6 +97,8 @@ class Moments:
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows (n, D) of any numeric type."""
+        if self._alone:
+            rows = np.column_stack((rows, np.zeros(len(rows))))
         if self._count == self._filled == 0 and len(rows):
             self._origin[:] = rows[0]
         start = 0
@@ -125,8 +134,9 @@ class Moments:
         """
         if self._filled:
             self._merge()
-        std = np.sqrt(self._squares / self._count)
-        small = self._varies & (self._squares < SMALLEST_SQUARES)
+        squares, varies = self._squares[: len(names)], self._varies[: len(names)]
+        std = np.sqrt(squares / self._count)
+        small = varies & (squares < SMALLEST_SQUARES)
         for bad, problem in ((~np.isfinite(std), "far apart"), (small, "close together")):
             if bad.any():
                 raise DataError(
@@ -134,4 +144,4 @@ class Moments:
                     "standard deviation in float64; rescale that column, or leave it out of data.features"
                 )
         scale = 1.0 / np.where(std == 0, 1.0, std)
-        return Normalization(self._origin + self._mean, scale)
+        return Normalization((self._origin + self._mean)[: len(names)], scale)

@@ -49,6 +49,7 @@ def measured_result(
         step_ms_p95=timings.get("step_ms_p95"),
         mlflow_run_id=None,
         numerics=trainer.numerics,
+        features=spec.data.features,
         run_dir=run_dir.absolute(),
         warnings=log.warnings,
         **vars(assessed),

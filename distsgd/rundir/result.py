@@ -54,6 +54,9 @@ class Result:
     step_ms_p95: float | None
     mlflow_run_id: str | None
     numerics: dict[str, str]
+    features: dict[str, Any] = field(default_factory=dict)
+    """The columns that are features, `used`, and `left_out`, each of the others with the reason. Empty in the results
+    of version 0.1.0 and before."""
     run_dir: Path
     """Absolute, so that the model is still found if the working directory changes."""
     warnings: list[str] = field(default_factory=list)
@@ -83,6 +86,7 @@ class Result:
             "step_ms_p95": self.step_ms_p95,
             "mlflow_run_id": self.mlflow_run_id,
             "numerics": self.numerics,
+            "features": self.features,
             "warnings": self.warnings,
             "remarks": self.remarks,
         }

@@ -162,6 +162,7 @@ def test_long_names_are_shortened(tmp_path, key):
 
 def test_long_names_in_the_line_of_features(tmp_path):
     data = load_table(pa.table({"x" * 900: X[:, 0], "label": Y}), tmp_path)
+    assert data.features == {"used": ["x" * 900], "left_out": {}}
     assert data.description == f"features (1): {'x' * LONGEST_NAME}..."
 
 

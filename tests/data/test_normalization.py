@@ -14,6 +14,7 @@ from distsgd.config import DataConfig
 from distsgd.data import Normalization
 from distsgd.data.loading import split
 from distsgd.data.normalization import Moments, block_rows
+from distsgd.data.parquetfile import ParquetFile
 from distsgd.errors import DataError
 
 
@@ -142,3 +143,42 @@ def test_columns_that_float32_cannot_hold_are_normalised(tmp_path, size):
     data = load_table(table, tmp_path, val_fraction=0)
     np.testing.assert_allclose(data.train.X[:, 0], (values - values.mean()) / values.std(), rtol=1e-6, atol=1e-6)
     assert not data.train.X[:, 1].any(), "a constant column becomes 0"
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_statistics_of_some_columns_are_those_of_all_bit_by_bit(width):
+    rows = np.random.default_rng(width).normal(100, 1, (40_000, 30))
+    every, some = Moments(30), Moments(width, 30)
+    for start in range(0, len(rows), 777):
+        every.add(rows[start : start + 777])
+        some.add(rows[start : start + 777, 3 : 3 + width])
+    names = tuple(map(str, range(30)))
+    expected, found = every.normalization(names), some.normalization(names[:width])
+    assert np.array_equal(found.shift, expected.shift[3 : 3 + width])
+    assert np.array_equal(found.scale, expected.scale[3 : 3 + width])
+
+
+def test_only_columns_that_float32_cannot_hold_are_read_twice(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    exact = {f"b{i}": rng.integers(0, 200, 500, dtype=np.uint8) for i in range(4)}
+    columns = {"x": rng.normal(5, 3, 500), **exact, "color": rng.choice(["red", "blue"], 500)}
+    table = pa.table({**columns, "label": rng.integers(0, 2, 500)})
+    read: list[set[str]] = []
+    batches = ParquetFile.batches
+
+    def counted(self, names, max_rows):
+        read.append(set(names))
+        return batches(self, names, max_rows)
+
+    monkeypatch.setattr(ParquetFile, "batches", counted)
+    data = load_table(table, tmp_path)
+    assert read == [{"color"}, {"x", "label"}, {*columns, "label"}]
+    assert data.feature_names[-2:] == ("color=blue", "color=red")
+    held_out = split(500, DataConfig())
+    numbers = np.column_stack([columns["x"], *exact.values()]).astype(np.float64)
+    scaler = StandardScaler().fit(numbers[~held_out])
+    assert data.val is not None
+    np.testing.assert_allclose(data.train.X[:, :5], scaler.transform(numbers[~held_out]), atol=1e-6)
+    np.testing.assert_allclose(data.val.X[:, :5], scaler.transform(numbers[held_out]), atol=1e-6)
+    assert np.array_equal(data.normalization.shift[5:], [0, 0])
+    assert np.array_equal(data.normalization.scale[5:], [1, 1])

@@ -79,6 +79,7 @@ def test_columns_without_values_are_left_out(tmp_path):
     table = wide_table(X, Y).append_column("empty", pa.nulls(len(Y)))
     data = load_table(table, tmp_path)
     assert data.description == "features (3): f0, f1, f2; left out: empty (no values)"
+    assert data.features == {"used": ["f0", "f1", "f2"], "left_out": {"empty": "no values"}}
     write_parquet(wide_table(X, Y).append_column("empty", pa.array(Y)), tmp_path / "val.parquet")
     assert load_from(tmp_path / "table.parquet", val=tmp_path / "val.parquet").schema.columns == ("f0", "f1", "f2")
     assert "'empty' is null" in refused(tmp_path / "table.parquet", features=("f0", "empty"))

@@ -42,6 +42,7 @@ RESULT = {
     "step_ms_p95": float,
     "mlflow_run_id": str,
     "numerics": dict,
+    "features": dict,
     "warnings": list,
     "remarks": list,
 }
@@ -118,6 +119,7 @@ def test_the_result_holds_what_is_promised(run_dir):
     assert (found["steps"], found["epochs"], found["warnings"]) == (STEPS, 30.0, [])
     assert found["weights_sha256"] == digest(read_model(run_dir / "model.npz"))
     assert found["step_ms_p50"] <= found["step_ms_p95"]
+    assert found["features"] == {"used": ["pixels"], "left_out": {}}
     assert found["numerics"]["device"] in ("cpu", "cuda")
     assert found["numerics"]["blas_threads"] == "1"
 
