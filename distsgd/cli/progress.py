@@ -183,13 +183,13 @@ class LiveObserver(Observer):
 
     def note(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, emoji=False)
 
     def started(self, spec: RunSpec, run_dir: Path, *, nodes: int) -> None:
         """Print what is trained and start the bar, which stays when the run is over."""
         plan, step = spec.plan, spec.start.step
         self._stage = ""
-        self._console.print(opening(spec, run_dir, nodes), markup=False)
+        self._console.print(opening(spec, run_dir, nodes), markup=False, emoji=False)
         self._pace = Pace(step, plan.total_steps, time.monotonic())
         self._rate = Throughput(step, window_s=RATE_S)
         total = plan.total_steps

@@ -16,9 +16,12 @@ class LenientStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text; ignore errors."""
+        """Write a text; ignore errors. A character that the stream's encoding lacks is written as an escape."""
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError):  # ValueError is that of a closed file
             self._discard()
         return len(text)

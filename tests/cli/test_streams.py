@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from runs import QUICK, Cli, finished, options, result, slow_but_for
+
+from distsgd.cli.streams import LenientStream
 
 RUN = ["train", "--run-dir", "run", "--workers", "0", *options(QUICK)]
 
@@ -66,3 +69,12 @@ def test_a_terminal_that_is_closed(own_folder):
 def test_an_error_that_cannot_be_shown_keeps_its_exit_code(own_folder):
     diverging = options(QUICK, {"optim.lr": 1e30})
     assert run_in_shell(own_folder, "2>&-", "train", "--run-dir", "run", "--workers", "0", *diverging) == 1
+
+
+def test_characters_that_the_encoding_lacks_are_escaped_and_the_rest_is_written():
+    raw = io.BytesIO()
+    stream = LenientStream(io.TextIOWrapper(raw, "latin-1"))
+    for line in ("caf\xe9\n", "\u03bb\u2026\n", "\udcff\n", "end\n"):
+        stream.write(line)
+    stream.flush()
+    assert raw.getvalue() == b"caf\xe9\n\\u03bb\\u2026\n\\udcff\nend\n"
