@@ -57,8 +57,15 @@ def _number(value: Any, row: int) -> float:
     raise ValueError(f"{str(value)[:40]!r} in row {row}, counted from 0, is not a number") from None
 
 
+def check_unmasked(values: Any) -> None:
+    """Raise ValueError for a masked array: NumPy would take what is hidden under the mask for its values."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError("it is a masked array; expected one without a mask: pass its .filled(...)")
+
+
 def matrix_of(X: Any, width: int) -> np.ndarray:
     """Return an array or nested lists (n, width) as real numbers, NaN for what is missing; ValueError for all else."""
+    check_unmasked(X)
     raw = np.asarray(X)
     if raw.ndim != 2 or raw.shape[1] != width:
         hint = "; a single row is [row]" if raw.shape == (width,) else ""

@@ -16,6 +16,8 @@ import numpy as np
 
 from .names import shortened
 
+from .encoding import check_unmasked
+
 SHOWN = 8
 """Names that a message lists."""
 
@@ -40,8 +42,9 @@ def column_names(X: Any) -> list[Any]:
 def column_values(X: Any, name: Hashable) -> np.ndarray:
     """Return a column's values (n,), a missing one as NaN or None; (n, width) if the frame has them so."""
     column = X[name]
+    check_unmasked(column)
     dtype = getattr(column, "dtype", None)
-    if dtype is not None and getattr(dtype, "kind", "O") in "biuf" and hasattr(dtype, "na_value"):
+    if dtype is not None and getattr(dtype, "kind", "O") in "biuf" and hasattr(dtype, "numpy_dtype"):
         # One of pandas' types with a mask: its values would become Python objects.
         kind = np.dtype(np.float64) if column.isna().any() else dtype.numpy_dtype
         return np.asarray(column.to_numpy(kind, na_value=np.nan))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -223,9 +224,11 @@ def _problem(column: Column) -> str | None:
     if type(column.missing) is not bool or (column.missing and column.kind not in ("category", "hash")):
         return f"missing is {column.missing!r}"
     if column.fill is not None and (
-        type(column.fill) not in (int, float) or not math.isfinite(column.fill) or column.kind in ("category", "hash")
+        type(column.fill) not in (int, float)
+        or not abs(column.fill) <= sys.float_info.max  # which is exact for an integer of any size, and false for NaN
+        or column.kind in ("category", "hash")
     ):
-        return f"fill is {column.fill!r}"
+        return f"fill is {str(column.fill)[:40]}"
     if column.kind not in ("category", "hash"):
         known = column.dtype in NUMBER_TYPES and not column.categories
         return None if known else f"the type is {column.dtype!r}, with {len(column.categories)} categories"

@@ -160,6 +160,19 @@ def test_a_column_that_is_there_twice_is_refused():
         PLAIN.matrix(frame)
 
 
+def test_what_a_mask_hides_is_no_value():
+    hidden = np.ma.masked_array(MATRIX, mask=np.eye(3, dtype=bool))
+    with pytest.raises(ValueError, match="masked array"):
+        PLAIN.matrix(hidden)
+    with pytest.raises(ValueError, match="masked array"):
+        PLAIN.matrix({**TABLE, "age": np.ma.masked_array(TABLE["age"], mask=[1, 0, 0])})
+
+
+def test_sparse_columns_of_pandas_are_read():
+    frame = pd.DataFrame({**TABLE, "height": pd.arrays.SparseArray(TABLE["height"])})
+    assert PLAIN.matrix(frame).tolist() == MATRIX
+
+
 @pytest.mark.parametrize(
     "kind", ["pandas", "pandas, nullable", "pandas, Arrow", "pyarrow table", "dictionary of lists"]
 )
@@ -324,6 +337,7 @@ def test_buckets_are_the_same_everywhere():
         '{"columns": [{"name": "a"}]}',
         '{"columns": [{"name": "a", "kind": "number", "dtype": "float64", "more": 1}]}',
         '{"columns": [{"name": "a", "kind": "hash", "dtype": "str"}, {"name": "a", "kind": "hash", "dtype": "str"}]}',
+        '{"columns": [{"name": "a", "kind": "number", "dtype": "float64", "fill": 1%s}]}' % ("0" * 400),
         "[" * 100_000,
     ],
 )
