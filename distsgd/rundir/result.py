@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter
 
 from distsgd.rundir.classifier import Classifier
 from distsgd.rundir.journal import Reader, Record
@@ -96,9 +99,11 @@ class Result:
         """Return what `result.json` in `run_dir` holds, or None if there is none or it cannot be read."""
         try:
             content = json.loads(read_file(run_dir / "result.json"))
-            return cls(run_dir=run_dir.absolute(), **{key.replace("/", "_"): value for key, value in content.items()})
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            found = {key.replace("/", "_"): value for key, value in content.items()}
+            result = TypeAdapter(cls).validate_json(json.dumps(found | {"run_dir": ""}), strict=True)
+        except (OSError, ValueError, AttributeError, RecursionError):  # a ValidationError is a ValueError
             return None
+        return dataclasses.replace(result, run_dir=run_dir.absolute())
 
     @functools.cached_property
     def model(self) -> Classifier:

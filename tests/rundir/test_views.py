@@ -87,3 +87,22 @@ def test_the_table_of_a_notebook_shows_what_was_measured_and_escapes_it(result):
     assert "step_ms_p50" not in rows
     assert "numerics" not in rows
     assert [div.text for div in page.findall("div")] == ["warning: a <b> was & lost"]
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"a": "b"}, 7.5, True])
+def test_a_result_file_with_values_of_other_types_is_none(result, value):
+    path = result.run_dir / "result.json"
+    path.write_text(json.dumps(result.to_json()))
+    assert Result.read(result.run_dir) == result
+    numbers = ("train/loss", "val/loss", "val/accuracy", "majority_share", "wall_s", "epochs")
+    for key in result.to_json():
+        if isinstance(value, float) and key in (*numbers, "balanced_accuracy", "macro_f1", "best_epoch"):
+            continue
+        if isinstance(value, float) and key in ("best_val_loss", "samples_per_s", "step_ms_p50", "step_ms_p95"):
+            continue
+        if value == "x" and key in ("weights_sha256", "mlflow_run_id"):
+            continue
+        if value == {"a": "b"} and key == "numerics":
+            continue
+        path.write_text(json.dumps(result.to_json() | {key: value}))
+        assert Result.read(result.run_dir) is None, key
