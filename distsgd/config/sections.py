@@ -197,6 +197,7 @@ class DataConfig(Section):
     def _text_encoding(cls, value: str | None) -> str | None:
         try:
             known = value is None or codecs.lookup(value)._is_text_encoding
+            _ = value is None or b"\xe9".decode(value, "replace")  # idna and others are not for the text of a file
         except (LookupError, ValueError):
             known = False
         if not known:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .names import shortened
-
 from .encoding import check_unmasked
+from .names import shortened
 
 SHOWN = 8
 """Names that a message lists."""

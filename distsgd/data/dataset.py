@@ -150,6 +150,9 @@ class InputSchema:
     excluded: tuple[str, ...] = ()
     """Columns that data.exclude names."""
 
+    named: bool = False
+    """Whether data.features names the feature columns."""
+
     fitted: Inputs | None = None
     """What the training rows say of categories and missing values; None as long as they have not been looked at."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,8 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Sou
             means.add(table)
         elif all(len(seen) > limit for seen in values.values()):
             break  # nothing more can be learned
+    if means:
+        means.check(source.location)
     rows = int(chosen.sum())
     reasons = {name: _unusable(seen, rows, config) for name, seen in values.items()}
     refused = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -120,6 +123,7 @@ class _Means:
     """The mean of each column's values that are there, with the same bits however the rows are cut into batches."""
 
     def __init__(self, schema: InputSchema) -> None:
+        self._schema = schema
         self._names = [name for name in schema.columns if name not in schema.categorical]
         self._types = dict(zip(schema.columns, schema.types, strict=True))
         self._width = schema.width or 1
@@ -153,20 +157,27 @@ class _Means:
         self._sums[name] += float(np.where(there, block, 0.0).sum())
 
     def of(self, name: str) -> float:
-        """Return a column's mean, as its type can hold it if that is a float; DataError if it has no values."""
-        if len(self._rest[name]):
-            self._merge(name, self._rest[name])
-            self._rest[name] = np.empty(0)
-        if not self._counts[name]:
-            raise DataError(
-                f"column {shortened(name)!r} has no values in the training rows; {setting('data.exclude', [name])}"
-            )
+        """Return a column's mean, as its type can hold it if that is a float; it has to have been checked."""
         mean = self._sums[name] / self._counts[name]
         kind = np.dtype(self._types[name])
-        mean = float(kind.type(mean)) if kind.kind == "f" else mean
-        if not np.isfinite(mean):
-            raise DataError(f"the mean of column {shortened(name)!r} is {mean}; {setting('data.exclude', [name])}")
-        return mean
+        return float(kind.type(mean)) if kind.kind == "f" else mean
+
+    def check(self, location: str) -> None:
+        """Refuse columns without a mean that is finite, once all rows have been added: all of them in one message."""
+        for name, rest in self._rest.items():
+            self._merge(name, rest)
+        self._rest = {}
+        refused = {name: "no values in the training rows" for name in self._names if not self._counts[name]}
+        with np.errstate(over="ignore"):
+            finite = {name: name in refused or bool(np.isfinite(self.of(name))) for name in self._names}
+        refused |= {name: f"the mean is {self.of(name)}" for name in self._names if not finite[name]}
+        if refused:
+            some = len(refused) < len(self._schema.columns)
+            remedy = f": {leaving_out(self._schema, list(refused))}" if some else ", or name other ones"
+            raise DataError(
+                f"{location}: data.missing=mean has nothing to fill {described(list(refused.items()))} with; leave "
+                f"these columns out{remedy}"
+            )
 
 
 def described(columns: list[tuple[str, str]]) -> str:
@@ -202,3 +213,10 @@ SHOWN = 20
 
 LONGEST = 2_000
 """Characters of that line."""
+
+
+def leaving_out(schema: InputSchema, names: Sequence[str]) -> str:
+    """Return what to add to the command line so that these columns are no features."""
+    if schema.named:
+        return setting("data.features", [name for name in schema.columns if name not in names])
+    return setting("data.exclude", [*schema.excluded, *names])

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from distsgd.core.names import shortened
 from distsgd.data.columns import MissingLabel, MissingValue, RowError
 from distsgd.data.csvfile import CsvFile
-from distsgd.data.fitting import described
-from distsgd.data.remedies import setting
+from distsgd.data.fitting import described, leaving_out
 from distsgd.data.repairs import rewriting
 from distsgd.data.sources import Source, SourceBatch
 from distsgd.data.unusable import LONGEST_SETTING
@@ -68,7 +67,7 @@ def _missing_values(source: Source, error: DataError) -> DataError:
                 counts[name] = counts.get(name, 0) + count
     columns = [(name, f"{count:,} of {source.num_rows:,} rows") for name, count in counts.items()]
     empty = [name for name, count in counts.items() if count == source.num_rows]
-    command = setting("data.exclude", [*source.schema.excluded, *(empty or counts)])
+    command = leaving_out(source.schema, list(empty or counts))
     some = len(command) < LONGEST_SETTING and len(empty or counts) < len(source.schema.columns)
     found = f"{error}; values are missing in {described(columns)}"
     if empty and some:

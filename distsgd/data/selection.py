@@ -81,6 +81,7 @@ def resolve(
         categorical=frozenset(name for name, kind in zip(chosen, types, strict=True) if is_category(kind)),
         left_out=tuple(left_out),
         excluded=config.exclude,
+        named=config.features is not None,
     )
 
 

@@ -385,3 +385,9 @@ def test_replies_outside_of_steps_have_a_minute_or_as_long_as_is_set(timeout_s, 
 )
 def test_ports_are_one_or_a_range(ports, expected):
     assert Config.build({"run.ports": ports}).run.port_range == expected
+
+
+@pytest.mark.parametrize("encoding", ["idna", "undefined", "punycode"])
+def test_encodings_that_are_none_of_a_files_text_are_refused(encoding):
+    with pytest.raises(ConfigError, match="an encoding that Python knows"):
+        Config.build({"data.csv_encoding": encoding})

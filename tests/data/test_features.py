@@ -171,3 +171,14 @@ def test_a_model_of_categories_predicts_the_frame_it_was_trained_on(tmp_path, mo
     assert len(result.model.predict(frame)) == N
     model = distsgd.Classifier.load(result.run_dir / "model.npz")
     assert np.array_equal(model.predict_proba(frame), result.model.predict_proba(frame[["age", "color"]]))
+
+
+def test_what_is_said_of_missing_values_fits_the_other_settings(tmp_path):
+    holes = np.where(np.arange(N) < 3, np.nan, AGE)
+    table = some_table(a=holes, nothing=np.full(N, np.nan), none=np.full(N, np.nan))
+    assert refused_table(table, tmp_path, features=["age", "a"]).endswith("--set data.features=age")
+    message = refused_table(table, tmp_path, missing="mean", exclude=["color"])
+    assert "nothing (no values in the training rows), none (no values in the training rows)" in message
+    assert message.endswith("--set data.exclude=color,nothing,none")
+    message = refused_table(table, tmp_path, missing="mean", features=["age", "nothing"])
+    assert message.endswith("--set data.features=age")

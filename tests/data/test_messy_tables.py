@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from data_helpers import load_from, load_table, refused, refused_table, some_rows, wide_table
 
+from distsgd.core.names import LONGEST_NAME
 from distsgd.data import DataSet
-from distsgd.errors import LONGEST_NAME
 
 X, Y = some_rows(count=40)
 
