@@ -166,7 +166,7 @@ def _reason(error: OSError | ValidationError) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(repr(part)[1:-1] if isinstance(part, str) else str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{where}: {message}" if where else message

@@ -8,6 +8,7 @@ from typing import Any
 
 from distsgd.config import Config
 from distsgd.config.config import RESULT_SECTIONS
+from distsgd.data.remedies import setting
 
 DECIDED = ("run.workers", "run.device")
 """Parameters that are always logged, because a run decides them if they are not set."""
@@ -49,8 +50,15 @@ def command(config: Config) -> str:
     words = ["distsgd", "train"]
     for key, value in config.parameters().items():
         if value != defaults[key] and key != "run.device":
-            words += [OPTIONS[key], _text(value)] if key in OPTIONS else ["--set", f"{key}={_text(value)}"]
-    return shlex.join(words)
+            words.append(f"{OPTIONS[key]} {shlex.quote(_text(value))}" if key in OPTIONS else _setting(key, value))
+    return " ".join(words)
+
+
+def _setting(key: str, value: Any) -> str:
+    """Return `--set KEY=VALUE`, as the command line reads a text, a list of names or any other value."""
+    if isinstance(value, str | list):
+        return setting(key, value)
+    return f"--set {shlex.quote(f'{key}={_text(value)}')}"
 
 
 def _text(value: Any) -> str:

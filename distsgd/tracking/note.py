@@ -15,13 +15,18 @@ DIGEST_TAG = "distsgd.note_digest"
 """Tag by which a description that somebody has edited is recognised: it is kept."""
 
 
+LONGEST = 5_000
+"""Characters of a description; MLflow cuts longer ones, which would look like an edit then."""
+
+
 def digest(text: str) -> str:
     """Return a short digest of a description."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def tags(text: str) -> dict[str, str]:
-    """Return the tags of a description that is written here."""
+    """Return the tags of a description that is written here, cut if it is too long."""
+    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return {TAG: text, DIGEST_TAG: digest(text)}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -32,6 +34,9 @@ START_S = 120.0
 STOP_S = 5.0
 """Seconds that MLflow's processes get to end before they are killed."""
 
+WATCH = 'cat; kill -s KILL -- "-$0"'
+"""Waits for the end of the process that holds its input, which was killed then, and kills MLflow's process group."""
+
 
 def store_of(run_dir: Path | None) -> tuple[str, RunId | None]:
     """Return the URI of a run's store and the run; without a directory, the store that runs are logged to by default.
@@ -42,9 +47,11 @@ def store_of(run_dir: Path | None) -> tuple[str, RunId | None]:
     if run_dir is not None and run is None:
         raise RunDirectoryError(
             f"{str(run_dir)!r} holds no run that MLflow knows of: name the run directory that `distsgd train` printed, "
-            f"or send the run with `distsgd sync {run_dir}` first"
+            f"or send the run with `distsgd sync {shlex.quote(str(run_dir))}` first"
         )
     uri = tracking_uri.resolve(TrackingConfig(uri=None if run is None else run.uri))
+    if uri.startswith("databricks"):
+        raise ConfigError(f"the MLflow store is {redacted(uri)!r}, a workspace, whose own pages show its runs")
     file = tracking_uri.sqlite_path(uri)
     if file is not None and not file.is_file():
         raise ConfigError(
@@ -63,7 +70,8 @@ def link(server: str, run: RunId | None, experiment: str) -> str:
     try:
         with urllib.request.urlopen(address, timeout=10) as reply:
             return tracking_uri.table_link(redacted(server), json.load(reply)["experiment"]["experiment_id"])
-    except (OSError, ValueError, KeyError):  # an experiment that does not exist is answered with 404
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        # An experiment that does not exist is answered with 404; urllib takes no user name in an address.
         return f"{redacted(server).rstrip('/')}/?{tracking_uri.WORKFLOW}"
 
 
@@ -87,11 +95,20 @@ def server(uri: str, port: int | None) -> Iterator[tuple[str, subprocess.Popen[b
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C comes to this process alone, which ends all of the group
     )
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", WATCH, str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         _wait_until_it_answers(process, address)
         yield address, process
     finally:
         _end(process)
+        watcher.kill()
+        watcher.communicate()
 
 
 def _free_port(port: int | None) -> int:
@@ -108,9 +125,10 @@ def _free_port(port: int | None) -> int:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine's ports
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
+        with contextlib.suppress(OSError), direct.open(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)
     ended = "did not answer in time" if process.returncode is None else f"ended with code {process.returncode}"

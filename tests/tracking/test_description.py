@@ -64,6 +64,7 @@ def test_paths_that_are_not_utf_8_can_be_stored(folder):
 
 @example("began_ms", 10**400)
 @example("tags", {})
+@example("parameters", {"\n": None})
 @example("datasets", None)
 @given(st.sampled_from(sorted(asdict(GOOD))), JSON)
 def test_a_wrong_value_is_named(folder, key, value):
