@@ -29,7 +29,7 @@ HOMES = {
     "sklearn": ["data.digits"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
     "annotated_types": ["config"],
-    "pydantic": ["config", "tracking.description", "tracking.run_id"],
+    "pydantic": ["config", "rundir.result", "tracking.description", "tracking.run_id"],
     "matplotlib": ["rundir.figure", "rundir.result"],
     "IPython": ["cli.notebook"],
     "click": ["cli"],
