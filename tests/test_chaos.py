@@ -35,7 +35,7 @@ NAMED = {
     # before the run is over
     "an aggregator killed in a step, and a worker in validation": (
         [Fault("aggregator", 0, 10, "gathered"), Fault("worker", 0, 1, "validating")],
-        {"workers": 3, "two_nodes": True},
+        {"workers": 4, "two_nodes": True},
     ),
 }
 

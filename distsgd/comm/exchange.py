@@ -92,7 +92,7 @@ class Exchange:
     def _lose_overdue(self) -> None:
         """Mark the peers as lost whose time is over, and find out when the next one's will be."""
         self._earliest_s = self._waited_s + self._deadlines.least_s
-        for descriptor, (_, shards) in list(self.busy.items()):
+        for descriptor, (peer, shards) in list(self.busy.items()):
             timeout_s = self._deadlines.timeout_s(descriptor, len(shards))
             deadline_s = self._asked_s.get(descriptor, 0.0) + timeout_s
             if deadline_s > self._waited_s:
@@ -100,6 +100,7 @@ class Exchange:
                 continue
             del self.busy[descriptor]
             problem = f"has not answered for {round(timeout_s, 2):g} s while it computed shards {_named(shards)}"
+            problem += f", by {peer.path}" if peer.path else ""
             self._lose(descriptor, shards, problem, kill=True)
 
     def reassign(self) -> None:

@@ -115,7 +115,7 @@ class Membership:
                 run = range(shards.start + own[0].start, shards.start + own[-1].stop)
                 if run:
                     self._assignments.append(Assignment(descriptor, peer, run))
-            self._assignments.sort(key=lambda assignment: assignment.peer.is_remote)
+            self._assignments.sort(key=lambda assignment: assignment.peer.path is not None)
             self._deadlines.expect((descriptor, len(run)) for descriptor, _, run in self._assignments)
             self._assigned = shards
 

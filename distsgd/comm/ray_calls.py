@@ -94,7 +94,8 @@ class RayPeer:
         timeout_s: float,
     ) -> None:
         """Wait up to `timeout_s` for an answer that has been computed to arrive."""
-        self.name, self.host, self.pid, self.weight, self.is_remote = name, host, pid, weight, True
+        self.name, self.host, self.pid, self.weight = name, host, pid, weight
+        self.path: str | None = "Ray calls"
         self._actor, self._parameter_chunks, self._num_shards = actor, parameter_chunks, num_shards
         self._timeout_s = timeout_s
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

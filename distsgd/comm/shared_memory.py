@@ -29,7 +29,7 @@ class SharedMemoryPeer:
 
     def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
         self.name, self.host, self.weight, self.pid = name, host, 1, connection.peer_pid
-        self.is_remote = False
+        self.path: str | None = None
         self._connection, self._num_shards = connection, num_shards
         self._slots = list(slots.rows)
         self.on_close: Callable[[], None] = lambda: None

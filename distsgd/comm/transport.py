@@ -56,7 +56,7 @@ class Peer(Protocol):
         class InProcessPeer:
             def __init__(self, worker, buffers):
                 self.name, self.host, self.pid, self.weight = "worker 0", "localhost", os.getpid(), 1
-                self.is_remote = False
+                self.path = None
                 self._worker, self._buffers = worker, buffers
                 self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -93,8 +93,9 @@ class Peer(Protocol):
     weight: int
     """The number of workers that it represents."""
 
-    is_remote: bool
-    """Whether `start` sends it the parameters, which takes so long that other peers are started before."""
+    path: str | None
+    """How it is reached on another node, for messages: the addresses of both ends. None if it shares the parameters'
+    memory; others get them by `start`, which takes so long that they are started last."""
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to receive."""

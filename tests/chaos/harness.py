@@ -60,10 +60,11 @@ class Harness:
     _cluster: str | None = None
 
     def cluster(self) -> str:
-        """Return the address of a cluster of two nodes, the second of which has four of the five CPUs."""
+        """Return the address of a cluster of two nodes with two CPUs each, so that two of four workers are behind an
+        aggregator."""
         if self._cluster is None:
-            head = self.stack.enter_context(small_cluster(cpus=1))
-            self.stack.enter_context(second_raylet(head.address, cpus=4))
+            head = self.stack.enter_context(small_cluster(cpus=2))
+            self.stack.enter_context(second_raylet(head.address, cpus=2))
             self._cluster = head.address
         return self._cluster
 

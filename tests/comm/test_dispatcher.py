@@ -66,7 +66,7 @@ class FakePeer:
 
     def __init__(self, name: str, dispatcher: Dispatcher, num_shards: int, script: list[str], weight: int = 1) -> None:
         self.name, self.host, self.weight, self.pid = name, "here", weight, 1234
-        self.is_remote = False
+        self.path = None
         self.asked: list[tuple[int, range]] = []
         self.killed = self.closed = False
         self.on_close: Callable[[], None] = lambda: None

@@ -195,7 +195,8 @@ def test_a_peer_that_does_not_answer_is_lost_after_the_timeout():
         with by_hand(node):
             assert node.server.run(2) == 2
             [(_, problem)] = node.lost()
-    assert problem.startswith("has not answered for 0.5 s")
+    assert problem.startswith("has not answered for 0.5 s while it computed shards")
+    assert "by the connection from 127.0.0.1:" in problem
 
 
 def test_a_peer_that_takes_no_parameters_is_lost_after_the_timeout():

@@ -285,7 +285,8 @@ def test_auto_grows_and_shrinks_with_the_cluster(own_folder):
             assert eventually(lambda: process.poll() is not None or len(journal(own_folder / "run")) > 1)
             assert len(actors(own_folder)) == 2  # a server, a worker
             with second_raylet(cluster.address, cpus=2) as raylet:
-                assert eventually(lambda: len(actors(own_folder)) == 5)  # two workers more, and an aggregator
+                # Two workers more, and an aggregator, unless one of them was connected before the other was there.
+                assert eventually(lambda: len(actors(own_folder)) in (4, 5))
                 step = journal(own_folder / "run")[-1]["step"]
                 assert eventually(lambda: journal(own_folder / "run")[-1]["step"] > step + 500)
                 raylet.kill()
