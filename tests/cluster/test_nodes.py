@@ -82,31 +82,3 @@ def test_the_loss_of_a_node_does_not_change_the_answer(loss, own_folder):
         assert "Traceback" not in ended.err
         assert_same(path, undisturbed(own_folder, "serial", LONG))
         assert not cli.await_end()
-
-
-FAULTS: dict[str, Callable[[Nodes], None]] = {
-    "nothing from the server reaches it": lambda cluster: cluster.network.cut(0, 1),
-    "nothing from it reaches the server": lambda cluster: cluster.network.cut(1, 0),
-    "it is unplugged": lambda cluster: cluster.network.unplug(1),
-    "its aggregator is stopped": lambda cluster: cluster.nodes[1].stall("ray::AggregatorActor"),
-    "its workers are stopped": lambda cluster: cluster.nodes[1].stall(WORKER),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("link", ["tcp"])
-def test_a_network_that_fails_does_not_change_the_answer(fault, link, own_folder):
-    """Connections stay open, and say nothing any more."""
-    with ray_nodes((2, 2), RAY_ENVIRONMENT) as cluster:
-        cli, path = driver(cluster, own_folder), own_folder / "run"
-        values = LONG | {"run.timeout_s": 3, "run.link": link}
-        process = cli.start("train", "--run-dir=run", "--workers=4", *options(values))
-        assert eventually(lambda: process.poll() is not None or journal(path))
-        assert cluster.count("ray::AggregatorActor") in ([0, 1], [1, 0])
-        FAULTS[fault](cluster)
-        ended = finished(process)
-        assert ended.code == 0, ended.err
-        assert "was lost" in ended.err
-        assert "Traceback" not in ended.err
-        assert_same(path, undisturbed(own_folder, "serial", LONG))
-        print(ended.err)
