@@ -26,7 +26,6 @@ HOMES = {
     "pandas": ["rundir.result", "rundir.views", "tracking.model"],
     "cupy": ["core.backend"],
     "pyarrow": ["data"],
-    "sklearn": ["data.digits"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
     "annotated_types": ["config"],
     "pydantic": ["config", "rundir.result", "tracking.description", "tracking.run_id"],

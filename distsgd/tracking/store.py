@@ -7,7 +7,10 @@ that is tracked.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from distsgd.errors import TrackingError
+from distsgd.system.scratch import locked_folder
 from distsgd.system.secrets import redacted
 from distsgd.tracking import nesting
 from distsgd.tracking import run_id as run_ids
@@ -62,11 +66,34 @@ class _DatabaseAttempts:
 _database_attempts = _DatabaseAttempts()
 
 
+def create_database(path: Path) -> None:
+    """Create the file of an SQLite store, with MLflow's tables in it, unless there is a file.
+
+    MLflow creates the tables in place, one change after another: two processes that do so at once, or one that ends
+    meanwhile, leave a file that MLflow never opens again. Here it appears whole. If it cannot, MLflow says why.
+    """
+    if path.exists() or not path.parent.is_dir() or path.name.startswith((":memory:", "file:")):
+        return
+    with locked_folder() as folder:
+        made, beside = folder / "mlflow.db", path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        MlflowClient(f"{tracking_uri.SQLITE}{made}")
+        try:
+            shutil.copyfile(made, beside)
+            os.link(beside, path)  # which replaces no file that another process has made meanwhile
+        except OSError:
+            pass
+        finally:
+            beside.unlink(missing_ok=True)
+
+
 class Store:
     """A connection to a store."""
 
     def __init__(self, uri: str) -> None:
         with contextlib.nullcontext() if uri.startswith("http") else _database_attempts.limited():
+            file = tracking_uri.sqlite_path(uri)
+            if file is not None:
+                create_database(file)
             self._uri, self._client = uri, MlflowClient(uri)
         self._notice: str | None = None
 

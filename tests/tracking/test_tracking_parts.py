@@ -144,3 +144,25 @@ def test_the_picture_of_a_long_run_stays_small(tmp_path):
 
 def test_a_run_without_points_gives_an_empty_picture(tmp_path):
     assert drawn([], tmp_path / "curve.svg") == {}
+
+
+def test_a_database_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    from distsgd.tracking import store
+
+    def killed_meanwhile(uri):
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half of the tables")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "MlflowClient", killed_meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        store.Store(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not list(tmp_path.iterdir())
+
+    def made_by_another_meanwhile(uri):
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"ours")
+        (tmp_path / "mlflow.db").write_bytes(b"theirs")
+
+    monkeypatch.setattr(store, "MlflowClient", made_by_another_meanwhile)
+    store.create_database(tmp_path / "mlflow.db")
+    assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
+    assert (tmp_path / "mlflow.db").read_bytes() == b"theirs"
