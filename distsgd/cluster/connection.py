@@ -91,6 +91,8 @@ class ProcessConnection:
 
     def _acquire(self, wanted: str | LocalRay | None, connect: Connect | None) -> tuple[Use, bool]:
         """Return how the run got the connection, and whether it is counted as a user of it."""
+        if self._made is not None and self._runs == 0 and not _is_initialized():
+            self._close()  # the caller has called ray.shutdown() within a session
         if self._made is None and _is_initialized():
             self._ever_made = True
             return Use.SHARED, False  # the caller's, which the caller closes

@@ -19,8 +19,9 @@ def ray(monkeypatch):
     """A connection of its own that writes down what is started and ended, instead of doing so."""
     made = ProcessConnection()
     monkeypatch.setattr(connection, "CONNECTION", made)
-    monkeypatch.setattr(connection, "_is_initialized", lambda: False)
-    return Recorded(made)
+    recorded = Recorded(made)
+    monkeypatch.setattr(connection, "_is_initialized", lambda: recorded.is_up)
+    return recorded
 
 
 class Recorded:
@@ -28,6 +29,11 @@ class Recorded:
         self.connection = made
         self.events: list[str] = []
         self.uses: list[Use] = []
+        self.is_up = False
+
+    def end(self) -> None:
+        self.events.append("end")
+        self.is_up = False
 
     @contextlib.contextmanager
     def run(self, rows: int = 100, cpus: int = 2, threads: str = "1", address: str | None = None):
@@ -36,7 +42,8 @@ class Recorded:
 
         def connect(stack):
             self.events.append("start")
-            stack.callback(self.events.append, "end")
+            self.is_up = True
+            stack.callback(self.end)
 
         with self.connection.used(address, connect if address else None) as joined:
             if joined is not Use.NONE:
@@ -127,6 +134,17 @@ def test_ray_is_kept_after_a_refusal_and_not_after_a_failure(ray, error, kept):
     assert ray.events == ["start", "end"] * (1 if kept else 2)
 
 
+def test_ray_is_started_again_after_the_caller_has_shut_it_down(ray):
+    with RaySession():
+        with ray.run():
+            pass
+        ray.is_up = False  # ray.shutdown()
+        with ray.run():
+            assert ray.is_up
+    assert ray.uses == [Use.MADE, Use.MADE]
+    assert ray.events == ["start", "end"] * 2
+
+
 def test_an_error_in_the_session_ends_ray(ray):
     def analyse():
         with RaySession():
@@ -183,6 +201,8 @@ try:
         os.wait()
         assert train("second") == sha
         assert ray.get_runtime_context().get_node_id() == node
+        ray.shutdown()
+        assert train("third") == sha
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
 except KeyboardInterrupt:
