@@ -55,6 +55,7 @@ class Membership:
         self._assigned: range | None = None  # the shards that are assigned; None if the assignments are out of date
         self._changed = threading.Condition()
         self._joining: list[Peer] = []
+        self._grown: set[int] = set()  # peers with new workers, which may have their first task in the next step
         self._lost: list[LostPeer] = []
         self._interrupted = self._closed = False
 
@@ -79,6 +80,7 @@ class Membership:
                 if peer.name == name:
                     if weight > peer.weight:  # its new workers have to give their first answers
                         self._deadlines.forget(peer.fileno())
+                        self._grown.add(peer.fileno())  # the answer to the current step may be learned from
                     peer.weight = weight
             self._assigned = None
 
@@ -107,6 +109,9 @@ class Membership:
                 self.peers[peer.fileno()] = peer
                 self.poll.register(peer.fileno(), select.POLLIN)
             self._joining = []
+            for descriptor in self._grown:
+                self._deadlines.forget(descriptor)
+            self._grown.clear()
             weights = [peer.weight for peer in self.peers.values()]  # `reweigh` may change them
             runs = iter(reduction.assign(sum(weights), len(shards)) if weights else ())
             self._assignments = []

@@ -508,6 +508,16 @@ def test_a_peer_with_new_workers_has_as_long_as_in_its_first_step(default_peers)
     assert not peers.dispatcher.members.take_lost_peers()
 
 
+def test_an_answer_without_the_new_workers_does_not_shorten_their_first_step(default_peers):
+    peers, clock = default_peers
+    answer_after(clock, peers.made[0], 0.2, 0.2, 50.0)
+    check(peers, 0, range(4))
+    clock.later(0.1, lambda: peers.dispatcher.members.reweigh("peer 0", 2))
+    check(peers, 1, range(4))
+    check(peers, 2, range(4))
+    assert not peers.dispatcher.members.take_lost_peers()
+
+
 def test_a_pause_of_the_whole_machine_loses_nobody(default_peers):
     peers, clock = default_peers
     check(peers, 0, range(4))
