@@ -8,11 +8,10 @@ from typing import Any
 from distsgd.cluster.actors import Location
 from distsgd.cluster.rpc import SERVER, await_reply, await_server
 from distsgd.comm.tcp_acceptor import TcpAddress
+from distsgd.comm.tcp_endpoint import CONNECT_S
 from distsgd.comm.tcp_greeting import Secret
 from distsgd.config import Config
-from distsgd.errors import ResourceError
-
-REMEDY = "open the ports of run.ports between the nodes"
+from distsgd.errors import ResourceError, WorkerLostError
 
 
 class TcpLink:
@@ -32,21 +31,32 @@ class TcpLink:
     def connect(self, call: Callable[[TcpAddress, Secret], Any], name: str, location: Location) -> bool:
         """Connect an actor to the server, by its method that `call` calls; return whether that worked.
 
-        Raise ResourceError if it did not and run.link is `tcp`, WorkerLostError if the actor is dead, and
-        ServerLostError if the server is.
+        Raise ResourceError if it did not and run.link is `tcp`, WorkerLostError if the actor is dead or does not reply,
+        and ServerLostError if that is true of the server.
         """
         address = self._listening()
         if isinstance(address, str):
-            problem = address
+            problem: str | None = address
+            remedy = "correct that"
         else:
-            problem = await_reply(call(address, self._secret), name, self._timeout_s)
+            opened = "the ports of run.ports" if self._run.ports else "ports that you set as run.ports"
+            remedy = f"open {opened} between the nodes"
+            problem = self._reply(call(address, self._secret), name)
             if problem is None:
                 return True
         message = f"{name} on {location.host} cannot reach {SERVER} by TCP ({problem})"
         if self._run.link == "tcp":
-            raise ResourceError(f"{message}: {REMEDY}, or set run.link=auto to use Ray calls then")
-        self._note(f"{message} and uses Ray calls, which are slower: {REMEDY}")
+            raise ResourceError(f"{message}: {remedy}, or set run.link=auto to use Ray calls then")
+        self._note(f"{message} and uses Ray calls, which are slower: {remedy}")
         return False
+
+    def _reply(self, reply: Any, name: str) -> str | None:
+        """Return an actor's reply, which tries for CONNECT_S before it says that there is no way to the server."""
+        try:
+            problem: str | None = await_reply(reply, name, self._timeout_s + CONNECT_S)
+        except ResourceError as error:  # it hangs, and can be replaced like one that is dead
+            raise WorkerLostError(str(error)) from None
+        return problem
 
     def _listening(self) -> TcpAddress | str:
         """Return where the server listens, from now on, or why it cannot."""

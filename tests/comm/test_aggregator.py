@@ -170,7 +170,7 @@ def test_without_a_free_port_ray_calls_are_used_and_a_line_says_so(workers, seri
         assert found.weights_sha256 == serial["in chunks"]
         (line,) = [record.getMessage() for record in caplog.records if "by TCP" in record.getMessage()]
         assert f"cannot listen on port {port} to {port} of 127.0.0.1" in line
-        assert "uses Ray calls, which are slower: open the ports of run.ports between the nodes" in line
+        assert "uses Ray calls, which are slower: correct that" in line
         with pytest.raises(ResourceError, match=r"cannot reach the parameter server by TCP .* or set run.link=auto"):
             distsgd.train(BASE | CASES["in chunks"] | values | {"run.dir": "refused", "run.link": "tcp"})
 
