@@ -289,7 +289,9 @@ class RunConfig(Section):
     @field_validator("ports", mode="after")
     @classmethod
     def _are_ports(cls, value: str | None) -> str | None:
-        numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value or "1")
+        if value is None:
+            return None
+        numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
         if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2] or numbers[1]) <= 65535:
             raise ValueError("Input should be a port or a range of ports such as '30000-30010', from 1 to 65535")
         return value

@@ -387,6 +387,12 @@ def test_ports_are_one_or_a_range(ports, expected):
     assert Config.build({"run.ports": ports}).run.port_range == expected
 
 
+@pytest.mark.parametrize("ports", ["", "0", "65536", "100000", "30010-30000", "30000-", "1-2-3", "any"])
+def test_what_are_no_ports_is_refused(ports):
+    with pytest.raises(ConfigError, match="a port or a range of ports such as '30000-30010', from 1 to 65535"):
+        Config.build({"run.ports": ports})
+
+
 @pytest.mark.parametrize("encoding", ["idna", "undefined", "punycode"])
 def test_encodings_that_are_none_of_a_files_text_are_refused(encoding):
     with pytest.raises(ConfigError, match="an encoding that Python knows"):
