@@ -30,6 +30,7 @@ from distsgd.cluster.rpc import (
 from distsgd.cluster.tcp_link import TcpLink
 from distsgd.cluster.worker_state import Connected, ManagedWorker, Ready
 from distsgd.cluster.workers import Workers
+from distsgd.comm.deadlines import transfer_s
 from distsgd.comm.membership import LostPeer
 from distsgd.comm.tcp_acceptor import TcpAddress
 from distsgd.comm.tcp_greeting import Secret
@@ -67,6 +68,7 @@ class Connections:
         self._config, self._net, self._workers = config, net, workers
         self._runtime_env, self._start_timeout_s = runtime_env, start_timeout_s
         self._timeout_s = config.run.reply_timeout_s
+        self._transfer_s = transfer_s(config.run.timeout_s, 4 * net.size)
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
         self._server_location = Location("", "", 0, "")
@@ -139,7 +141,7 @@ class Connections:
         name, location = worker.name, state.location
 
         def connect(address: TcpAddress, secret: Secret) -> Any:
-            return state.actor.connect_tcp.remote(address, secret, name)
+            return state.actor.connect_tcp.remote(address, secret, name, self._transfer_s)
 
         try:
             if self._tcp.connect(connect, name, location):
@@ -202,7 +204,7 @@ class Connections:
         actor, name, location = aggregator.actor, aggregator.name, aggregator.location
 
         def connect(address: TcpAddress, secret: Secret) -> Any:
-            return actor.connect_tcp.remote(address, secret, name, weight)
+            return actor.connect_tcp.remote(address, secret, name, weight, self._transfer_s)
 
         if not self._tcp.connect(connect, name, location):
             self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))

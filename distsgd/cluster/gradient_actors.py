@@ -83,14 +83,18 @@ class AggregatorActor(DispatchingActor, GradientActor):
         self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
         self._num_shards, self._spins = config.train.num_shards, workers < self._threads
 
-    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int) -> str | None:
-        """Serve the server on another node from now on, for `weight` workers; return the reason if that fails."""
+    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int, transfer_s: float) -> str | None:
+        """Serve the server on another node from now on, for `weight` workers; return the reason if that fails.
+
+        The server waits up to `transfer_s` for a vector to be sent.
+        """
         self._disconnect()
         buffers = self._dispatcher.buffers
         stream = _connected(address, secret, name, weight, buffers.shape[1])
         if isinstance(stream, str):
             return stream
-        endpoint = TcpEndpoint(stream, buffers, self._num_shards, spin=self._spins, role=("endpoint", 0))
+        role, spins = ("endpoint", 0), self._spins
+        endpoint = TcpEndpoint(stream, buffers, self._num_shards, spin=spins, role=role, timeout_s=transfer_s)
         self._serve(endpoint, self._aggregator)
         return None
 
@@ -129,15 +133,16 @@ class WorkerActor(GradientActor):
         self._serve(endpoint, self._worker)
         return None
 
-    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str) -> str | None:
-        """Serve the server on another node from now on; return the reason if that fails."""
+    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, transfer_s: float) -> str | None:
+        """Serve the server on another node from now on; return the reason if that fails. See AggregatorActor."""
         self._disconnect()
         worker = self._worker
         stream = _connected(address, secret, name, 1, worker.net.size)
         if isinstance(stream, str):
             return stream
         buffers, role = np.empty((2, worker.net.size), np.float32), ("worker", self._number)
-        endpoint = TcpEndpoint(stream, buffers, worker.sampler.num_shards, spin=True, role=role)
+        num_shards = worker.sampler.num_shards
+        endpoint = TcpEndpoint(stream, buffers, num_shards, spin=True, role=role, timeout_s=transfer_s)
         self._serve(endpoint, worker)
         return None
 

@@ -35,8 +35,9 @@ CONNECT_S = 5.0
 
 RETRY_S = 0.2
 
-TRANSFER_S = 60.0
-"""Seconds in which a vector must be sent or received once it has begun; the server itself has shorter deadlines."""
+LEAST_TRANSFER_S, LONGER = 60.0, 2.0
+"""A vector that has begun must be sent or received in LONGER times the server's time for it, and at least in
+LEAST_TRANSFER_S seconds: so the server gives up first, and says what happened."""
 
 CONNECT_ERRORS = (OSError, GreetingError, ConnectionClosedError, WaitTimeoutError)
 """The errors that `TcpEndpoint.connect` raises if there is no way to the server."""
@@ -46,14 +47,25 @@ class TcpEndpoint:
     """A connection to the server, and the memory that vectors are received into and sent from."""
 
     def __init__(
-        self, stream: Stream, buffers: np.ndarray, num_shards: int, *, spin: bool, role: tuple[str, int]
+        self,
+        stream: Stream,
+        buffers: np.ndarray,
+        num_shards: int,
+        *,
+        spin: bool,
+        role: tuple[str, int],
+        timeout_s: float,
     ) -> None:
-        """`buffers` (2, P) receive the parameters of even and of odd steps; `role` is for fault injection."""
+        """`buffers` (2, P) receive the parameters of even and of odd steps; `role` is for fault injection.
+
+        The server waits up to `timeout_s` for a vector to be sent.
+        """
         self._stream, self._role = stream, role
         self._buffers = list(buffers)
         # Only the rows that are written to use memory.
         self._rows = list(np.empty((reduction.max_subtrees(num_shards), buffers.shape[1]), np.float32))
         self._spin_policy = SpinPolicy() if spin else None
+        self._timeout_s = max(LEAST_TRANSFER_S, LONGER * timeout_s)
 
     @staticmethod
     def connect(address: TcpAddress, secret: Secret, introduction: Introduction, parameters: int) -> Stream:
@@ -85,10 +97,10 @@ class TcpEndpoint:
             with suppress(ConnectionClosedError, WaitTimeoutError):
                 while True:
                     self._stream.wait_unbounded(self._spin_policy)
-                    self._stream.receive_within(head, TRANSFER_S)
+                    self._stream.receive_within(head, self._timeout_s)
                     step, lo, hi = TASK.unpack(head)
                     flat = self._buffers[step % 2]
-                    self._stream.receive_within(flat, TRANSFER_S)
+                    self._stream.receive_within(flat, self._timeout_s)
                     self._compute(computer, step, flat, range(lo, hi))
         finally:
             self._stream.close()
@@ -116,7 +128,7 @@ class TcpEndpoint:
         self._send(head + layout.pack(*values), *(partial.gradient for partial in partials))
 
     def _send(self, *parts: bytes | np.ndarray) -> None:
-        self._stream.send(*parts, timeout_s=TRANSFER_S)
+        self._stream.send(*parts, timeout_s=self._timeout_s)
 
     def disconnect(self) -> None:
         """Make `serve` return after the current task. Thread-safe."""

@@ -18,7 +18,7 @@ from distsgd.errors import WorkerLostError
 def group_of(monkeypatch, *, min_workers: int) -> tuple[WorkerGroup, list[Any]]:
     """Return a group of two workers whose processes never come, and the actors that it has ended."""
     config = Config.build({"run.min_workers": min_workers})
-    spec: Any = SimpleNamespace(net=None)
+    spec: Any = SimpleNamespace(net=SimpleNamespace(size=1))
     group, ended = WorkerGroup(config, workers=2, spec=spec, rows=spec, runtime_env={}), list[Any]()
     monkeypatch.setattr(group, "_connections", SimpleNamespace(take_lost_peers=id, connect_ready=id))
     monkeypatch.setattr(worker_group, "has_arrived", lambda reply: False)

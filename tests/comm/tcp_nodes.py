@@ -42,6 +42,7 @@ class TcpNode:
     dispatcher: Dispatcher
     acceptor: TcpAcceptor
     server: ParameterServer
+    timeout_s: float
     endpoints: list[TcpEndpoint] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -55,7 +56,8 @@ class TcpNode:
         introduction = Introduction(f"worker {number}", "there", 1000 + number, weight)
         stream = TcpEndpoint.connect(self.acceptor.address, SECRET, introduction, self.spec.net.size)
         buffers = np.empty((2, self.spec.net.size), np.float32)
-        endpoint = TcpEndpoint(stream, buffers, self.num_shards, spin=number % 2 == 0, role=("worker", number))
+        role, spin = ("worker", number), number % 2 == 0
+        endpoint = TcpEndpoint(stream, buffers, self.num_shards, spin=spin, role=role, timeout_s=self.timeout_s)
         self._serve(endpoint, worker_of(self.spec) if computer is None else computer)
         self.endpoints.append(endpoint)
         assert not wait or eventually(lambda: self.dispatcher.members.size() == size + weight, 5)
@@ -100,7 +102,7 @@ def listening(spec: RunSpec | None = None, *, timeout_s: float = 20.0) -> Iterat
 
     acceptor = TcpAcceptor(HOST, range(0), node="the head", parameters=spec.net.size, secret=SECRET, on_join=join)
     server = ParameterServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, link=dispatcher)
-    node = TcpNode(spec, dispatcher, acceptor, server)
+    node = TcpNode(spec, dispatcher, acceptor, server, timeout_s)
     try:
         with numerics.pinned_blas(1, None):
             yield node

@@ -8,13 +8,15 @@ import struct
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_training import serial_parameters, some_spec
+from plain_training import serial_parameters, some_spec, worker_of
 from runs import eventually
 from tcp_nodes import HOST, SECRET, TcpNode, listening, nodes_of
 
+from distsgd.comm import tcp_endpoint
 from distsgd.comm.aggregator import NodeAggregator
 from distsgd.comm.tcp_endpoint import TcpEndpoint
 from distsgd.comm.tcp_greeting import Introduction
@@ -23,7 +25,6 @@ from distsgd.comm.tcp_stream import Stream
 from distsgd.comm.unix_socket import ConnectionClosedError
 from distsgd.errors import TrainingError, WorkerLostError
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.text()
 SOMEONE = Introduction("worker 7", "there", 1, 1)
 
 
@@ -208,6 +209,32 @@ def test_a_peer_that_takes_no_parameters_is_lost_after_the_timeout():
             [(_, problem)] = node.lost()
         assert node.server.parameters.tobytes() == serial_parameters(spec, 1)
     assert "took no more bytes for 2 s" in problem
+
+
+@pytest.mark.parametrize("timeout_s", [5.0, 0.1])
+def test_a_worker_waits_longer_for_parameters_than_the_server_for_sending_them(timeout_s, monkeypatch):
+    """A slow connection is a matter of `run.timeout_s`, on both sides."""
+    monkeypatch.setattr(tcp_endpoint, "LEAST_TRANSFER_S", 0.2)
+    spec = some_spec()
+    with socket.create_server((HOST, 0)) as listener:
+        worker = Stream(socket.create_connection(listener.getsockname()))
+        server = Stream(listener.accept()[0])
+    buffers, flat = np.empty((2, spec.net.size), np.float32), spec.start.parameters
+    endpoint = TcpEndpoint(worker, buffers, 5, spin=False, role=("worker", 0), timeout_s=timeout_s)
+    thread = threading.Thread(target=endpoint.serve, args=[worker_of(spec)])
+    thread.start()
+    server.send(TASK.pack(0, 0, 5), flat[:9], timeout_s=5)
+    thread.join(0.5)
+    if timeout_s > 0.2:
+        server.send(flat[9:], timeout_s=5)
+        head = bytearray(ANSWER.size)
+        server.receive_within(head, 5)
+        assert ANSWER.unpack(head)[:4] == (b"D", 0, 0, 5)
+    else:
+        assert not thread.is_alive()
+    server.close()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_the_end_of_a_stream_names_both_ends():
