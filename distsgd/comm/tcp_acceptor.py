@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from distsgd.comm import tls
 from distsgd.comm.tcp_greeting import Introduction, Secret, ServerGreeting
-from distsgd.comm.tcp_stream import Stream
+from distsgd.comm.tcp_stream import Stream, named
 from distsgd.comm.unix_socket import ConnectionClosedError
 
 GREETING_S = 5.0
@@ -43,7 +43,7 @@ class TcpAddress(NamedTuple):
     tls: bool
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return named(self.host, self.port)
 
 
 class _Pending:

@@ -28,7 +28,7 @@ class TcpPeer:
         """`buffers` (2, P) are the server's parameters. A vector may take `timeout_s` to be sent."""
         self.name, self.host, self.pid = introduction.name, introduction.host, introduction.pid
         self.weight = introduction.weight
-        self.path: str | None = f"the connection from {stream.ends}"
+        self.path: str | None = stream.path
         self._stream, self._buffers, self._num_shards, self._timeout_s = stream, list(buffers), num_shards, timeout_s
         # Only the rows that are received into use memory.
         self._rows = list(np.empty((reduction.max_subtrees(num_shards), buffers.shape[1]), np.float32))

@@ -37,7 +37,7 @@ class Stream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = sock
         self._arrived = 0  # bytes of the buffer that `receive_into` is filling
-        self.ends = f"{_name(sock.getsockname())} to {_name(sock.getpeername())}"
+        self.path = f"the connection from {named(*sock.getsockname()[:2])} to {named(*sock.getpeername()[:2])}"
         """The addresses of both ends, for messages."""
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock, select.POLLIN)
@@ -61,7 +61,7 @@ class Stream:
             except _BLOCKED:
                 deadline = deadline or time.monotonic() + timeout_s
                 if not self._writable.poll(1000 * max(0.0, deadline - time.monotonic())):
-                    raise WaitTimeoutError(f"{self.ends} took no more bytes for {timeout_s:g} s") from None
+                    raise WaitTimeoutError(f"{self.path} took no more bytes for {round(timeout_s, 1):g} s") from None
                 continue
             except OSError as error:
                 raise self._closed(error) from None
@@ -97,7 +97,7 @@ class Stream:
                 return self.receive_into(buffer)
             except BlockingIOError:
                 if not self._readable.poll(1000 * max(0.0, deadline - time.monotonic())):
-                    raise WaitTimeoutError(f"{self.ends}: nothing arrived for {timeout_s:g} s") from None
+                    raise WaitTimeoutError(f"nothing arrived for {round(timeout_s, 1):g} s by {self.path}") from None
 
     def wait_unbounded(self, policy: SpinPolicy | None) -> None:
         """Wait until something can be received, without a timeout; without a policy, block at once."""
@@ -120,12 +120,13 @@ class Stream:
         return isinstance(self._socket, ssl.SSLSocket)
 
     def _closed(self, error: OSError | None) -> ConnectionClosedError:
-        return ConnectionClosedError(f"the connection from {self.ends} ended: {error or 'end of stream'}")
+        return ConnectionClosedError(f"{self.path} ended: {error or 'end of stream'}")
 
 
 def _view(buffer: Bytes) -> memoryview:
     return (buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)).cast("B")
 
 
-def _name(address: tuple[str, int]) -> str:
-    return f"{address[0]}:{address[1]}"
+def named(host: str, port: int) -> str:
+    """Return an address as it is usually written: that of IPv6 has colons of its own."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

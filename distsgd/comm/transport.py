@@ -1,6 +1,7 @@
 """The transport interface: a `Peer` is a server's connection to a process that computes gradients.
 
-There are two transports: shared memory on the server's node (shared_memory.py), and Ray calls elsewhere (ray_calls.py).
+There are three transports: shared memory on the server's node (shared_memory.py), TCP to other nodes (tcp_peer.py), and
+Ray calls where neither is possible (ray_calls.py).
 A `Dispatcher` (dispatcher.py) manages all peers of a server and collects the gradients of a step from them, even if
 some are lost during it.
 """

@@ -11,6 +11,11 @@ from test_nodes import LONG, WORKER, assert_same, driver, undisturbed
 AGGREGATOR = "ray::AggregatorActor"
 
 
+def stall_the_aggregator(cluster):
+    for node in cluster.nodes:  # it is on the one that the server is not on
+        node.stall(AGGREGATOR)
+
+
 def fault(name, strike, mark=pytest.mark.chaos):
     return pytest.param(strike, id=name, marks=mark)
 
@@ -19,7 +24,7 @@ FAULTS = [
     fault("nothing from the server reaches it", lambda cluster: cluster.network.cut(0, 1)),
     fault("nothing from it reaches the server", lambda cluster: cluster.network.cut(1, 0), pytest.mark.slow),
     fault("it is unplugged", lambda cluster: cluster.network.unplug(1)),
-    fault("its aggregator is stopped", lambda cluster: cluster.nodes[1].stall(AGGREGATOR), pytest.mark.slow),
+    fault("its aggregator is stopped", stall_the_aggregator, pytest.mark.slow),
     fault("its workers are stopped", lambda cluster: cluster.nodes[1].stall(WORKER)),
 ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 
@@ -22,7 +22,6 @@ from distsgd.comm.tcp_endpoint import TcpEndpoint
 from distsgd.comm.tcp_greeting import Introduction
 from distsgd.comm.tcp_messages import ANSWER, TASK, sums
 from distsgd.comm.tcp_stream import Stream
-from distsgd.comm.unix_socket import ConnectionClosedError
 from distsgd.errors import TrainingError, WorkerLostError
 
 SOMEONE = Introduction("worker 7", "there", 1, 1)
@@ -208,7 +207,7 @@ def test_a_peer_that_takes_no_parameters_is_lost_after_the_timeout():
             assert node.server.run(1) == 1
             [(_, problem)] = node.lost()
         assert node.server.parameters.tobytes() == serial_parameters(spec, 1)
-    assert "took no more bytes for 2 s" in problem
+    assert re.fullmatch(r"the connection from 127.0.0.1:\d+ to 127.0.0.1:\d+ took no more bytes for 2 s", problem)
 
 
 @pytest.mark.parametrize("timeout_s", [5.0, 0.1])
@@ -235,16 +234,3 @@ def test_a_worker_waits_longer_for_parameters_than_the_server_for_sending_them(t
     server.close()
     thread.join(5)
     assert not thread.is_alive()
-
-
-def test_the_end_of_a_stream_names_both_ends():
-    with socket.create_server((HOST, 0)) as listener:
-        stream = Stream(socket.create_connection(listener.getsockname()))
-        other, _ = listener.accept()
-        # A reset in place of an orderly end.
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        other.close()
-        port = listener.getsockname()[1]
-        with pytest.raises(ConnectionClosedError, match=rf"from 127.0.0.1:\d+ to 127.0.0.1:{port} ended: .*reset"):
-            stream.receive_within(bytearray(1), 5)
-        stream.close()

@@ -74,11 +74,7 @@ def test_a_replayed_greeting_is_refused():
                 with client:
                     recorded.append(client.recv(4096))
                     server.sendall(recorded[0])
-                    client.sendall(
-                        server.recv(
-                            4096,
-                        )
-                    )
+                    client.sendall(server.recv(4096))
                     recorded.append(client.recv(4096))
                     server.sendall(recorded[1])
                     client.sendall(server.recv(4096))
@@ -188,6 +184,27 @@ def test_a_secret_is_not_shown():
 def test_an_introduction_is_checked(value):
     with pytest.raises(GreetingError):
         Introduction.decode(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": 1},
+        {"host": None},
+        {"pid": "1"},
+        {"pid": 1.0},
+        {"pid": -1},
+        {"weight": True},
+        {"weight": 0},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_each_field_of_an_introduction_is_checked(wrong):
+    right = json.loads(SOMEONE.encode())
+    assert Introduction.decode(json.dumps(right).encode()) == SOMEONE
+    with pytest.raises(GreetingError):
+        Introduction.decode(json.dumps(right | wrong).encode())
 
 
 def test_only_the_nodes_own_address_is_listened_on():
