@@ -40,7 +40,7 @@ class TcpLink:
             remedy = "correct that"
         else:
             opened = "the ports of run.ports" if self._run.ports else "ports that you set as run.ports"
-            remedy = f"open {opened} between the nodes"
+            remedy = f"if a firewall is in between, open {opened}"
             problem = self._reply(call(address, self._secret), name)
             if problem is None:
                 return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,10 +78,10 @@ class TcpEndpoint:
             raise GreetingError(
                 f"RAY_USE_TLS is set on {'this node' if tls.is_required() else 'the node of the server'} only"
             )
-        deadline = time.monotonic() + CONNECT_S
+        context, deadline = tls.context(server=False), time.monotonic() + CONNECT_S
         while True:
             try:
-                return _greeted(address, secret, introduction, parameters, deadline)
+                return _greeted(address, context, secret, introduction, parameters, deadline)
             except (OSError, ConnectionClosedError):  # perhaps dropped, because many others connect
                 if time.monotonic() + RETRY_S > deadline:
                     raise
@@ -136,14 +137,18 @@ class TcpEndpoint:
 
 
 def _greeted(
-    address: TcpAddress, secret: Secret, introduction: Introduction, parameters: int, deadline: float
+    address: TcpAddress,
+    context: ssl.SSLContext | None,
+    secret: Secret,
+    introduction: Introduction,
+    parameters: int,
+    deadline: float,
 ) -> Stream:
     """Connect once, and greet."""
 
     def left_s() -> float:
         return max(0.05, deadline - time.monotonic())
 
-    context = tls.context(server=False)
     sock = socket.create_connection((address.host, address.port), timeout=left_s())
     try:
         if context is not None:

@@ -7,8 +7,10 @@ run's secret says who belongs to the run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 
 VARIABLES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
@@ -33,6 +35,17 @@ def context(*, server: bool) -> ssl.SSLContext | None:
     found.minimum_version = ssl.TLSVersion.TLSv1_3
     found.check_hostname = False
     found.verify_mode = ssl.CERT_REQUIRED
-    found.load_verify_locations(authority)
-    found.load_cert_chain(certificate, key)
+    with _naming("RAY_TLS_CA_CERT"):
+        found.load_verify_locations(authority)
+    with _naming("RAY_TLS_SERVER_CERT or RAY_TLS_SERVER_KEY"):
+        found.load_cert_chain(certificate, key)
     return found
+
+
+@contextlib.contextmanager
+def _naming(variables: str) -> Iterator[None]:
+    """Say which variables are wrong: errors of TLS name no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"the file that {variables} names cannot be used: {error.strerror or error}") from None

@@ -59,7 +59,7 @@ def test_what_cannot_be_reached_is_reached_by_ray_calls_and_one_line_says_so(mon
     assert not link.connect()
     (line,) = link.notes
     assert "worker 1 on b cannot reach the parameter server by TCP (10.0.0.1:30000: timed out) and uses Ray" in line
-    assert line.endswith(f" calls, which are slower: open {remedy} between the nodes")
+    assert line.endswith(f" calls, which are slower: if a firewall is in between, open {remedy}")
 
 
 def test_a_server_that_cannot_listen_is_no_matter_of_firewalls(monkeypatch):

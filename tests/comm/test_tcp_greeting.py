@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_training import serial_parameters, some_spec
+from plain_training import some_spec
 from runs import eventually
 from tcp_nodes import HOST, SECRET, TcpNode, listening
 
@@ -212,87 +210,3 @@ def test_only_the_nodes_own_address_is_listened_on():
         port = node.acceptor.address.port
         found = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         assert {address for address in found if address.endswith(f":{port:04X}")} == {f"0100007F:{port:04X}"}
-
-
-# TLS, with the certificates that Ray uses.
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
-def write_authority(folder: Path) -> None:
-    folder.mkdir()
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority",
-            "-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.crt"))  # fmt: skip
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=node",
-            "-keyout", str(folder / "key"), "-out", str(folder / "csr"))  # fmt: skip
-    openssl("x509", "-req", "-in", str(folder / "csr"), "-days", "2", "-CAcreateserial",
-            "-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-out", str(folder / "crt"))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("the command openssl, which makes certificates, is not installed")
-    folder = tmp_path_factory.mktemp("authorities")
-    for name in ("ours", "theirs"):
-        write_authority(folder / name)
-    return folder
-
-
-def use_tls(monkeypatch, folder: Path) -> None:
-    monkeypatch.setenv("RAY_USE_TLS", "1")
-    for name, file in (("SERVER_CERT", "crt"), ("SERVER_KEY", "key"), ("CA_CERT", "ca.crt")):
-        monkeypatch.setenv(f"RAY_TLS_{name}", str(folder / file))
-
-
-@pytest.mark.parametrize("hidden", [5, 60_000])
-def test_with_tls_the_bits_are_the_same_and_nothing_is_readable(authorities, monkeypatch, hidden):
-    use_tls(monkeypatch, authorities / "ours")
-    spec = some_spec(model__hidden=hidden)
-    with listening(spec) as node:
-        assert node.acceptor.address.tls
-        for _ in range(2):
-            node.start_worker()
-        assert node.server.run(4) == 4
-        assert node.server.parameters.tobytes() == serial_parameters(spec, 4)
-        with raw(node.acceptor.address) as sock:  # a plain greeting is not understood
-            sock.sendall(strangers_hello(spec.net.size))
-            answer = b""
-            with contextlib.suppress(ConnectionResetError):
-                answer = sock.recv(4096)
-            assert answer[:1] in (b"", b"\x15"), "neither the end nor an alert"
-
-
-def test_a_certificate_of_another_authority_is_refused(authorities, monkeypatch):
-    use_tls(monkeypatch, authorities / "ours")
-    with listening() as node:
-        use_tls(monkeypatch, authorities / "theirs")
-        with pytest.raises(OSError, match="certificate verify failed"):
-            TcpEndpoint.connect(node.acceptor.address, SECRET, SOMEONE, node.spec.net.size)
-        assert node.dispatcher.members.size() == 0
-
-
-@pytest.mark.parametrize("on_server", [True, False])
-def test_tls_on_one_side_only_is_refused(authorities, monkeypatch, on_server):
-    with contextlib.ExitStack() as stack:
-        if on_server:
-            use_tls(monkeypatch, authorities / "ours")
-        node = stack.enter_context(listening())
-        if on_server:
-            monkeypatch.delenv("RAY_USE_TLS")
-        else:
-            use_tls(monkeypatch, authorities / "ours")
-        with pytest.raises(GreetingError, match=r"RAY_USE_TLS is set on (the node of the server|this node) only"):
-            TcpEndpoint.connect(node.acceptor.address, SECRET, SOMEONE, node.spec.net.size)
-
-
-def test_tls_without_usable_files_is_an_error_and_not_a_plain_connection(authorities, monkeypatch):
-    use_tls(monkeypatch, authorities / "ours")
-    monkeypatch.setenv("RAY_TLS_SERVER_KEY", str(authorities / "theirs" / "key"))
-    with pytest.raises(OSError, match=r"(?i)key values mismatch"), listening():
-        pass
-    monkeypatch.delenv("RAY_TLS_SERVER_KEY")
-    with pytest.raises(OSError, match="RAY_USE_TLS is set, and RAY_TLS_SERVER_KEY is not"), listening():
-        pass
