@@ -94,7 +94,7 @@ def listening(spec: RunSpec | None = None, *, timeout_s: float = 20.0) -> Iterat
     """Yield a server that listens; afterwards none of its threads is left."""
     spec = some_spec() if spec is None else spec
     config = spec.config
-    dispatcher = Dispatcher(spec.net.size, deadlines=Deadlines.fixed(timeout_s), arrival_timeout_s=1.0, spin=False)
+    dispatcher = Dispatcher(spec.net.size, deadlines=Deadlines.fixed(timeout_s), arrival_timeout_s=10.0, spin=False)
 
     def join(stream: Stream, introduction: Introduction) -> None:
         num_shards = config.train.num_shards

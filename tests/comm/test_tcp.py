@@ -22,6 +22,7 @@ from distsgd.comm.tcp_endpoint import TcpEndpoint
 from distsgd.comm.tcp_greeting import Introduction
 from distsgd.comm.tcp_messages import ANSWER, TASK, sums
 from distsgd.comm.tcp_stream import Stream
+from distsgd.engine.spec import RunSpec
 from distsgd.errors import TrainingError, WorkerLostError
 
 SOMEONE = Introduction("worker 7", "there", 1, 1)
@@ -129,6 +130,24 @@ def test_an_error_of_a_computation_ends_the_run_with_its_text():
     with listening() as node:
         node.start_worker(Failing(ValueError("no such row")))
         with pytest.raises(TrainingError, match="worker 0 on there failed in step 1: ValueError: no such row"):
+            node.server.run(3)
+
+
+class FailingAhead(Failing):
+    """A computer that answers, and then fails while it prepares the next step."""
+
+    def __init__(self, spec: RunSpec, error: Exception) -> None:
+        super().__init__(error)
+        self.compute = worker_of(spec).compute
+
+    def prefetch(self, step, shards):
+        raise self._error
+
+
+def test_an_error_between_steps_ends_the_run_with_its_text():
+    with listening() as node:
+        node.start_worker(FailingAhead(node.spec, ValueError("no such row")))
+        with pytest.raises(TrainingError, match="worker 0 on there failed in step 2: ValueError: no such row"):
             node.server.run(3)
 
 
