@@ -286,6 +286,11 @@ class RunConfig(Section):
         first, _, last = self.ports.partition("-")
         return range(int(first), int(last or first) + 1)
 
+    @field_validator("ports", mode="before")
+    @classmethod
+    def _may_be_a_number(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
     @field_validator("ports", mode="after")
     @classmethod
     def _are_ports(cls, value: str | None) -> str | None:

@@ -57,6 +57,7 @@ def test_one_answer_on_any_number_of_nodes(workers, own_folder):
         assert placed, cluster.count(WORKER)
         ended = finished(process)
         assert ended.code == 0, ended.err
+        assert "uses Ray calls" not in ended.err
         assert_same(own_folder / "run", undisturbed(own_folder, "serial", values))
         assert not cli.await_end()
 

@@ -381,13 +381,19 @@ def test_replies_outside_of_steps_have_a_minute_or_as_long_as_is_set(timeout_s, 
 
 
 @pytest.mark.parametrize(
-    ("ports", "expected"), [(None, range(0)), ("30000", range(30000, 30001)), ("30000-30010", range(30000, 30011))]
+    ("ports", "expected"),
+    [
+        (None, range(0)),
+        ("30000", range(30000, 30001)),
+        (30000, range(30000, 30001)),
+        ("30000-30010", range(30000, 30011)),
+    ],
 )
 def test_ports_are_one_or_a_range(ports, expected):
     assert Config.build({"run.ports": ports}).run.port_range == expected
 
 
-@pytest.mark.parametrize("ports", ["", "0", "65536", "100000", "30010-30000", "30000-", "1-2-3", "any"])
+@pytest.mark.parametrize("ports", ["", "0", 0, -1, "65536", "100000", "30010-30000", "30000-", "1-2-3", "any"])
 def test_what_are_no_ports_is_refused(ports):
     with pytest.raises(ConfigError, match="a port or a range of ports such as '30000-30010', from 1 to 65535"):
         Config.build({"run.ports": ports})
