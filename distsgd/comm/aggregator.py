@@ -54,5 +54,5 @@ class NodeAggregator:
 
         return reduction.sum_over(root, partials, add)
 
-    def prefetch(self, step: int, shards: range) -> None:
+    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
         """Do nothing: the workers prefetch their next rows once they have answered."""

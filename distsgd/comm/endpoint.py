@@ -30,8 +30,11 @@ class GradientComputer(Protocol):
         """Return the partial sums of a contiguous range of shards, with their gradients in `out`."""
         ...
 
-    def prefetch(self, step: int, shards: range) -> None:
-        """Gather the rows of the shards that are likely to be requested next."""
+    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
+        """Gather the rows of the shards that are likely to be requested next.
+
+        `server_is_here` says whether the server works on this node meanwhile.
+        """
         ...
 
 

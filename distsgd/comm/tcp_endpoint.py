@@ -114,7 +114,7 @@ class TcpEndpoint:
             faults.reached(*self._role, step + 1, "computed")
             self._answer(step, shards, partials)
             faults.reached(*self._role, step + 1, "answered")
-            computer.prefetch(step + 1, shards)
+            computer.prefetch(step + 1, shards, server_is_here=False)
         except (ConnectionClosedError, WaitTimeoutError):
             raise
         except WorkerLostError as error:  # an aggregator without workers

@@ -24,6 +24,9 @@ MAGIC = b"distsgd3"
 HELLO = struct.Struct("<8s32sqH")
 NONCE_BYTES = PROOF_BYTES = 32
 
+MAX_WEIGHT = 2**16
+"""Most workers that a peer may claim to have."""
+
 INTRODUCTION_BYTES = 1024
 """Maximum length of an introduction, in bytes."""
 
@@ -74,7 +77,7 @@ class Introduction:
         except (TypeError, ValueError, RecursionError):
             raise GreetingError("the introduction cannot be read") from None
         kinds = tuple(type(value) for value in (found.name, found.host, found.pid, found.weight))
-        if kinds != (str, str, int, int) or found.weight < 1 or found.pid < 0:
+        if kinds != (str, str, int, int) or not 1 <= found.weight <= MAX_WEIGHT or found.pid < 0:
             raise GreetingError("the introduction has a field of the wrong type")
         return found
 

@@ -117,14 +117,15 @@ class Worker:
             known = self._splits[id(flat)] = (flat, self.net.split(flat))
         return known[1]
 
-    def prefetch(self, step: int, shards: range) -> None:
+    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
         """Gather the mini-batch rows of the shards that are likely to be requested next.
 
-        Skip this if the buffers would be too large, or if the server would finish first: its work takes about as long
-        per parameter as gathering takes per feature, and prefetching would keep the cores that the server needs busy.
+        Skip this if the buffers would be too large, or if a server on this node would finish first: its work takes
+        about as long per parameter as gathering takes per feature, and prefetching would keep the cores that the server
+        needs busy.
         """
         size = len(shards) * self._batch.buffer_bytes
-        if size <= PREFETCH_BYTES and size <= 4 * self.net.size:
+        if size <= PREFETCH_BYTES and (size <= 4 * self.net.size or not server_is_here):
             rows = self._rows.of(step, shards)
             self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
             self._prefetched = (step, shards)

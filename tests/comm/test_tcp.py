@@ -122,7 +122,7 @@ class Failing:
     def compute(self, step, flat, shards, out):
         raise self._error
 
-    def prefetch(self, step, shards):
+    def prefetch(self, step, shards, *, server_is_here=True):
         raise AssertionError("it never answers")
 
 
@@ -140,7 +140,7 @@ class FailingAhead(Failing):
         super().__init__(error)
         self.compute = worker_of(spec).compute
 
-    def prefetch(self, step, shards):
+    def prefetch(self, step, shards, *, server_is_here=True):
         raise self._error
 
 

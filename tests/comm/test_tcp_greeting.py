@@ -194,6 +194,7 @@ def test_an_introduction_is_checked(value):
         {"pid": -1},
         {"weight": True},
         {"weight": 0},
+        {"weight": 2**40},
         {"more": 1},
     ],
     ids=str,

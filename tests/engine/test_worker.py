@@ -117,6 +117,15 @@ def test_prefetched_rows_are_used_and_change_nothing(shape, limit, prefetches, m
         assert len(gathered) - computed == (3 if prefetches else 0)
 
 
+@pytest.mark.parametrize("server_is_here", [True, False])
+def test_rows_are_always_gathered_ahead_where_no_server_needs_the_cores(server_is_here):
+    spec = some_spec(**SHAPES[0], train__num_shards=4)
+    computing, shards = worker_of(spec), range(1, 4)
+    computing.compute(0, parameters(spec, 0), shards)
+    computing.prefetch(1, shards, server_is_here=server_is_here)
+    assert (computing._prefetched == (1, shards)) is not server_is_here
+
+
 @pytest.mark.parametrize("shards", [range(0), range(3, 3), range(3, 2), range(-1, 2), range(4, 6), range(2**62)])
 def test_an_invalid_range_of_shards_is_refused(shards):
     spec = some_spec(train__num_shards=5)
