@@ -104,46 +104,46 @@ class FakeCluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch) -> FakeCluster:
+def fake_cluster(monkeypatch) -> FakeCluster:
     return FakeCluster(monkeypatch)
 
 
-def test_a_slow_worker_beside_a_fast_one_is_not_lost(cluster):
+def test_a_slow_worker_beside_a_fast_one_is_not_lost(fake_cluster):
     """It gets as few blocks at once as its own speed allows; the last block, with a few rows, says little about it."""
-    slow = cluster.add(3.0)
-    fast = cluster.add(0.001, first_s=0.5)
-    evaluator = BlockEvaluator(cluster, "auto", first_s=60.0)
+    slow = fake_cluster.add(3.0)
+    fast = fake_cluster.add(0.001, first_s=0.5)
+    evaluator = BlockEvaluator(fake_cluster, "auto", first_s=60.0)
     for blocks in (4000, 1, 1, 4000, 2, 300):
-        cluster.validate(evaluator, blocks)
-    assert not cluster.lost
+        fake_cluster.validate(evaluator, blocks)
+    assert not fake_cluster.lost
     assert max(map(len, slow.requests)) == 1
     assert max(map(len, fast.requests)) > 100
 
 
-def test_the_first_block_of_a_worker_may_take_longer(cluster):
-    cluster.add(0.01)
-    evaluator = BlockEvaluator(cluster, "auto", first_s=60.0)
-    cluster.validate(evaluator, 1000)
-    cluster.add(0.01, first_s=55.0)  # it replaces another, perhaps
-    cluster.validate(evaluator, 1000)
-    assert not cluster.lost
+def test_the_first_block_of_a_worker_may_take_longer(fake_cluster):
+    fake_cluster.add(0.01)
+    evaluator = BlockEvaluator(fake_cluster, "auto", first_s=60.0)
+    fake_cluster.validate(evaluator, 1000)
+    fake_cluster.add(0.01, first_s=55.0)  # it replaces another, perhaps
+    fake_cluster.validate(evaluator, 1000)
+    assert not fake_cluster.lost
 
 
-def test_a_worker_that_hangs_in_a_validation_is_named_after_ten_seconds(cluster):
-    cluster.add(0.02)
-    hanging = cluster.add(0.02, stopped_at_s=5.0)
-    evaluator = BlockEvaluator(cluster, "auto", first_s=60.0)
-    cluster.validate(evaluator, 1000)
-    ((name, problem, at_s),) = cluster.lost
+def test_a_worker_that_hangs_in_a_validation_is_named_after_ten_seconds(fake_cluster):
+    fake_cluster.add(0.02)
+    hanging = fake_cluster.add(0.02, stopped_at_s=5.0)
+    evaluator = BlockEvaluator(fake_cluster, "auto", first_s=60.0)
+    fake_cluster.validate(evaluator, 1000)
+    ((name, problem, at_s),) = fake_cluster.lost
     assert (name, problem) == (hanging.name, "has not answered for 10 s")
     assert at_s < 15.5
 
 
-def test_a_number_keeps_its_meaning_in_a_validation(cluster):
-    cluster.add(0.02)
-    cluster.add(0.02, stopped_at_s=0.0)
-    cluster.validate(BlockEvaluator(cluster, 3.0, first_s=3.0), 1000)
-    ((_, problem, at_s),) = cluster.lost
+def test_a_number_keeps_its_meaning_in_a_validation(fake_cluster):
+    fake_cluster.add(0.02)
+    fake_cluster.add(0.02, stopped_at_s=0.0)
+    fake_cluster.validate(BlockEvaluator(fake_cluster, 3.0, first_s=3.0), 1000)
+    ((_, problem, at_s),) = fake_cluster.lost
     assert problem == "has not answered for 3 s"
     assert at_s < 3.5
 
