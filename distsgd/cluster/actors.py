@@ -52,6 +52,12 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def _node_address() -> str:
+    """Return the address by which this node is known to Ray; another interface may not be reachable for the others."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return next(str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == node_id())
+
+
 class DispatchingActor:
     """A dispatcher and the acceptor that workers connect to: the common part of server and aggregator."""
 
@@ -124,7 +130,7 @@ class ServerActor(DispatchingActor):
         """Listen for processes of this run on other nodes; return where, or the reason if that is not possible."""
         try:
             self._tcp_acceptor = TcpAcceptor(
-                ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+                _node_address(),
                 ports,
                 node=node_id(),
                 parameters=self._dispatcher.buffers.shape[1],

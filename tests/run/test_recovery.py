@@ -153,7 +153,7 @@ def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, nodes):
-    """With the default settings. Its aggregator notices it where it is not on the node of the server."""
+    """With the default settings, on the server's node and alone on another, where it is connected by TCP."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(small_cluster(cpus=3 - nodes))
         cli = Cli(own_folder, {**RAY_ENVIRONMENT, "RAY_ADDRESS": cluster.address})
@@ -162,7 +162,10 @@ def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, no
         second = stack.enter_context(second_raylet(cluster.address, cpus=2)) if nodes == 2 else None
         process = stack.enter_context(cli.start("train", "--run-dir=run", f"--workers={1 + nodes}", *options(ENDLESS)))
         stack.callback(process.kill)
-        assert eventually(lambda: process.poll() is not None or len(journal(own_folder / "run")) > 1)
+        # By then a slow first step, in which libraries and rows are loaded, is forgotten.
+        assert eventually(
+            lambda: process.poll() is not None or [r for r in journal(own_folder / "run") if r["step"] > 500]
+        )
 
         def workers() -> list[int]:
             elsewhere = () if second is None else second.cli.processes()  # two workers, and hence the server
@@ -174,9 +177,9 @@ def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, no
         os.kill(before[0], signal.SIGSTOP)
         began = time.monotonic()
         assert process.stderr is not None
-        line = next(line for line in process.stderr if "has not answered" in line)
+        line = next(line for line in process.stderr if "warning" in line)
         assert time.monotonic() - began < 15
-        silence = rf"step \d+: has not answered for {10 if nodes == 1 else 8} s while it computed shards? \d"
+        silence = r"step \d+: has not answered for 10 s while it computed shards? \d"
         assert re.match(
             rf"warning: worker \d on \S+ was lost in (validation: has not answered for 10 s|{silence})", line
         )
@@ -184,7 +187,7 @@ def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, no
         process.send_signal(signal.SIGTERM)
         stopped = finished(process)
         assert stopped.code == 143, stopped.err
-        assert "warning: worker" not in stopped.err  # behind the aggregator was no other, so that was lost, too
+        assert "warning: worker" not in stopped.err
         steps = result(own_folder / "run")["steps"]
         expected = undisturbed(own_folder, ENDLESS | {"train.max_steps": steps})
         assert result(own_folder / "run")["weights_sha256"] == result(expected)["weights_sha256"]
