@@ -30,10 +30,7 @@ from distsgd.cluster.rpc import (
 from distsgd.cluster.tcp_link import TcpLink
 from distsgd.cluster.worker_state import Connected, ManagedWorker, Ready
 from distsgd.cluster.workers import Workers
-from distsgd.comm.deadlines import transfer_s
 from distsgd.comm.membership import LostPeer
-from distsgd.comm.tcp_acceptor import TcpAddress
-from distsgd.comm.tcp_greeting import Secret
 from distsgd.config import Config
 from distsgd.core.net import Net
 from distsgd.errors import DistsgdError, ResourceError, ServerLostError, WorkerLostError
@@ -68,11 +65,10 @@ class Connections:
         self._config, self._net, self._workers = config, net, workers
         self._runtime_env, self._start_timeout_s = runtime_env, start_timeout_s
         self._timeout_s = config.run.reply_timeout_s
-        self._transfer_s = transfer_s(config.run.timeout_s, 4 * net.size)
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
         self._server_location = Location("", "", 0, "")
-        self._tcp = TcpLink(config, self._timeout_s, workers.note)
+        self._tcp = TcpLink(config, net.size, workers.note)
 
     def connect_all(self, server: Any, location: Location) -> None:
         """Connect every worker that can compute to a new server."""
@@ -138,13 +134,9 @@ class Connections:
 
     def _connect_directly(self, worker: ManagedWorker, state: Ready) -> None:
         """Connect a worker to the server on another node, by TCP or else by Ray calls."""
-        name, location = worker.name, state.location
-
-        def connect(address: TcpAddress, secret: Secret) -> Any:
-            return state.actor.connect_tcp.remote(address, secret, name, self._transfer_s)
-
+        location = state.location
         try:
-            if self._tcp.connect(connect, name, location):
+            if self._tcp.connect(state.actor, worker.name, location, 1):
                 worker.become(Connected(state.actor, location, None), f"to {SERVER} by TCP")
             else:
                 self._connect_by_calls(worker, state)
@@ -202,11 +194,7 @@ class Connections:
     def _introduce(self, aggregator: ManagedAggregator, weight: int) -> None:
         """Connect an aggregator with `weight` workers to the server, by TCP or else by Ray calls."""
         actor, name, location = aggregator.actor, aggregator.name, aggregator.location
-
-        def connect(address: TcpAddress, secret: Secret) -> Any:
-            return actor.connect_tcp.remote(address, secret, name, weight, self._transfer_s)
-
-        if not self._tcp.connect(connect, name, location):
+        if not self._tcp.connect(actor, name, location, weight):
             self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))
 
     def _ask(self, reply: Any) -> Any:

@@ -133,11 +133,11 @@ class WorkerActor(GradientActor):
         self._serve(endpoint, self._worker)
         return None
 
-    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, transfer_s: float) -> str | None:
+    def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int, transfer_s: float) -> str | None:
         """Serve the server on another node from now on; return the reason if that fails. See AggregatorActor."""
         self._disconnect()
         worker = self._worker
-        stream = _connected(address, secret, name, 1, worker.net.size)
+        stream = _connected(address, secret, name, weight, worker.net.size)
         if isinstance(stream, str):
             return stream
         buffers, role = np.empty((2, worker.net.size), np.float32), ("worker", self._number)

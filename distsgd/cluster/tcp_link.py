@@ -7,6 +7,7 @@ from typing import Any
 
 from distsgd.cluster.actors import Location
 from distsgd.cluster.rpc import SERVER, await_reply, await_server
+from distsgd.comm.deadlines import transfer_s
 from distsgd.comm.tcp_acceptor import TcpAddress
 from distsgd.comm.tcp_endpoint import CONNECT_S
 from distsgd.comm.tcp_greeting import Secret
@@ -17,9 +18,10 @@ from distsgd.errors import ResourceError, WorkerLostError
 class TcpLink:
     """The run's secret, and the address at which its current server listens for other nodes."""
 
-    def __init__(self, config: Config, timeout_s: float, note: Callable[[str], None]) -> None:
-        """Replies may take `timeout_s`; `note` is called with what the user should know."""
-        self._run, self._timeout_s, self._note = config.run, timeout_s, note
+    def __init__(self, config: Config, parameters: int, note: Callable[[str], None]) -> None:
+        """The net has so many `parameters`; `note` is called with what the user should know."""
+        self._run, self._timeout_s, self._note = config.run, config.run.reply_timeout_s, note
+        self._transfer_s = transfer_s(config.run.timeout_s, 4 * parameters)
         self._secret = Secret.new()
         self._server: Any = None
         self._address: TcpAddress | None = None
@@ -28,8 +30,8 @@ class TcpLink:
         """Connect to this server from now on; it begins to listen when it is first needed."""
         self._server, self._address = server, None
 
-    def connect(self, call: Callable[[TcpAddress, Secret], Any], name: str, location: Location) -> bool:
-        """Connect an actor to the server, by its method that `call` calls; return whether that worked.
+    def connect(self, actor: Any, name: str, location: Location, weight: int) -> bool:
+        """Connect an actor, for `weight` workers, to the server by its `connect_tcp`; return whether that worked.
 
         Raise ResourceError if it did not and run.link is `tcp`, WorkerLostError if the actor is dead or does not reply,
         and ServerLostError if that is true of the server.
@@ -41,7 +43,8 @@ class TcpLink:
         else:
             opened = "the ports of run.ports" if self._run.ports else "ports that you set as run.ports"
             remedy = f"if a firewall is in between, open {opened}"
-            problem = self._reply(call(address, self._secret), name)
+            reply = actor.connect_tcp.remote(address, self._secret, name, weight, self._transfer_s)
+            problem = self._reply(reply, name)
             if problem is None:
                 return True
         message = f"{name} on {location.host} cannot reach {SERVER} by TCP ({problem})"

@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import struct
 
+from distsgd.comm.messages import ERROR_BYTES
+
 TASK = struct.Struct("<qqq")  # step, first shard, one past the last
 ANSWER = struct.Struct("<cqqqq")  # D, F or L; step, first shard, one past the last; bytes of the payload
-
-ERROR_BYTES = 4000
-"""Maximum length of an error's text, in bytes; the rest is cut off."""
 
 
 @functools.cache

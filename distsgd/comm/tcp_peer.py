@@ -6,12 +6,11 @@ that the server adds them from. Nothing of a vector's size is allocated or copie
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 
+from distsgd.comm.messages import ERROR_BYTES
 from distsgd.comm.tcp_greeting import Introduction
-from distsgd.comm.tcp_messages import ANSWER, ERROR_BYTES, TASK, sums
+from distsgd.comm.tcp_messages import ANSWER, TASK, sums
 from distsgd.comm.tcp_stream import Stream
 from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
 from distsgd.comm.unix_socket import ConnectionClosedError, WaitTimeoutError
@@ -80,10 +79,7 @@ class TcpPeer:
 
     def _check_head(self) -> None:
         """Make room for the payload. Raise PeerLostError if the head is not that of the answer that is due."""
-        try:
-            kind, step, lo, hi, size = ANSWER.unpack(self._head)
-        except struct.error as error:
-            raise PeerLostError(str(error)) from None
+        kind, step, lo, hi, size = ANSWER.unpack(self._head)
         expected = sums(len(self._nodes)).size
         if kind not in (b"D", b"F", b"L"):
             raise PeerLostError(f"it sends a message of the unknown kind {kind!r}")

@@ -30,7 +30,7 @@ class Link:
         monkeypatch.setattr(tcp_link, "await_server", lambda reply, timeout_s: self.listens)
         monkeypatch.setattr(tcp_link, "await_reply", self._await_reply)
         run = Config.build({f"run.{key}": value for key, value in values.items()})
-        self._link = TcpLink(run, run.run.reply_timeout_s, self.notes.append)
+        self._link = TcpLink(run, 10, self.notes.append)
         self._link.use(MagicMock())
 
     def _await_reply(self, reply: Any, who: str, timeout_s: float) -> Any:
@@ -40,7 +40,7 @@ class Link:
         return self.replies
 
     def connect(self) -> bool:
-        return self._link.connect(lambda address, secret: None, "worker 1", THERE)
+        return self._link.connect(MagicMock(), "worker 1", THERE, 1)
 
 
 def test_an_actor_that_can_connect_is_not_worth_a_line(monkeypatch):
