@@ -187,7 +187,7 @@ def test_missing_shared_memory_is_logged_in_one_line(serial, own_folder, monkeyp
 
     monkeypatch.setattr(WorkerGroup, "connect_all", connect_elsewhere)
     with caplog.at_level(logging.WARNING, "distsgd"):
-        found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 2, "run.dir": "run"})
+        found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 1, "run.dir": "run"})
     assert found.weights_sha256 == serial["in chunks"]
     (line,) = [record.getMessage() for record in caplog.records if "shared memory" in record.getMessage()]
     assert "is reached by plain Ray calls: no shared memory (ConnectionRefusedError" in line
