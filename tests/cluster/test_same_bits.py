@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shlex
 import signal
@@ -167,3 +168,20 @@ def test_a_killed_driver_and_another_killed_driver(own_folder, cluster, undistur
     assert again.code == 0
     assert "has finished; nothing is left to do" in again.err
     assert_same(own_folder / "run", undisturbed)
+
+
+def test_missing_shared_memory_is_logged_in_one_line(own_folder, monkeypatch, caplog):
+    from distsgd.cluster.worker_group import WorkerGroup
+
+    connect_all = WorkerGroup.connect_all
+
+    def connect_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
+        connect_all(self, server, location._replace(address="distsgd-nobody-listens-here"))
+
+    serial = distsgd.train(BASE | {"run.workers": 0, "run.dir": "serial"}).weights_sha256
+    monkeypatch.setattr(WorkerGroup, "connect_all", connect_elsewhere)
+    with caplog.at_level(logging.WARNING, "distsgd"):
+        found = distsgd.train(BASE | {"run.workers": 1, "run.dir": "run"})
+    assert found.weights_sha256 == serial
+    (line,) = [record.getMessage() for record in caplog.records if "shared memory" in record.getMessage()]
+    assert "is reached by plain Ray calls: no shared memory (ConnectionRefusedError" in line

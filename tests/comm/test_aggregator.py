@@ -1,9 +1,8 @@
-"""The aggregator with real workers, on one node and between two; plain Ray calls where shared memory is unavailable."""
+"""The aggregator with real workers, on one node and between two."""
 
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -173,21 +172,3 @@ def test_without_a_free_port_ray_calls_are_used_and_a_line_says_so(workers, seri
         assert "uses Ray calls, which are slower: correct that" in line
         with pytest.raises(ResourceError, match=r"cannot reach the parameter server by TCP .* or set run.link=auto"):
             distsgd.train(BASE | CASES["in chunks"] | values | {"run.dir": "refused", "run.link": "tcp"})
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_two_nodes")
-def test_missing_shared_memory_is_logged_in_one_line(serial, own_folder, monkeypatch, caplog):
-    from distsgd.cluster.worker_group import WorkerGroup
-
-    connect_all = WorkerGroup.connect_all
-
-    def connect_elsewhere(self: WorkerGroup, server: Any, location: Any) -> None:
-        connect_all(self, server, location._replace(address="distsgd-nobody-listens-here"))
-
-    monkeypatch.setattr(WorkerGroup, "connect_all", connect_elsewhere)
-    with caplog.at_level(logging.WARNING, "distsgd"):
-        found = distsgd.train(BASE | CASES["in chunks"] | {"run.workers": 1, "run.dir": "run"})
-    assert found.weights_sha256 == serial["in chunks"]
-    (line,) = [record.getMessage() for record in caplog.records if "shared memory" in record.getMessage()]
-    assert "is reached by plain Ray calls: no shared memory (ConnectionRefusedError" in line

@@ -71,7 +71,7 @@ def test_uris(case, sandbox):
 
 
 @pytest.mark.slow
-@few(max_examples=20)
+@few(max_examples=8)
 @given(case=rundirs.cases())
 @example(case=rundirs.Case("finished", (rundirs.Blow("model.npz", None, "gone"),)))
 @example(case=rundirs.Case("finished", (rundirs.Blow("model.npz", odd.Damage("flip a bit", 0.5, 3, b""), None),)))
