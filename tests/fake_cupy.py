@@ -154,6 +154,7 @@ def _new(name: str) -> Any:
 
 add, subtract, multiply, divide, greater = map(_function, ("add", "subtract", "multiply", "divide", "greater"))
 exp, log, square, isfinite, matmul, dot = map(_function, ("exp", "log", "square", "isfinite", "matmul", "dot"))
+abs, log1p, maximum, negative = map(_function, ("abs", "log1p", "maximum", "negative"))  # noqa: A001
 argmax, count_nonzero = map(_function, ("argmax", "count_nonzero"))
 empty, zeros, ones, full, arange = map(_new, ("empty", "zeros", "ones", "full", "arange"))
 

@@ -175,7 +175,7 @@ class RayTrainer:
         flat = ray.put(self._ask("current_parameters"))
         blocks = validation.block_count(self._held_out)
         found = self._evaluator.evaluate(flat, blocks, poll, confusion=confusion)
-        return None if found is None else validation.evaluation(found, self._held_out, self._net.classes)
+        return None if found is None else validation.evaluation(found, self._net)
 
     def close(self) -> None:
         """End the actors."""

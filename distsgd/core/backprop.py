@@ -32,6 +32,7 @@ def loss_and_gradient_sums(
     parameters: Parameters,
     X: Array,
     y: Array,
+    weights: Array | None = None,
     *,
     out: Parameters,
     workspace: Workspace,
@@ -39,8 +40,8 @@ def loss_and_gradient_sums(
 ) -> float:
     """Return the sum of the examples' losses and fill `out` with the sum of their gradients, without L2.
 
-    X is (n, D) float32, y (n,) integers in [0, C). With no examples the sums are zero. With `add_product` the
-    gradients are added to `out`.
+    X is (n, D) float32, y as `losses.Target` says. With `weights` (n,) float32 each example counts as often as its
+    weight says. With no examples the sums are zero. With `add_product` the gradients are added to `out`.
     """
     xp = workspace.xp
     if not len(X):
@@ -49,8 +50,14 @@ def loss_and_gradient_sums(
                 gradient.fill(0)
         return 0.0
     v = forward(parameters, X, workspace)
-    loss = float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64))
-    workspace.loss.gradient(v, y, xp)
+    losses = workspace.loss.losses(v, y, xp)
+    if weights is None:
+        loss = float(losses.sum(dtype=xp.float64))
+        workspace.loss.gradient(v, y, xp)
+    else:
+        loss = float(xp.multiply(losses, weights, out=losses).sum(dtype=xp.float64))
+        workspace.loss.gradient(v, y, xp)
+        xp.multiply(v.s, weights[:, None], out=v.s)
     xp.matmul(v.s, parameters.W2.T, out=v.dh)
     workspace.activation.backward(v.dh, v.h, v.kept, xp)
     # A product with ones sums columns faster than a reduction does.
@@ -67,9 +74,8 @@ def loss_and_gradient_sums(
     return loss
 
 
-def loss_and_predicted(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[float, Array]:
-    """Return the sum of the examples' losses, without L2, and the predicted classes (n,), those of largest score."""
-    xp = workspace.xp
+def losses_and_predicted(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[Array, Array]:
+    """Return the examples' losses (n,), a view of the workspace, without L2, and what `Loss.predicted` returns."""
     v = forward(parameters, X, workspace)
-    predicted = xp.argmax(v.s, axis=1)
-    return float(workspace.loss.losses(v, y, xp).sum(dtype=xp.float64)), predicted
+    predicted = workspace.loss.predicted(v, workspace.xp)
+    return workspace.loss.losses(v, y, workspace.xp), predicted

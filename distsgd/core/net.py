@@ -32,7 +32,7 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class Net:
-    """The net's shape, D features, H hidden units and C classes, and the names of its activation and its loss."""
+    """The net's shape, D features, H hidden units and C outputs (classes, labels or numbers), and its parts."""
 
     features: int
     hidden: int
@@ -41,6 +41,8 @@ class Net:
     """A key of `activations.ACTIVATIONS`."""
     loss: str = "softmax"
     """A key of `losses.LOSSES`."""
+    label_smoothing: float = 0.0
+    """The ε of `losses.SmoothedSoftmaxCrossEntropy`; 0 for any other loss."""
 
     @functools.cached_property
     def shapes(self) -> Parameters:

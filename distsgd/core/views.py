@@ -18,6 +18,7 @@ class Views(NamedTuple):
     kept: Array  # (n, H): what the activation keeps for its backward pass
     s: Array  # (n, C), its transpose contiguous: scores, then probabilities, then the scores' gradient
     s_flat: Array  # (C n,): the same memory
+    other: Array  # (n, C), laid out as `s`: for losses that need it
     column: Array  # (n,)
     losses: Array  # (n,)
     own: Array  # (n,) int64: where in `s_flat` the score of each example's own class is

@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from .activations import ACTIVATIONS
-from .losses import LOSSES
+from .losses import loss_of
 from .net import Net
 from .views import Views
 
@@ -30,10 +30,10 @@ class Workspace:
 
     def __init__(self, net: Net, count: int, xp: ModuleType) -> None:
         self.xp = xp
-        self.activation, self.loss = ACTIVATIONS[net.activation], LOSSES[net.loss]
+        self.activation, self.loss = ACTIVATIONS[net.activation], loss_of(net)
         self._net, self._count = net, count
         self._hidden = xp.empty((HIDDEN_ARRAYS, count, net.hidden), xp.float32)
-        self._scores = xp.empty(count * net.classes, xp.float32)
+        self._scores = xp.empty((2, count * net.classes), xp.float32)
         self._index = xp.empty((2, count), xp.int64)
         self._index[1] = xp.arange(count)
         self._column = xp.empty((2, count), xp.float32)
@@ -43,13 +43,14 @@ class Workspace:
     def views(self, n: int) -> Views:
         """Return views of the buffers for n examples; cached, as there are only a few sizes."""
         if n not in self._views:
-            flat = self._scores[: n * self._net.classes]
+            flat, other = self._scores[:, : n * self._net.classes]
             self._views[n] = Views(
                 h=self._hidden[0, :n],
                 dh=self._hidden[1, :n],
                 kept=self._hidden[2, :n],
                 s=flat.reshape(self._net.classes, n).T,
                 s_flat=flat,
+                other=other.reshape(self._net.classes, n).T,
                 column=self._column[0, :n],
                 losses=self._column[1, :n],
                 own=self._index[0, :n],

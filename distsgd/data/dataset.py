@@ -39,15 +39,25 @@ class Rows(Protocol):
         ...
 
     @property
+    def target(self) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Type and shape of a row's target: int64 and () for a class, float32 and (C,) for C labels or numbers."""
+        ...
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights; without weights each counts once."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory that the rows take."""
         ...
 
-    def gather(self, index: Any, X_out: Any, y_out: Any) -> None:
-        """Fill `X_out` (n, D), of the stored type, and `y_out` (n,) int64 with the rows `index` (n,) int64.
+    def gather(self, index: Any, X_out: Any, y_out: Any, w_out: Any = None) -> None:
+        """Fill `X_out` (n, D), of the stored type, `y_out` (n, ...) and `w_out` (n,) with the rows `index` (n,) int64.
 
-        All arrays are those of the module that `on` was asked for. `y_out` is None if the rows have no labels. The
-        index is trusted to lie in [0, N). Nothing of a batch's size is allocated.
+        All arrays are those of the module that `on` was asked for. Targets and weights (float32) are left out where
+        `y_out` or `w_out` is None. The index is trusted to lie in [0, N). Nothing of a batch's size is allocated.
         """
         ...
 
@@ -56,7 +66,7 @@ class Rows(Protocol):
         ...
 
     def update_digest(self, sha: Hash) -> None:
-        """Feed all features, then all classes, in row order, to a hash."""
+        """Feed all features, then all targets, then all weights, in row order, to a hash."""
         ...
 
 
@@ -76,7 +86,10 @@ class ArrayRows:
     """(N, D), C-contiguous: float32, already normalised, or an integer type of at most two bytes, as it was stored."""
 
     y: Any = None
-    """(N,) int64: class indices in [0, C); None if the rows have no labels."""
+    """(N,) int64: class indices in [0, C); or (N, C) float32: labels or numbers; None if the rows have no labels."""
+
+    w: Any = None
+    """(N,) float32: weights above 0; None if each row counts once."""
 
     def __len__(self) -> int:
         return len(self.X)
@@ -98,11 +111,21 @@ class ArrayRows:
         return self.y is not None
 
     @property
+    def target(self) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """See Rows.target."""
+        return (np.dtype(np.int64), ()) if self.y is None else (self.y.dtype, self.y.shape[1:])
+
+    @property
+    def weighted(self) -> bool:
+        """See Rows.weighted."""
+        return self.w is not None
+
+    @property
     def nbytes(self) -> int:
         """See Rows.nbytes."""
-        return int(self.X.nbytes) + (0 if self.y is None else int(self.y.nbytes))
+        return sum(int(array.nbytes) for array in (self.X, self.y, self.w) if array is not None)
 
-    def gather(self, index: Any, X_out: Any, y_out: Any) -> None:
+    def gather(self, index: Any, X_out: Any, y_out: Any, w_out: Any = None) -> None:
         """See Rows.gather."""
         # "clip" lets NumPy write to `out` directly, where its default gathers into a buffer and copies that; CuPy has
         # no such modes.
@@ -110,14 +133,16 @@ class ArrayRows:
         self.X.take(index, 0, X_out, *mode)
         if y_out is not None:
             self.y.take(index, 0, y_out, *mode)
+        if w_out is not None:
+            self.w.take(index, 0, w_out, *mode)
 
     def on(self, xp: ModuleType) -> ArrayRows:
         """See Rows.on."""
-        return ArrayRows(xp.asarray(self.X), None if self.y is None else xp.asarray(self.y))
+        return ArrayRows(*(None if array is None else xp.asarray(array) for array in (self.X, self.y, self.w)))
 
     def update_digest(self, sha: Hash) -> None:
         """See Rows.update_digest."""
-        for array in (self.X, self.y):
+        for array in (self.X, self.y, self.w):
             if array is not None:
                 sha.update(memoryview(array).cast("B"))
 
@@ -140,6 +165,9 @@ class InputSchema:
 
     label_kind: Literal["integer", "string"] | None
     """What the labels are; booleans count as the integers 0 and 1. None if rows are read without them."""
+
+    weight: str | None = None
+    """Name of the column of weights, which is never a feature; None if each row counts once."""
 
     categorical: frozenset[str] = frozenset()
     """Names of the feature columns whose values are categories."""
@@ -252,7 +280,11 @@ def digest_of(
 ) -> str:
     """Return the SHA-256 of the types, shapes and bytes of all arrays, and of the names of features and classes."""
     parts = [train, *([val] if val else [])]
-    described = [d for rows in parts for d in ((rows.dtype.str, (len(rows), rows.features)), ("<i8", (len(rows),)))]
+    described: list[Any] = []
+    for rows in parts:
+        kind, shape = rows.target
+        described += [(rows.dtype.str, (len(rows), rows.features)), (kind.str, (len(rows), *shape))]
+        described += [("<f4", (len(rows),))] if rows.weighted else []
     statistics = (normalization.shift, normalization.scale)
     head = {
         "arrays": [*described, *((array.dtype.str, array.shape) for array in statistics)],

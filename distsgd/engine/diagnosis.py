@@ -26,7 +26,7 @@ def offending_rows(spec: RunSpec, state: Snapshot) -> str:
     shards = range(sampler.num_shards)
     with np.errstate(all="ignore"):
         for shard, rows in zip(shards, sampler.shard_rows(range(state.step, state.step + 1), shards), strict=True):
-            X, y = batch.gather(rows)
+            X, y, _ = batch.gather(rows)
             losses = workspace.loss.losses(forward(parameters, X, workspace), y, np)
             bad = rows[~np.isfinite(losses)]
             if len(bad):

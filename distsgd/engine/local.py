@@ -36,7 +36,7 @@ class LocalTrainer:
         self._blas = contextlib.ExitStack()
         self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
         self.numerics = numerics.fingerprint("cpu")
-        self._val, transform, self._classes = spec.data.val, spec.data.transform, spec.net.classes
+        self._val, transform, self._net = spec.data.val, spec.data.transform, spec.net
         self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
@@ -92,16 +92,16 @@ class LocalTrainer:
         """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`."""
         if self._validation is None or self._val is None:
             return Evaluation()
-        rows, found = len(self._val), list[BlockResult]()
+        found = list[BlockResult]()
         next_tick = time.monotonic() + TICK_S
-        for block in range(validation.block_count(rows)):
+        for block in range(validation.block_count(len(self._val))):
             found += self._validation.evaluate(self._state.parameters, range(block, block + 1), confusion=confusion)
             if time.monotonic() >= next_tick:
                 tick()
                 next_tick = time.monotonic() + TICK_S
                 if self._stopped:
                     return None
-        return validation.evaluation(found, rows, self._classes)
+        return validation.evaluation(found, self._net)
 
     def close(self) -> None:
         """Restore the number of BLAS threads of this process."""

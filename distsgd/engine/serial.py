@@ -84,7 +84,7 @@ class SerialLoop:
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> PartialSum:
         """Return the sums of losses and gradients over the examples of one shard, in new arrays."""
         gradient = np.empty_like(flat)
-        X, y = self._batch.gather(rows)
+        examples = self._batch.gather(rows)
         out = self._net.split(gradient)
-        loss = loss_and_gradient_sums(self._net.split(flat), X, y, out=out, workspace=self._workspace)
-        return PartialSum((shard, shard + 1), gradient, loss, len(rows), float(len(rows)))
+        loss = loss_and_gradient_sums(self._net.split(flat), *examples, out=out, workspace=self._workspace)
+        return PartialSum((shard, shard + 1), gradient, loss, len(rows), examples.weight)

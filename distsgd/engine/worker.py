@@ -6,7 +6,7 @@ A plain class that runs without Ray; cluster/gradient_actors.py wraps it in an a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from distsgd.core.reduction import Node, PartialSum
 from distsgd.core.sampling import PrefetchedRows, Sampler
 from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
-from distsgd.data.gatherer import Gatherer
+from distsgd.data.gatherer import Examples, Gatherer
 from distsgd.engine.validation import BlockResult, Validation
 
 PREFETCH_BYTES = 2**26
@@ -82,7 +82,7 @@ class Worker:
         self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
         self._leaves_per_part = 1 if accumulator is None else 2  # two shards accumulated in one buffer
         self._prefetched: tuple[int, range] | None = None
-        self._gathered: list[tuple[Any, Any]] = []
+        self._gathered: list[Examples] = []
 
     @np.errstate(all="ignore")  # the server checks every result
     def compute(
@@ -130,8 +130,8 @@ class Worker:
             self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
             self._prefetched = (step, shards)
 
-    def _examples(self, step: int, shards: range, shard: int) -> tuple[Any, Any]:
-        """Return the features (n, D) and classes (n,) of one of `shards`."""
+    def _examples(self, step: int, shards: range, shard: int) -> Examples:
+        """Return the examples of one of `shards`."""
         number = shard - shards.start
         if self._prefetched == (step, shards):
             return self._gathered[number]
@@ -144,10 +144,10 @@ class Worker:
         buffers = [out if on_host else self._buffers[0], *self._buffers[1:]]
 
         def leaf(shard: int, gradient: Array, add_product: AddProduct | None) -> PartialSum:
-            X, y = self._examples(step, shards, shard)
-            out, workspace, count = self._split(gradient), self._workspace, len(y)
-            loss = loss_and_gradient_sums(parameters, X, y, out=out, workspace=workspace, add_product=add_product)
-            return PartialSum((shard, shard + 1), gradient, loss, count, float(count))
+            examples = self._examples(step, shards, shard)
+            out, workspace = self._split(gradient), self._workspace
+            loss = loss_and_gradient_sums(parameters, *examples, out=out, workspace=workspace, add_product=add_product)
+            return PartialSum((shard, shard + 1), gradient, loss, len(examples.X), examples.weight)
 
         def part(node: Node, buffer: int) -> PartialSum:
             lo, hi = node

@@ -19,7 +19,7 @@ def rows_as_in_files(data: DataSet, count: int) -> list[list[Any]]:
         return []  # a bucket stands for many values
     count = min(count, len(data.train))
     X = np.empty((count, data.train.features), data.train.dtype)
-    data.train.gather(np.arange(count), X, np.empty(count, np.int64) if data.train.labelled else None)
+    data.train.gather(np.arange(count), X, None)
     columns, start = [], 0
     for column in data.inputs.columns:
         features = range(start, start + column.features)

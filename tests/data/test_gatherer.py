@@ -18,7 +18,7 @@ def gathered(xp, X, y, index, transform):
     """Return X (n, D) and y (n,) as gathered on a backend into buffers that held other values."""
     batch = Gatherer(ArrayRows(X, y), transform, len(index), "cpu" if xp is np else "cuda")
     batch.gather(index[::-1] if len(index) > 1 else (index + 1) % len(X))
-    X_out, y_out = batch.gather(index)
+    X_out, y_out, _ = batch.gather(index)
     return to_host(X_out), to_host(y_out)
 
 
@@ -69,7 +69,7 @@ def test_gathering_allocates_nothing_of_a_batch_s_size(dtype):
     index = np.random.default_rng(1).integers(0, 1000, 400)
     transform = BatchTransform(np.ones(500, np.float32), np.ones(500, np.float32))
     batch = Gatherer(ArrayRows(X, y), transform, 400, "cpu")
-    X_out, _ = batch.gather(index)
+    X_out, _, _ = batch.gather(index)
     tracemalloc.start()
     try:
         batch.gather(index)
@@ -82,7 +82,7 @@ def test_gathering_allocates_nothing_of_a_batch_s_size(dtype):
 def test_rows_without_labels_are_gathered_without(xp):
     X, _ = some_rows(count=50, width=7, dtype="uint8")
     batch = Gatherer(ArrayRows(X), BatchTransform(), 8, "cpu" if xp is np else "cuda")
-    found, y = batch.gather(np.array([3, 3, 49]))
+    found, y, _ = batch.gather(np.array([3, 3, 49]))
     assert y is None
     assert np.array_equal(to_host(found), X[[3, 3, 49]])
     assert not ArrayRows(X).labelled
@@ -94,11 +94,12 @@ class Squares:
     """Rows that are computed when they are asked for: none of them is in memory."""
 
     features, dtype, labelled, nbytes = 3, np.dtype("float32"), True, 0
+    target, weighted = (np.dtype(np.int64), ()), False
 
     def __len__(self):
         return 10**9
 
-    def gather(self, index, X_out, y_out):
+    def gather(self, index, X_out, y_out, w_out=None):
         X_out[:] = (index % 1000)[:, None] ** np.arange(1, 4)
         y_out[:] = index % 2
 
@@ -111,6 +112,6 @@ class Squares:
 
 def test_rows_need_not_be_arrays():
     batch = Gatherer(Squares(), BatchTransform(scale=np.array([0.5], np.float32)), 4, "cpu")
-    X, y = batch.gather(np.array([999_999_003, 2]))
+    X, y, _ = batch.gather(np.array([999_999_003, 2]))
     assert X.tolist() == [[1.5, 4.5, 13.5], [1, 2, 4]]
     assert y.tolist() == [1, 0]

@@ -11,7 +11,7 @@ from distsgd.core.reduction import assign
 from distsgd.data import ArrayRows, BatchTransform
 from distsgd.data.gatherer import Gatherer
 from distsgd.engine import validation
-from distsgd.engine.validation import Validation, block_count, metrics
+from distsgd.engine.validation import BlockResult, Validation, block_count, evaluation
 
 NET = Net(6, 5, 3)
 TRANSFORM = BatchTransform(np.float32([0, 1, 2, 3, 4, 5]), np.float32([0.5]))
@@ -37,7 +37,7 @@ def test_loss_and_accuracy_agree_with_all_rows_at_once(xp, count, dtype):
     predictor = Predictor(net=NET, flat=flat, classes=np.arange(3), shift=np.zeros(6), scale=np.ones(6))
     probabilities = predictor.predict_proba(X)
     losses = -np.log(probabilities[np.arange(count), held_out.y].astype(np.float64))
-    assert metrics(found, count) == {
+    assert evaluation(found, NET).metrics == {
         "val/loss": pytest.approx(losses.mean(), rel=1e-4),
         "val/accuracy": np.mean(predictor.predict(X) == held_out.y),
     }
@@ -51,7 +51,7 @@ def test_any_division_of_the_blocks_gives_the_same_bits(workers):
     for blocks in reversed(assign(workers, 6)):
         parts += Validation(NET, held_out, TRANSFORM, "cpu").evaluate(flat, blocks)
     assert sorted(parts) == sorted(whole)
-    assert metrics(parts, 3000) == metrics(whole, 3000)
+    assert evaluation(parts, NET) == evaluation(whole, NET)
 
 
 def test_a_batch_contains_the_requested_rows_normalised(xp):
@@ -59,8 +59,8 @@ def test_a_batch_contains_the_requested_rows_normalised(xp):
         some = rows(50, dtype)
         batch = Gatherer(some, TRANSFORM, 8, device(xp))
         index = np.array([3, 3, 49, 0, 17])
-        X, y = batch.gather(index)
-        other_X, _ = batch.gather(np.arange(8), buffer=1)
+        X, y, _ = batch.gather(index)
+        other_X, _, _ = batch.gather(np.arange(8), buffer=1)
         expected = (some.X[index].astype(np.float32) - TRANSFORM.shift) * TRANSFORM.scale
         np.testing.assert_allclose(X if xp is np else X.get(), expected, rtol=1e-6)
         assert (y if xp is np else y.get()).tolist() == some.y[index].tolist()
@@ -69,11 +69,12 @@ def test_a_batch_contains_the_requested_rows_normalised(xp):
 
 
 def test_the_order_of_the_blocks_does_not_matter():
-    blocks = [(1e16, 3), (1.0, 2), (1.0, 0)]
-    assert metrics(blocks, 1) == metrics(blocks[::-1], 1) == {"val/loss": 1e16 + 2, "val/accuracy": 5.0}
+    blocks = [BlockResult(1.0, 1e16, (3.0,)), BlockResult(0.0, 1.0, (2.0,)), BlockResult(0.0, 1.0, (0.0,))]
+    expected = {"val/loss": 1e16 + 2, "val/accuracy": 5.0}
+    assert evaluation(blocks, NET).metrics == evaluation(blocks[::-1], NET).metrics == expected
 
 
 def test_overflowing_weights_give_a_non_finite_loss_without_a_warning():
     flat = np.full(NET.size, 1e38, np.float32)
     found = Validation(NET, rows(10), TRANSFORM, "cpu").evaluate(flat, range(1))
-    assert not np.isfinite(metrics(found, 10)["val/loss"])
+    assert not np.isfinite(evaluation(found, NET).metrics["val/loss"])
