@@ -33,7 +33,7 @@ HOMES = {
     "IPython": ["cli.notebook"],
     "click": ["cli"],
     "rich": ["cli.progress", "cli.bar"],
-    "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking"],
+    "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking", "run.prediction"],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""
 

@@ -57,6 +57,16 @@ class Predictor:
             found[rows] = v.s
         return found
 
+    def predict_both(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `predict` and `predict_proba` return, from one pass."""
+        raw = self._features(X)
+        numbers, found = np.empty(len(raw), np.int64), np.empty((len(raw), self.net.classes), np.float32)
+        for rows, v, workspace in self._scores(raw):
+            np.argmax(v.s, axis=1, out=numbers[rows])
+            workspace.loss.probabilities(v, np)
+            found[rows] = v.s
+        return self.classes[numbers], found
+
     def _features(self, X: Any) -> np.ndarray:
         """Return features (n, D) as real numbers."""
         return matrix_of(X, self.net.features) if self.inputs is None else self.inputs.matrix(X)

@@ -165,10 +165,10 @@ class UnknownCategories:
             if len(seen) <= SHOWN:
                 seen[repr(value)[:60]] = None
 
-    def notices(self, location: str) -> tuple[str, ...]:
-        """Return a line for each column that has some."""
+    def notices(self, location: str, thing: str = "held-out row") -> tuple[str, ...]:
+        """Return a line for each column that has some; a row is called a `thing`."""
         return tuple(
-            f"warning: {location}: {rows:,} held-out row{'s' * (rows > 1)} ha{'ve' if rows > 1 else 's'} a value in "
+            f"warning: {location}: {rows:,} {thing}{'s' * (rows > 1)} ha{'ve' if rows > 1 else 's'} a value in "
             f"column {shortened(name)!r} that no training row has, which sets none of its features: "
             f"{', '.join(list(self._seen[name])[:SHOWN])}{', ...' * (len(self._seen[name]) > SHOWN)}"
             for name, rows in self._rows.items()

@@ -85,6 +85,11 @@ class LabelEncoder:
             schema.label, classes, "is not among the training rows'; leave that row out, or add such rows to both"
         )
 
+    @classmethod
+    def for_model(cls, schema: InputSchema, classes: NDArray[Any]) -> LabelEncoder:
+        """Return an encoder for the classes (C,) of a trained model."""
+        return cls(schema.label, classes, "is not among the model's classes; leave that row out")
+
     def encode(self, column: pa.Array) -> NDArray[np.int64]:
         """Return the codes (n,) of a batch's label column; RowError for a label that cannot be one."""
         if isinstance(column, pa.DictionaryArray):

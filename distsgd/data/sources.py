@@ -120,7 +120,7 @@ def open_source(
     DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
     """
     like = training.files[0].schema if training else None
-    form, files = _open_files(given, config, like)
+    form, files = open_files(given, config, like)
     location = given.path if isinstance(given, InMemory) else given
     filled = [file for file in files if file.num_rows]
     notices = form.notices(filled) if form.notices else ()
@@ -178,10 +178,10 @@ def _check_excluded(location: str, files: Sequence[DataFile], config: DataConfig
             raise DataError(f"{location}: no column {shortened(name)!r}{near} to exclude; correct data.exclude")
 
 
-def _open_files(
+def open_files(
     location: str | InMemory, config: DataConfig, like: pa.Schema | None
 ) -> tuple[FileFormat, Sequence[DataFile]]:
-    """Open files of one format, which the first one gives."""
+    """Open files of one format, which the first one gives; text is read as the types of `like` where that is given."""
     if isinstance(location, InMemory):
         return location.form, [location]
     for form in (DIGITS, FRAME):

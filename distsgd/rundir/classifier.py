@@ -58,7 +58,8 @@ class Classifier:
         return f"<Classifier: {self.net.features} features{names}, {len(self.classes)} classes ({classes})>"
 
     @functools.cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """The same model in pure array code."""
         statistics = self.normalization
         return Predictor(
             net=self.net,
@@ -76,20 +77,20 @@ class Classifier:
         a column, or has a value that is missing, not finite or of another type.
         """
         try:
-            return self._predictor.predict_proba(X)
+            return self.predictor.predict_proba(X)
         except ValueError as error:
             raise DataError(str(error)) from None
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class (n,) for a frame or features X (n, D); DataError as `predict_proba`."""
         try:
-            return self._predictor.predict(X)
+            return self.predictor.predict(X)
         except ValueError as error:
             raise DataError(str(error)) from None
 
     def save(self, path: Path) -> None:
         """Write `model.npz`; see core.model_file."""
-        write_atomically(path, model_file.encode(self._predictor))
+        write_atomically(path, model_file.encode(self.predictor))
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:

@@ -1,0 +1,281 @@
+"""Rows for a trained model: its columns found by their names in any data file, and what to carry along beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distsgd.config import DataConfig
+from distsgd.core.inputs import Column, Inputs
+from distsgd.core.names import shortened
+from distsgd.data.columns import MissingValue, RowError, UnknownCategories, feature_block
+from distsgd.data.datafile import DataFile
+from distsgd.data.dataset import InputSchema
+from distsgd.data.kinds import is_list, is_number, is_text, label_type, numpy_name, plain, values_type
+from distsgd.data.labels import LabelEncoder
+from distsgd.data.partitions import with_partitions
+from distsgd.data.sources import Source, SourceBatch, open_files
+from distsgd.data.unusable import listing
+from distsgd.errors import DataError, nearest
+
+SHOWN = 5
+"""Differences between a file and a model that a message names."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some consecutive rows."""
+
+    X: NDArray[Any]
+    """(n, D): raw features, before they are normalised."""
+    y: NDArray[np.int64] | None
+    """(n,): class indices; None if the rows are read without labels."""
+    kept: pa.Table
+    """The columns to carry along."""
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+@dataclass(frozen=True)
+class ModelRows:
+    """All rows of a path, in order, as a model takes them."""
+
+    source: Source
+    keep: tuple[str, ...]
+    """Columns to carry along."""
+    labels: LabelEncoder | None
+    """Encodes the labels; None if they are not read."""
+    unknown: UnknownCategories = field(default_factory=UnknownCategories)
+
+    def __len__(self) -> int:
+        return self.source.num_rows
+
+    @property
+    def features(self) -> int:
+        """The number of features, D."""
+        return self.source.schema.num_features
+
+    @property
+    def kept_schema(self) -> pa.Schema:
+        """Names and types of the columns to carry along."""
+        schema = self.source.files[0].schema
+        return pa.schema([schema.field(name).remove_metadata() for name in self.keep])
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the files and, once they have been read, of their values."""
+        return (*self.source.notices, *self.unknown.notices(self.source.location, "row"))
+
+    def parts(self, size: int, start: int = 0) -> Iterator[Examples]:
+        """Yield rows `size` at a time, the last ones fewer, from row `start` on; earlier files are not even opened.
+
+        DataError, naming file and row, for a value that the model does not take.
+        """
+        waiting, count = list[Examples](), 0
+        for examples in self._examples(start):
+            place = 0
+            while place < len(examples):
+                taken = _part(examples, place, place + size - count)
+                waiting.append(taken)
+                place, count = place + len(taken), count + len(taken)
+                if count == size:
+                    yield _joined(waiting)
+                    waiting, count = [], 0
+        if waiting:
+            yield _joined(waiting)
+
+    def _examples(self, start: int) -> Iterator[Examples]:
+        files = list(self.source.files)
+        while files and start >= files[0].num_rows:
+            start -= files.pop(0).num_rows
+        schema = self.source.schema
+        names = [*schema.columns, *([schema.label] if self.labels else []), *self.keep]
+        dtype = np.dtype(np.float64)
+        for batch in dataclasses.replace(self.source, files=tuple(files)).batches(list(dict.fromkeys(names))):
+            skipped = min(start, batch.table.num_rows)
+            start -= skipped
+            rest = SourceBatch(batch.table.slice(skipped), batch.file, batch.start + skipped)
+            if not rest.table.num_rows:
+                continue
+            try:
+                X = feature_block(rest.table, schema, dtype, self.unknown)
+                self._check_booleans(X)
+                y = self.labels.encode(rest.table.column(schema.label)) if self.labels else None
+            except RowError as problem:
+                fill = "; this model was trained with data.missing=refuse, and takes no missing values"
+                hint = fill if isinstance(problem, MissingValue) else ""
+                raise rest.error(problem.row, f"{problem}{hint}") from None
+            kept = pa.Table.from_batches([rest.table.select(list(self.keep))]) if self.keep else _nothing(len(X))
+            yield Examples(X, y, kept)
+
+    def _check_booleans(self, X: NDArray[Any]) -> None:
+        """Refuse a number that is neither 0 nor 1 in a column that held true and false when the model was trained."""
+        place = 0
+        for column in self.source.schema.inputs.columns:
+            if column.kind == "boolean":
+                values = X[:, place]
+                wrong = (values != 0) & (values != 1) & (values != (0 if column.fill is None else column.fill))
+                if wrong.any():
+                    row = int(np.argmax(wrong))
+                    name = shortened(column.name)
+                    raise RowError(row, f"{values[row]} in column {name!r}; the model was trained on true and false")
+            place += column.features
+
+
+def open_rows(
+    location: str,
+    config: DataConfig,
+    inputs: Inputs,
+    *,
+    keep: Sequence[str] = (),
+    classes: NDArray[Any] | None = None,
+) -> ModelRows:
+    """Open the rows that `location` names for a model with these inputs, which was trained with `config`.
+
+    With `classes` (C,) the labels are read, too; without, there need be none. Columns that are neither features nor to
+    be kept are passed over. DataError, with all differences, for files that do not fit the model.
+    """
+    types_there = {column.name: _arrow_type(column) for column in inputs.columns}
+    if classes is not None:
+        types_there[config.label] = pa.string() if classes.dtype.kind == "U" else pa.int64()
+    like = pa.schema(types_there)
+    form, files = open_files(location, config, like)
+    filled = [file for file in files if file.num_rows]
+    if not filled:
+        raise DataError(f"{location} has no rows")
+    notices = form.notices(filled) if form.notices else ()
+    label = form.label or config.label
+    features = [column.name for column in inputs.columns]
+    wanted = {*features, *keep, *([label] if classes is not None else [])}
+    filled, _ = with_partitions(location, filled, wanted)
+    for file in filled:
+        _check_fits(file, inputs)
+        _check_kept(file, filled[0], keep)
+    label_kind = None if classes is None else _label_kind(filled[0], label)
+    schema = filled[0].schema
+    types = tuple(numpy_name(values_type(schema.field(name).type)) for name in features)
+    found = InputSchema(
+        tuple(features),
+        types,
+        inputs.columns[0].width if inputs.columns[0].kind == "list" else None,
+        label,
+        label_kind,
+        categorical=frozenset(column.name for column in inputs.columns if column.kind in ("category", "hash")),
+        fitted=inputs,
+    )
+    labels = None if classes is None else LabelEncoder.for_model(found, classes)
+    return ModelRows(Source(location, tuple(filled), found, notices), tuple(keep), labels)
+
+
+def _check_fits(file: DataFile, inputs: Inputs) -> None:
+    """Refuse a file whose columns a model cannot take, with all that is different."""
+    counts = Counter(file.schema.names)
+    found = [problem for column in inputs.columns if (problem := _problem(file.schema, column, counts))]
+    if found:
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        expected = listing([column.name for column in inputs.columns])
+        raise DataError(
+            f"{file.path} does not fit the model: {'; '.join(found[:SHOWN])}{more}; the model was trained on the "
+            f"columns {expected}: rename or convert the file's columns"
+        )
+
+
+def _problem(schema: pa.Schema, column: Column, counts: Counter[str]) -> str | None:
+    """Return why a model cannot take its column from a file; None if it can."""
+    name = shortened(column.name)
+    if not counts[column.name]:
+        return f"no column {name!r}{nearest(name, [shortened(known) for known in counts])}"
+    if counts[column.name] > 1:
+        return f"{counts[column.name]} columns have the name {name!r}"
+    kind = plain(schema.field(column.name).type)
+    if column.kind == "list":
+        if not is_list(kind) or not is_number(values_type(kind)):
+            return f"column {name!r} is {_short(kind)}, expected lists of {column.width} numbers"
+        if pa.types.is_fixed_size_list(kind) and kind.list_size != column.width:
+            return f"column {name!r} holds lists of {kind.list_size}, expected {column.width}"
+        return None
+    if column.kind in ("number", "boolean"):
+        return None if is_number(kind) else f"column {name!r} is {_short(kind)}, expected numbers"
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if column.dtype == "str":
+        return None if is_text(kind) else f"column {name!r} is {_short(kind)}, expected text"
+    fits = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return None if fits else f"column {name!r} is {_short(kind)}, expected integers"
+
+
+def _check_kept(file: DataFile, first: DataFile, keep: Sequence[str]) -> None:
+    """Refuse columns to carry along that a file does not have once, or not of the type that the first file has."""
+    counts = Counter(file.schema.names)
+    for name in keep:
+        if counts[name] != 1:
+            near = "" if counts[name] else nearest(name, [shortened(known) for known in counts])
+            how = "no column" if not counts[name] else f"{counts[name]} columns"
+            raise DataError(
+                f"{file.path}: {how} {shortened(name)!r}{near} to keep; the columns are {listing(list(counts))}"
+            )
+        here, there = file.schema.field(name).type, first.schema.field(name).type
+        if here != there:
+            raise DataError(
+                f"{file.path}: column {shortened(name)!r} is {_short(here)}, in {first.path} {_short(there)}; expected "
+                "one type in all files for a column to keep"
+            )
+
+
+def _label_kind(file: DataFile, label: str) -> Literal["integer", "string"]:
+    """Return what the labels of a file are; DataError if there are none."""
+    names = file.schema.names
+    if names.count(label) != 1:
+        near = nearest(label, [shortened(name) for name in names])
+        raise DataError(
+            f"{file.path}: {names.count(label) or 'no'} column{'s' * (label in names)} {shortened(label)!r}{near} for "
+            f"the label, which the model was trained with; the columns are {listing(names)}"
+        )
+    kind = label_type(file.schema.field(label).type)
+    if kind is None:
+        raise DataError(
+            f"{file.path}: label column {shortened(label)!r} is {_short(file.schema.field(label).type)}; expected "
+            "integers or strings"
+        )
+    return kind
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    """Return the type that a column had in the training files, as far as it matters to how text is read."""
+    if column.kind in ("category", "hash"):
+        return {"str": pa.string(), "int64": pa.int64(), "bool": pa.bool_()}[column.dtype]
+    kind = pa.from_numpy_dtype(np.dtype(column.dtype))
+    return pa.list_(kind, column.width) if column.kind == "list" else kind
+
+
+def _short(kind: pa.DataType) -> str:
+    return str(kind)[:100]
+
+
+def _nothing(rows: int) -> pa.Table:
+    """Return a table of so many rows without columns."""
+    return pa.table({"": pa.nulls(rows)}).select([])
+
+
+def _part(examples: Examples, start: int, stop: int) -> Examples:
+    y = None if examples.y is None else examples.y[start:stop]
+    return Examples(examples.X[start:stop], y, examples.kept.slice(start, stop - start))
+
+
+def _joined(parts: list[Examples]) -> Examples:
+    if len(parts) == 1:
+        return parts[0]
+    ys = [part.y for part in parts if part.y is not None]
+    return Examples(
+        np.concatenate([part.X for part in parts]),
+        np.concatenate(ys) if ys else None,
+        pa.concat_tables([part.kept for part in parts]),
+    )

@@ -1,0 +1,223 @@
+"""`distsgd predict`: rows in order, nothing but the model's columns, the same bytes whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from runs import Cli, eventually, invoke, leaving_nothing
+
+import distsgd
+from distsgd.data.parts import Parts
+from distsgd.run import prediction
+
+ROWS = 3_000
+
+
+def table(rows: int = ROWS, *, seed: int = 3) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "id": np.arange(rows) * 7 % 1000,
+            "size": rng.normal(50.0, 20.0, rows),
+            "color": rng.choice(["red", "green", "blue"], rows),
+            "count": rng.integers(0, 9, rows).astype(np.int32),
+            "flag": rng.random(rows) < 0.5,
+            "label": rng.choice(["no", "yes", "perhaps"], rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run on a table with numbers, a category and a boolean."""
+    folder = tmp_path_factory.mktemp("trained")
+    pq.write_table(table(200), folder / "train.parquet")
+    values = {
+        "data.train": str(folder / "train.parquet"),
+        "data.exclude": ["id"],
+        "data.normalize": "standard",
+        "run.workers": 0,
+        "run.dir": str(folder / "run"),
+        "tracking.enabled": False,
+        "train.max_steps": 20,
+    }
+    distsgd.train(values)
+    return folder / "run"
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 512 rows."""
+    monkeypatch.setattr(prediction, "PART_ROWS", 512)
+
+
+def test_rows_are_joined_to_their_predictions_one_by_one(trained, own_folder, small_parts):
+    os.mkdir("rows")
+    rows = table()
+    for number, start in enumerate(range(0, ROWS, 700)):
+        part = rows.slice(start, 700)
+        pq.write_table(part.select(part.column_names[::-1] if number % 2 else part.column_names), f"rows/{number}.pq")
+    found = invoke("predict", str(trained), "--data", "rows", "--out", "out.parquet", "--keep", "id,label")
+    assert found.code == 0, found.err
+    assert "3,000 rows" in found.out
+    out = pq.read_table("out.parquet")
+    assert out.column_names == ["id", "label", "prediction", "probabilities"]
+    assert out["id"].equals(rows["id"])
+    assert out["label"].equals(rows["label"])
+    model = distsgd.Classifier.load(trained)
+    with pytest.warns(UserWarning, match="ignored"):
+        expected, probabilities = model.predict(rows), model.predict_proba(rows)
+    assert out["prediction"].to_pylist() == expected.tolist()
+    np.testing.assert_allclose(np.stack(out["probabilities"].to_numpy()), probabilities, atol=1e-6)
+    assert json.loads(out.schema.metadata[b"distsgd.classes"]) == model.classes.tolist()
+    assert sorted(os.listdir()) == ["out.parquet", "rows", "tmp"]
+
+
+def test_labels_are_not_needed_and_other_formats_give_the_same(trained, own_folder):
+    rows = table(300).drop(["label", "id"])
+    pq.write_table(rows, "a.parquet")
+    rows.to_pandas().to_csv("b.csv", index=False)
+    for name in ("a.parquet", "b.csv"):
+        assert invoke("predict", str(trained), "--data", name, "--out", f"{name[0]}.out.parquet", "--quiet").out == ""
+    assert Path("a.out.parquet").read_bytes() == Path("b.out.parquet").read_bytes()
+
+
+class _StoppedError(Exception):
+    """What ends a prediction in the middle."""
+
+
+def test_a_prediction_that_was_stopped_goes_on_and_its_file_is_the_same(trained, own_folder, small_parts, monkeypatch):
+    pq.write_table(table(), "rows.parquet")
+    prediction.predict(trained, "rows.parquet", Path("whole.parquet"), keep=["id"])
+    write, stop_at = Parts.write, 3
+
+    def stopping(self: Parts, number: int, rows: pa.Table) -> None:
+        if number == stop_at:
+            raise _StoppedError
+        write(self, number, rows)
+
+    monkeypatch.setattr(Parts, "write", stopping)
+    with pytest.raises(_StoppedError):
+        prediction.predict(trained, "rows.parquet", Path("out.parquet"), keep=["id"])
+    assert not Path("out.parquet").exists()
+    monkeypatch.setattr(Parts, "write", write)
+    done = prediction.predict(trained, "rows.parquet", Path("out.parquet"), keep=["id"])
+    assert done.resumed_rows == 3 * 512
+    assert Path("out.parquet").read_bytes() == Path("whole.parquet").read_bytes()
+    assert not list(Path().glob(".out*"))
+
+
+@pytest.mark.parametrize("change", ["keep", "data", "model"])
+def test_parts_of_another_prediction_are_not_used(change, trained, own_folder, small_parts, monkeypatch):
+    pq.write_table(table(), "rows.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "join", lambda *_: (_ for _ in ()).throw(_StoppedError()))
+        with pytest.raises(_StoppedError):
+            prediction.predict(trained, "rows.parquet", Path("out.parquet"), keep=["id"])
+    keep, run = ["id"], trained
+    if change == "keep":
+        keep = ["label"]
+    elif change == "data":
+        pq.write_table(table(seed=4), "rows.parquet")
+    else:
+        config = distsgd.Config.build(json.loads((trained / "config.json").read_text())["distsgd"]["requested"])
+        run = Path("other")
+        distsgd.train(config.with_values({"run.dir": "other", "train.max_steps": 3}))
+    done = prediction.predict(run, "rows.parquet", Path("out.parquet"), keep=keep)
+    assert done.resumed_rows == 0
+    prediction.predict(run, "rows.parquet", Path("again.parquet"), keep=keep)
+    assert Path("out.parquet").read_bytes() == Path("again.parquet").read_bytes()
+
+
+def test_tasks_on_ray_give_the_same_bytes_in_order(trained, own_folder, small_parts, joined):
+    pq.write_table(table(), "rows.parquet")
+    prediction.predict(trained, "rows.parquet", Path("here.parquet"), keep=["id"])
+    prediction.predict(trained, "rows.parquet", Path("ray.parquet"), keep=["id"], workers=2)
+    assert Path("here.parquet").read_bytes() == Path("ray.parquet").read_bytes()
+
+
+def with_column(name: str, values: object) -> pa.Table:
+    rows = table(50)
+    place = rows.column_names.index(name)
+    return rows.set_column(place, name, pa.array(values))
+
+
+MISFITS = {
+    "a missing column": (table(50).drop(["size"]), "no column 'size'"),
+    "a near name": (table(50).rename_columns(["id", "sizes", "color", "count", "flag", "label"]), "did you mean 'siz"),
+    "text for numbers": (with_column("size", ["a"] * 50), "column 'size' is string, expected numbers"),
+    "numbers for text": (with_column("color", list(range(50))), "column 'color' is int64, expected text"),
+    "a null": (with_column("count", [1] * 30 + [None] * 20), "row 30 (counted from 0): null in column 'count'"),
+    "an infinity": (with_column("size", [np.inf] * 50), "inf in column 'size'"),
+    "a number for true": (with_column("flag", [2] * 50), "trained on true and false"),
+    "several": (table(50).drop(["size", "count"]), "no column 'size'; no column 'count'"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_rows_that_do_not_fit_are_refused_with_the_difference(name, trained, own_folder):
+    rows, expected = MISFITS[name]
+    pq.write_table(rows, "rows.parquet")
+    found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.parquet")
+    assert found.code == 2
+    assert expected in found.err
+    assert found.err.startswith("distsgd: ")
+    assert not Path("out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--out", "out.csv"], "ends in .parquet"),
+        (["--out", "nowhere/out.parquet"], "no folder 'nowhere'"),
+        (["--out", "rows.parquet"], "which the rows are read from"),
+        (["--out", "out.parquet", "--keep", "idd"], "no column 'idd' (did you mean 'id'?) to keep"),
+        (["--out", "out.parquet", "--keep", "prediction"], "rename it in the data"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_refused(arguments, expected, trained, own_folder):
+    pq.write_table(table(50).append_column("prediction", pa.array(range(50))), "rows.parquet")
+    found = invoke("predict", str(trained), "--data", "rows.parquet", *arguments)
+    assert found.code == 2
+    assert expected in found.err
+
+
+def test_a_folder_without_a_run_is_refused(own_folder):
+    found = invoke("predict", "tmp", "--data", "digits", "--out", "out.parquet")
+    assert found.code == 2
+    assert "no run is in 'tmp'" in found.err
+
+
+def test_a_value_that_no_training_row_had_is_pointed_out(trained, own_folder):
+    pq.write_table(with_column("color", ["red"] * 40 + ["pink"] * 10), "rows.parquet")
+    found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.parquet")
+    assert found.code == 0
+    assert "10 rows have a value in column 'color' that no training row has" in found.err
+
+
+@pytest.mark.slow
+def test_a_prediction_that_is_killed_is_completed_by_the_same_command(trained, tmp_path):
+    rows = pa.concat_tables([table(60_000)] * 10)
+    with leaving_nothing(tmp_path) as cli:
+        pq.write_table(rows, tmp_path / "rows.parquet")
+        command = ("predict", str(trained), "--data", "rows.parquet", "--keep", "id", "--out")
+        assert cli.run(*command, "whole.parquet").code == 0
+        _kill_in_the_middle(cli, command)
+        found = cli.run(*command, "out.parquet")
+        assert "continuing after row" in found.err
+        assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def _kill_in_the_middle(cli: Cli, command: tuple[str, ...]) -> None:
+    process = cli.start(*command, "out.parquet")
+    assert eventually(lambda: (cli.folder / ".out.parquet.parts/00000001.parquet").exists())
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (cli.folder / "out.parquet").exists()
