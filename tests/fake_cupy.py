@@ -153,6 +153,8 @@ def _new(name: str) -> Any:
 
 
 add, subtract, multiply, divide, greater = map(_function, ("add", "subtract", "multiply", "divide", "greater"))
+maximum, minimum, absolute, copysign = map(_function, ("maximum", "minimum", "absolute", "copysign"))
+expm1, tanh, sqrt = map(_function, ("expm1", "tanh", "sqrt"))
 exp, log, square, isfinite, matmul, dot = map(_function, ("exp", "log", "square", "isfinite", "matmul", "dot"))
 abs, log1p, maximum, negative = map(_function, ("abs", "log1p", "maximum", "negative"))  # noqa: A001
 argmax, count_nonzero = map(_function, ("argmax", "count_nonzero"))

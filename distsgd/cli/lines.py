@@ -77,7 +77,7 @@ def opening(spec: RunSpec, run_dir: Path, nodes: int) -> str:
     workers = run.workers if isinstance(run.workers, int) else 1
     where = f"by {counted(workers, 'worker')} on {counted(nodes, 'node')}" if workers else "in this process"
     return (
-        f"training {net.features}-{net.hidden}-{net.classes} ({counted(net.size, 'parameter')}) on {len(data.train):,}"
+        f"training {net.widths} ({counted(net.size, 'parameter')}) on {len(data.train):,}"
         f"{held_out} rows of {data.source}, {where} ({run.device}), into {run_dir}"
     )
 

@@ -54,13 +54,26 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """The two-layer network."""
+    """The network of two layers, or of one."""
 
-    hidden: int = Field(default=64, ge=1, le=2**24)
-    """Number of hidden units, H."""
+    hidden: int = Field(default=64, ge=0, le=2**24)
+    """Number of hidden units, H; 0: no hidden layer, which makes softmax regression, the linear probe."""
+
+    activation: Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid"] = "relu"
+    """Activation of the hidden units."""
 
     scale: float | None = Field(default=None, gt=0)
-    """Standard deviation of the initial weights; unset: He initialisation, sqrt(2 / fan-in) for each layer."""
+    """Standard deviation of the initial weights; unset: for each layer He initialisation, about sqrt(2 / fan-in), or
+    for `tanh` and `sigmoid` Glorot's, sqrt(2 / (fan-in + fan-out)); without a hidden layer zeros."""
+
+    @model_validator(mode="after")
+    def _activation_has_a_layer(self) -> Self:
+        if self.hidden == 0 and self.activation != "relu":
+            raise ValueError(
+                f"model.activation is {self.activation!r} and model.hidden is 0; without a hidden layer there is no "
+                "activation: leave it out, or set model.hidden"
+            )
+        return self
 
 
 class OptimConfig(Section):

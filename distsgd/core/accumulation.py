@@ -64,8 +64,11 @@ def exact_accumulator(net: Net, counts: Iterable[int]) -> Accumulator | None:
         accumulator = Accumulator()
     except OSError:
         return None
+    products = [(net.hidden or net.features, net.classes, True)]
+    if net.hidden:
+        products.append((net.features, net.hidden, False))
     for count in counts:
-        for m, n, fortran in ((net.features, net.hidden, False), (net.hidden, net.classes, True)):
+        for m, n, fortran in products:
             if not _is_exact(accumulator, count, m, n, fortran=fortran):
                 return None
     return accumulator

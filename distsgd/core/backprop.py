@@ -8,6 +8,7 @@ MLflow, so it needs NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 from .net import Array, Parameters
 from .views import Views
@@ -18,12 +19,15 @@ AddProduct = Callable[[Array, Array, Array], None]
 
 
 def forward(parameters: Parameters, X: Array, workspace: Workspace) -> Views:
-    """Return hidden activations h (n, H) and scores s (n, C) of X (n, D) in views of the workspace."""
+    """Return hidden activations h (n, H) and scores s (n, C) of X (n, D) in views of the workspace; v.dh is scratch."""
     xp, v = workspace.xp, workspace.views(len(X))
-    xp.matmul(X, parameters.W1, out=v.h)
-    xp.add(v.h, parameters.b1, out=v.h)
-    workspace.activation.forward(v.h, v.kept, xp)
-    xp.matmul(v.h, parameters.W2, out=v.s)
+    inputs = X
+    if workspace.activation is not None:
+        inputs = v.h
+        xp.matmul(X, parameters.W1, out=v.h)
+        xp.add(v.h, parameters.b1, out=v.h)
+        workspace.activation.forward(v.h, v.kept, v.dh, xp)
+    xp.matmul(inputs, parameters.W2, out=v.s)
     xp.add(v.s, parameters.b2, out=v.s)
     return v
 
@@ -58,20 +62,27 @@ def loss_and_gradient_sums(
         loss = float(xp.multiply(losses, weights, out=losses).sum(dtype=xp.float64))
         workspace.loss.gradient(v, y, xp)
         xp.multiply(v.s, weights[:, None], out=v.s)
-    xp.matmul(v.s, parameters.W2.T, out=v.dh)
-    workspace.activation.backward(v.dh, v.h, v.kept, xp)
+    inputs = X
+    if workspace.activation is not None:
+        inputs = v.h
+        xp.matmul(v.s, parameters.W2.T, out=v.dh)
+        workspace.activation.backward(v.dh, v.h, v.kept, xp)
+        _layer_gradient(X, v.dh, v.ones, out.W1, out.b1, xp, add_product)
+    _layer_gradient(inputs, v.s, v.ones, out.W2, out.b2, xp, add_product)
+    return loss
+
+
+def _layer_gradient(
+    X: Array, dY: Array, ones: Array, dW: Array, db: Array, xp: ModuleType, add_product: AddProduct | None
+) -> None:
+    """Write, or add, the gradients Xᵀ dY (m, k) and column sums of dY (k,) of a layer Y = X W + b for X (n, m)."""
     # A product with ones sums columns faster than a reduction does.
     if add_product is None:
-        xp.matmul(X.T, v.dh, out=out.W1)
-        xp.matmul(v.ones, v.dh, out=out.b1)
-        xp.matmul(v.h.T, v.s, out=out.W2)
-        xp.matmul(v.ones, v.s, out=out.b2)
+        xp.matmul(X.T, dY, out=dW)
+        xp.matmul(ones, dY, out=db)
     else:
-        add_product(X, v.dh, out.W1)
-        xp.add(out.b1, xp.matmul(v.ones, v.dh), out=out.b1)
-        add_product(v.h, v.s, out.W2)
-        xp.add(out.b2, xp.matmul(v.ones, v.s), out=out.b2)
-    return loss
+        add_product(X, dY, dW)
+        xp.add(db, xp.matmul(ones, dY), out=db)
 
 
 def losses_and_predicted(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[Array, Array]:

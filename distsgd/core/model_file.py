@@ -19,18 +19,19 @@ from .net import Net
 from .npz import read_arrays
 from .predictor import Predictor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest version that can be read; a file without a version has version 1.
 
-Version 2 is written if features are not the columns' numbers as they are: there are categories, or values to fill.
-Version 1 may describe its columns too; distsgd 0.1.0, whose features have no names, reads it and predicts by position.
+Version 3 is written for nets without a hidden layer, whose W1 (D, 0) and b1 (0,) are empty and whose W2 is (D, C), and
+for those with another activation or loss than ReLU and softmax cross-entropy. Version 2 is written for other nets if
+features are not the columns' numbers as they are: there are categories, or values to fill. Version 1 may describe its
+columns too; distsgd 0.1.0, whose features have no names, reads it and predicts by position.
 """
 
 
 def encode(predictor: Predictor) -> bytes:
     """Return the content of `model.npz`, which `numpy.load` reads without pickle."""
     buffer, inputs = io.BytesIO(), predictor.inputs
-    plain = inputs is None or (inputs.by_position and all(column.fill is None for column in inputs.columns))
     arrays = {
         **predictor.net.split(predictor.flat)._asdict(),
         "classes": predictor.classes,
@@ -38,12 +39,21 @@ def encode(predictor: Predictor) -> bytes:
         "scale": predictor.scale,
         "activation": np.array(predictor.net.activation),
         "loss": np.array(predictor.net.loss),
-        "format_version": np.array(1 if plain else FORMAT_VERSION),
+        "format_version": np.array(_version_needed(predictor)),
     }
     if inputs is not None:
         arrays["inputs"] = np.array(inputs.to_json().encode())
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def _version_needed(predictor: Predictor) -> int:
+    """Return the lowest version whose readers predict with such a model."""
+    net, inputs = predictor.net, predictor.inputs
+    if not net.hidden or (net.activation, net.loss) != ("relu", "softmax"):
+        return 3
+    plain = inputs is None or (inputs.by_position and all(column.fill is None for column in inputs.columns))
+    return 1 if plain else 2
 
 
 def read(path: str | Path) -> Predictor:
@@ -78,7 +88,7 @@ def _decode(arrays: dict[str, np.ndarray]) -> Predictor:
     if missing:
         raise ValueError(f"it has no array {min(missing)!r}")
     W1, classes = arrays["W1"], arrays["classes"]
-    if W1.ndim != 2 or classes.ndim != 1 or classes.dtype.kind not in "iuU" or 0 in (*W1.shape, *classes.shape):
+    if W1.ndim != 2 or classes.ndim != 1 or classes.dtype.kind not in "iuU" or 0 in (len(W1), *classes.shape):
         raise ValueError(f"it has W1 {W1.shape} and classes {classes.shape} of {classes.dtype}")
     D, H = W1.shape
     net = Net(

@@ -30,7 +30,9 @@ class Workspace:
 
     def __init__(self, net: Net, count: int, xp: ModuleType) -> None:
         self.xp = xp
-        self.activation, self.loss = ACTIVATIONS[net.activation], loss_of(net)
+        self.activation = ACTIVATIONS[net.activation] if net.hidden else None
+        """None without a hidden layer."""
+        self.loss = loss_of(net)
         self._net, self._count = net, count
         self._hidden = xp.empty((HIDDEN_ARRAYS, count, net.hidden), xp.float32)
         self._scores = xp.empty((2, count * net.classes), xp.float32)

@@ -27,9 +27,10 @@ class RunSpec:
     @classmethod
     def beginning(cls, config: Config, data: DataSet, start: Snapshot | None = None) -> RunSpec:
         """Return the spec of a run that resumes from `start`, or starts at step 0 if that is None."""
-        net = Net(data.train.features, config.model.hidden, len(data.classes))
+        model = config.model
+        net = Net(data.train.features, model.hidden, len(data.classes), activation=model.activation)
         if start is None:
-            flat = net.initial(config.train.seed, config.model.scale)
+            flat = net.initial(config.train.seed, model.scale)
             slots = {name: np.zeros_like(flat) for name in update_rule(config.optim).slots}
             start = Snapshot(step=0, parameters=flat, slots=slots)
         return cls(config=config, data=data, net=net, plan=Plan.of(config, len(data.train)), start=start)

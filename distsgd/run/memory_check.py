@@ -32,8 +32,9 @@ def check_net_fits(config: Config, features: int, classes: int, *, rows: int, he
     activations = hidden_bytes(net, shard) + hidden_bytes(net, min(BLOCK, held_out))
     limit = memory_limit()
     if parameters + activations > limit:
+        remedy = "lower model.hidden" if net.hidden else "train on fewer features"
         raise ResourceError(
-            f"a net of {features}-{config.model.hidden}-{classes} has {net.size:,} parameters, for which a run needs "
+            f"a net of {net.widths} has {net.size:,} parameters, for which a run needs "
             f"{(parameters + activations) / 2**30:.1f} GiB of memory or more, {activations / 2**30:.1f} of them for "
-            f"the hidden layer's activations, and this process may use {limit / 2**30:.1f}; lower model.hidden"
+            f"the hidden layer's activations, and this process may use {limit / 2**30:.1f}; {remedy}"
         )

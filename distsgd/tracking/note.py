@@ -34,10 +34,7 @@ def opening(spec: RunSpec) -> str:
     """Return what is trained, and on how many rows, a line each; which ones, MLflow shows as data sets."""
     net, data = spec.net, spec.data
     held_out = f" and {len(data.val):,} held-out" if data.val is not None else ""
-    return (
-        f"{net.features}-{net.hidden}-{net.classes} net ({net.size:,} parameters)\n"
-        f"on {len(data.train):,}{held_out} rows"
-    )
+    return f"{net.widths} net ({net.size:,} parameters)\non {len(data.train):,}{held_out} rows"
 
 
 def ending(result: Result, opening: str, picture: str | None) -> str:

@@ -17,6 +17,7 @@ from distsgd.cli.lines import Pace, Throughput, compact, counted, duration, epoc
 from distsgd.cli.progress import LiveObserver, PlainObserver, QuietObserver, make_observer
 from distsgd.cli.summary import summary
 from distsgd.config import Config
+from distsgd.core.net import Net
 from distsgd.engine.plan import Plan
 from distsgd.rundir.result import Result
 from distsgd.system.jobs import VARIABLE, submission_id
@@ -28,7 +29,7 @@ ROWS = 230
 def spec(**values: Any) -> Any:
     config = Config.build({"train.batch_size": 23, "train.epochs": 3, "run.workers": 2, "run.device": "cpu"} | values)
     data = SimpleNamespace(train=range(ROWS), val=range(1_000), source="rows.csv")
-    net = SimpleNamespace(features=4, hidden=8, classes=3, size=67)
+    net = Net(4, 8, 3)
     return SimpleNamespace(config=config, data=data, net=net, plan=Plan.of(config, ROWS), start=SimpleNamespace(step=0))
 
 

@@ -19,6 +19,7 @@ from distsgd.errors import ConfigError, RefusedError
 
 OTHER_VALUES = {
     "model.hidden": 65,
+    "model.activation": "gelu",
     "model.scale": 0.01,
     "optim.lr": 0.2,
     "optim.l2": 0.5,
@@ -146,7 +147,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
         ("optim.schedule", "cosin", "'constant', 'step'"),
         ("optim.nesterov", "perhaps", "valid boolean"),
         ("optim.clip_norm", 0, "greater than 0"),
-        ("model.hidden", 0, "greater than or equal to 1"),
+        ("model.hidden", -1, "greater than or equal to 0"),
         ("model.hidden", 1.5, "valid integer"),
         ("model.hidden", 10**30, "less than or equal to"),
         ("model.hidden", False, "not be true or false"),

@@ -74,7 +74,7 @@ def test_a_model_that_was_saved_and_loaded_predicts_the_same(tmp_path, classes):
 class Halving:
     """f(a) = a / 2, which no file would name by mistake."""
 
-    def forward(self, h, kept, xp):
+    def forward(self, h, kept, scratch, xp):
         xp.multiply(h, np.float32(0.5), out=h)
 
     def backward(self, dh, h, kept, xp):
@@ -320,7 +320,7 @@ def test_a_model_without_a_format_version_is_read_and_a_newer_one_is_refused(tmp
     path = saved(tmp_path / "model.npz", format_version=None)
     assert Classifier.load(path).predict(rows()).tolist() == make().predict(rows()).tolist()
     saved(path, format_version=np.array(99))
-    with pytest.raises(DataError, match=r"has format version 99, and this distsgd reads versions up to 2; install"):
+    with pytest.raises(DataError, match=r"has format version 99, and this distsgd reads versions up to 3; install"):
         Classifier.load(path)
 
 
@@ -423,6 +423,33 @@ def test_an_older_version_reads_a_model_only_if_it_would_predict_the_same(tmp_pa
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
         assert file["format_version"] == version
     assert Classifier.load(tmp_path / "model.npz").inputs == inputs
+
+
+@pytest.mark.parametrize("changed", [{"hidden": 0}, {"activation": "gelu"}, {"activation": "tanh"}])
+def test_a_net_of_another_kind_is_stored_as_version_3_and_predicts_the_same(tmp_path, changed):
+    model = make()
+    net = dataclasses.replace(NET, **changed)
+    model = dataclasses.replace(model, net=net, flat=np.random.default_rng(4).normal(size=net.size).astype("f4"))
+    model.save(tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
+        assert file["format_version"] == 3
+        assert [file[name].shape for name in ("W1", "b1", "W2", "b2")] == list(net.shapes)
+    loaded, expected = Classifier.load(tmp_path / "model.npz"), model.predict_proba(rows())
+    assert loaded.net == net
+    assert loaded.predict_proba(rows()).tobytes() == expected.tobytes()
+    portable = _load_pyfunc(str(tmp_path / "model.npz"))
+    assert portable.predict(rows(), {"predict_method": "predict_proba"}).tobytes() == expected.tobytes()
+
+
+def test_without_a_hidden_layer_probabilities_are_those_of_softmax_regression(tmp_path):
+    net = dataclasses.replace(NET, hidden=0)
+    flat = np.random.default_rng(4).normal(size=net.size).astype("f4")
+    model = dataclasses.replace(make(), net=net, flat=flat)
+    statistics = model.normalization
+    W, b = flat[: net.features * net.classes].reshape(net.features, net.classes), flat[-net.classes :]
+    s = ((rows() - statistics.shift) * statistics.scale) @ W + b
+    expected = np.exp(s - s.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(model.predict_proba(rows()), expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
 
 
 @pytest.mark.parametrize(
