@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 
+from distsgd.cluster.view_offer import ViewOffer
 from distsgd.comm.acceptor import Acceptor
+from distsgd.comm.aggregator import NodeAggregator
 from distsgd.comm.deadlines import Deadlines, transfer_s
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.comm.membership import InterruptedStepError, LostPeer
+from distsgd.comm.mesh_joining import AcceptedMembers, MeshError
 from distsgd.comm.messages import PeerSettings
 from distsgd.comm.ray_calls import ParameterChunks, RayPeer
 from distsgd.comm.tcp_acceptor import TcpAcceptor, TcpAddress
@@ -23,7 +27,8 @@ from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.net import Net
 from distsgd.engine.plan import Plan
-from distsgd.engine.server import ParameterServer
+from distsgd.engine.slice_leader import SliceLeader
+from distsgd.engine.sliced_server import SlicedServer, SlicesStatus
 from distsgd.engine.snapshot import Snapshot
 from distsgd.system import faults
 
@@ -52,7 +57,7 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _node_address() -> str:
+def node_address() -> str:
     """Return the address by which this node is known to Ray; another interface may not be reachable for the others."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return next(str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == node_id())
@@ -108,7 +113,9 @@ class ServerActor(DispatchingActor):
         )
         self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
         self._transfer_s = transfer_s(config.run.timeout_s, self._dispatcher.buffers[0].nbytes)
-        self._server = ParameterServer(
+        self._accepted, self._offered = AcceptedMembers(), deque[SliceLeader]()
+        self._spins = workers < self._threads
+        self._server = SlicedServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
         )
 
@@ -130,7 +137,7 @@ class ServerActor(DispatchingActor):
         """Listen for processes of this run on other nodes; return where, or the reason if that is not possible."""
         try:
             self._tcp_acceptor = TcpAcceptor(
-                _node_address(),
+                node_address(),
                 ports,
                 node=node_id(),
                 parameters=self._dispatcher.buffers.shape[1],
@@ -142,12 +149,35 @@ class ServerActor(DispatchingActor):
         return self._tcp_acceptor.address
 
     def _join_by_tcp(self, stream: Stream, introduction: Introduction) -> None:
+        if introduction.view:
+            self._accepted.add(stream, introduction)
+            return
         buffers, timeout_s = self._dispatcher.buffers, self._transfer_s
         peer = TcpPeer(stream, introduction, buffers, self._num_shards, timeout_s=timeout_s)
         self._dispatcher.members.join(peer)
 
+    def join_view(self, offer: ViewOffer, member: int) -> str | None:
+        """Connect to the other members of a view; return the reason if that fails."""
+        try:
+            mesh = offer.join(member, self._accepted, spin=self._spins)
+        except MeshError as error:
+            return str(error)
+        computer = NodeAggregator(self._dispatcher, self._num_shards)
+        self._offered.append(
+            SliceLeader(net=offer.net, plan=offer.plan, mesh=mesh, computer=computer, names=offer.names)
+        )
+        return None
+
+    def use_view(self) -> None:
+        """Use the view that was joined last from the next step on."""
+        self._server.use_slices(self._offered.pop())
+
+    def slices(self) -> SlicesStatus:
+        """See SlicedServer.slices."""
+        return self._server.slices()
+
     def run(self, until: int) -> int:
-        """See ParameterServer.run."""
+        """See SlicedServer.run."""
         try:
             return self._server.run(until)
         except InterruptedStepError:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -51,6 +51,18 @@ class ManagedAggregator:
     announced: int = 0
     """Number of its workers as last reported to the server; 0 if the server does not know it."""
 
+    by_tcp: bool = False
+    """Whether it is connected to the server by TCP."""
+
+
+class SliceMember(NamedTuple):
+    """A peer of the server on another node, which can own a slice of the parameters."""
+
+    actor: Any
+    name: str
+    pid: int
+    weight: int
+
 
 class Connections:
     """The server of a run, the aggregators of other nodes, and which worker is connected to which.
@@ -68,13 +80,14 @@ class Connections:
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
         self._server_location = Location("", "", 0, "")
-        self._tcp = TcpLink(config, net.size, workers.note)
+        self.tcp = TcpLink(config, net.size, workers.note)
+        """The run's connections by TCP."""
 
     def connect_all(self, server: Any, location: Location) -> None:
         """Connect every worker that can compute to a new server."""
         self.close()
         self._server, self._server_location = server, location
-        self._tcp.use(server)
+        self.tcp.use(server)
         for worker, state in self._workers.connected():
             worker.become(Ready(state.actor, state.location), "a new server")
         self.connect_ready(no_tick)
@@ -136,8 +149,8 @@ class Connections:
         """Connect a worker to the server on another node, by TCP or else by Ray calls."""
         location = state.location
         try:
-            if self._tcp.connect(state.actor, worker.name, location, 1):
-                worker.become(Connected(state.actor, location, None), f"to {SERVER} by TCP")
+            if self.tcp.connect(state.actor, worker.name, location, 1):
+                worker.become(Connected(state.actor, location, None, by_tcp=True), f"to {SERVER} by TCP")
             else:
                 self._connect_by_calls(worker, state)
         except WorkerLostError as error:
@@ -194,7 +207,8 @@ class Connections:
     def _introduce(self, aggregator: ManagedAggregator, weight: int) -> None:
         """Connect an aggregator with `weight` workers to the server, by TCP or else by Ray calls."""
         actor, name, location = aggregator.actor, aggregator.name, aggregator.location
-        if not self._tcp.connect(actor, name, location, weight):
+        aggregator.by_tcp = self.tcp.connect(actor, name, location, weight)
+        if not aggregator.by_tcp:
             self._ask(self._server.join.remote(actor, name, location.host, location.pid, weight))
 
     def _ask(self, reply: Any) -> Any:
@@ -246,6 +260,28 @@ class Connections:
                 worker.become(Ready(state.actor, state.location), f"{aggregator.name} was lost")
             else:
                 self._workers.lose(worker, f"its node is dead ({problem})")
+
+    def slice_members(self) -> tuple[int, list[SliceMember]]:
+        """Return the number of workers on the server's node, and its peers on other nodes.
+
+        There are none unless all of them are connected by TCP.
+        """
+        here, members = 0, []
+        for aggregator in self._aggregators.values():
+            if aggregator.announced and not aggregator.by_tcp:
+                return 0, []
+            if aggregator.announced:
+                members.append(
+                    SliceMember(aggregator.actor, aggregator.name, aggregator.location.pid, aggregator.announced)
+                )
+        for worker, state in self._workers.connected():
+            if state.by_tcp:
+                members.append(SliceMember(state.actor, worker.name, state.location.pid, 1))
+            elif state.aggregator is None:
+                here += 1
+                if state.location.node != self._server_location.node:  # by Ray calls
+                    return 0, []
+        return here, members
 
     def drop_dead_nodes(self) -> None:
         """Mark the workers of dead nodes as lost; `connect_all` forgets the aggregators there."""

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from distsgd.cluster.actors import DispatchingActor, Location, node_id
+from distsgd.cluster.actors import DispatchingActor, Location, node_address, node_id
+from distsgd.cluster.view_offer import ViewOffer, ViewServing
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.aggregator import NodeAggregator
 from distsgd.comm.deadlines import Deadlines
 from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
+from distsgd.comm.mesh_joining import MeshError
 from distsgd.comm.ray_calls import join, pack
-from distsgd.comm.tcp_acceptor import TcpAddress
+from distsgd.comm.tcp_acceptor import TcpAcceptor, TcpAddress
 from distsgd.comm.tcp_endpoint import CONNECT_ERRORS as TCP_CONNECT_ERRORS
 from distsgd.comm.tcp_endpoint import TcpEndpoint
 from distsgd.comm.tcp_greeting import Introduction, Secret
@@ -28,6 +30,7 @@ from distsgd.core import numerics
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.data import Rows
+from distsgd.engine.slice_owner import Computer
 from distsgd.engine.validation import BlockResult
 from distsgd.engine.worker import Worker
 from distsgd.system import faults
@@ -38,6 +41,8 @@ class GradientActor(ABC):
 
     _endpoint: Endpoint | TcpEndpoint
     _serving: threading.Thread | None = None
+    _views: ViewServing
+    _view_acceptor: TcpAcceptor | None = None
 
     @abstractmethod
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
@@ -50,8 +55,29 @@ class GradientActor(ABC):
     def _serve(self, endpoint: Endpoint | TcpEndpoint, computer: GradientComputer) -> None:
         """Execute the tasks of a connection in a thread of its own."""
         self._endpoint = endpoint
-        self._serving = threading.Thread(target=endpoint.serve, args=(computer,), name="endpoint", daemon=True)
+        what = (computer, self._views.serve) if isinstance(endpoint, TcpEndpoint) else (computer,)
+        self._serving = threading.Thread(target=endpoint.serve, args=what, name="endpoint", daemon=True)
         self._serving.start()
+
+    def listen_view(self, secret: Secret, ports: range, parameters: int) -> TcpAddress | str:
+        """Listen for the other members of views; return where, or the reason if that is not possible."""
+        if self._view_acceptor is None:
+            try:
+                self._view_acceptor = TcpAcceptor(
+                    node_address(),
+                    ports,
+                    node=node_id(),
+                    parameters=parameters,
+                    secret=secret,
+                    on_join=self._views.accepted.add,
+                )
+            except OSError as error:
+                return str(error)
+        return self._view_acceptor.address
+
+    @abstractmethod
+    def join_view(self, offer: ViewOffer, member: int) -> str | None:
+        """Connect to the other members of a view, which the server begins; return the reason if that fails."""
 
     def _disconnect(self) -> None:
         """Disconnect from the server or aggregator, if there is one, and wait for the current computation.
@@ -73,6 +99,15 @@ def _connected(address: TcpAddress, secret: Secret, name: str, weight: int, para
         return f"{address}: {error or type(error).__name__}"
 
 
+def _joined(views: ViewServing, offer: ViewOffer, member: int, computer: Computer, buffers: np.ndarray) -> str | None:
+    """Join a view; return the reason if that fails."""
+    try:
+        views.join(offer, member, computer, buffers)
+    except MeshError as error:
+        return str(error)
+    return None
+
+
 class AggregatorActor(DispatchingActor, GradientActor):
     """An aggregator as a Ray actor."""
 
@@ -82,6 +117,7 @@ class AggregatorActor(DispatchingActor, GradientActor):
         super().__init__(config=config, net=net, workers=workers, deadlines=deadlines, arrival_timeout_s=0.0)
         self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
         self._num_shards, self._spins = config.train.num_shards, workers < self._threads
+        self._views = ViewServing(("endpoint", 0), threads=self._threads, spin=self._spins)
 
     def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int, transfer_s: float) -> str | None:
         """Serve the server on another node from now on, for `weight` workers; return the reason if that fails.
@@ -98,6 +134,10 @@ class AggregatorActor(DispatchingActor, GradientActor):
         self._serve(endpoint, self._aggregator)
         return None
 
+    def join_view(self, offer: ViewOffer, member: int) -> str | None:
+        """See GradientActor.join_view."""
+        return _joined(self._views, offer, member, self._aggregator, self._dispatcher.buffers)
+
     def compute(self, step: int, flat: np.ndarray, shards: range) -> list[PartialSum]:
         """See NodeAggregator.compute."""
         return self._aggregator.compute(step, flat, shards)
@@ -108,6 +148,7 @@ class WorkerActor(GradientActor):
 
     def __init__(self, number: int, restart: int) -> None:
         self._number, self._restart = number, restart
+        self._views = ViewServing(("worker", number), threads=len(os.sched_getaffinity(0)), spin=True)
 
     def location(self) -> Location:
         """Return where it is."""
@@ -141,10 +182,15 @@ class WorkerActor(GradientActor):
         if isinstance(stream, str):
             return stream
         buffers, role = np.empty((2, worker.net.size), np.float32), ("worker", self._number)
+        self._buffers = buffers
         num_shards = worker.sampler.num_shards
         endpoint = TcpEndpoint(stream, buffers, num_shards, spin=True, role=role, timeout_s=transfer_s)
         self._serve(endpoint, worker)
         return None
+
+    def join_view(self, offer: ViewOffer, member: int) -> str | None:
+        """See GradientActor.join_view."""
+        return _joined(self._views, offer, member, self._worker, self._buffers)
 
     def compute(self, step: int, flat: np.ndarray, shards: range) -> Sequence[PartialSum]:
         """See Worker.compute."""

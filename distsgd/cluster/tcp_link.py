@@ -22,7 +22,8 @@ class TcpLink:
         """The net has so many `parameters`; `note` is called with what the user should know."""
         self._run, self._timeout_s, self._note = config.run, config.run.reply_timeout_s, note
         self._transfer_s = transfer_s(config.run.timeout_s, 4 * parameters)
-        self._secret = Secret.new()
+        self.secret = Secret.new()
+        """What proves that a process belongs to this run."""
         self._server: Any = None
         self._address: TcpAddress | None = None
 
@@ -36,14 +37,14 @@ class TcpLink:
         Raise ResourceError if it did not and run.link is `tcp`, WorkerLostError if the actor is dead or does not reply,
         and ServerLostError if that is true of the server.
         """
-        address = self._listening()
+        address = self.listening()
         if isinstance(address, str):
             problem: str | None = address
             remedy = "correct that"
         else:
             opened = "the ports of run.ports" if self._run.ports else "ports that you set as run.ports"
             remedy = f"if a firewall is in between, open {opened}"
-            reply = actor.connect_tcp.remote(address, self._secret, name, weight, self._transfer_s)
+            reply = actor.connect_tcp.remote(address, self.secret, name, weight, self._transfer_s)
             problem = self._reply(reply, name)
             if problem is None:
                 return True
@@ -61,10 +62,10 @@ class TcpLink:
             raise WorkerLostError(str(error)) from None
         return problem
 
-    def _listening(self) -> TcpAddress | str:
+    def listening(self) -> TcpAddress | str:
         """Return where the server listens, from now on, or why it cannot."""
         if self._address is None:
-            reply = self._server.listen.remote(self._secret, self._run.port_range)
+            reply = self._server.listen.remote(self.secret, self._run.port_range)
             found: TcpAddress | str = await_server(reply, self._timeout_s)
             if isinstance(found, str):
                 return found

@@ -13,7 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location, ServerActor
 from distsgd.cluster.evaluation import BlockEvaluator, first_block_s
 from distsgd.cluster.rows import SharedRows
-from distsgd.cluster.rpc import TICK_S, Tick, await_server, end
+from distsgd.cluster.rpc import TICK_S, Tick, await_server, end, no_tick
+from distsgd.cluster.slicing import Slicing
 from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.core.backend import Device
@@ -56,6 +57,7 @@ class RayTrainer:
         self._group = WorkerGroup(
             spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, runtime_env=runtime_env
         )
+        self._slicing = Slicing(spec, self._group)
         timeout_s = spec.config.run.timeout_s
         first_s = first_block_s(timeout_s, spec.net.size, device)
         self._evaluator = BlockEvaluator(self._group, timeout_s, first_s=first_s)
@@ -86,6 +88,7 @@ class RayTrainer:
         with self._noting_loss():
             self._location = await_server(self._server.location.remote(), self._group.start_timeout_s)
             self._group.connect_all(self._server, self._location)
+            self._slicing.update(self._server, no_tick, settle_s=0.0)
 
     def recover(self, start: Snapshot) -> None:
         """Start a new server in place of a lost one; it resumes from the earlier state `start`."""
@@ -118,6 +121,8 @@ class RayTrainer:
         reply = self._server.run.remote(until)
         while not ray.wait([reply], timeout=TICK_S)[0]:
             self._replace_lost(tick)
+            with self._noting_loss():
+                self._slicing.update(self._server, tick)
             tick()
         if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
             self._replace_lost(tick)

@@ -37,9 +37,10 @@ class WorkerGroup:
         self.start_timeout_s = max(config.run.reply_timeout_s, START_S)
         """Seconds within which a process has to be placed, and again to be initialized."""
         self.workers = Workers(config, workers)
-        self._connections = Connections(
+        self.connections = Connections(
             config, spec.net, self.workers, runtime_env=runtime_env, start_timeout_s=self.start_timeout_s
         )
+        """How they are connected to the server."""
         self.numerics: dict[str, str] = {}
 
     def start(self, stage: Callable[[str], None]) -> None:
@@ -103,20 +104,20 @@ class WorkerGroup:
 
     def connect_all(self, server: Any, location: Location) -> None:
         """Connect every worker that can compute to a new server; see Connections.connect_all."""
-        self._connections.connect_all(server, location)
+        self.connections.connect_all(server, location)
 
     def replace_lost(self, tick: Tick) -> None:
         """Detect lost workers, start replacements, connect those that are ready.
 
         Raise ServerLostError if the server is gone, WorkerLostError if too few workers are left.
         """
-        self._connections.take_lost_peers(tick)
+        self.connections.take_lost_peers(tick)
         for worker in self.workers.all:
             try:
                 self._advance(worker)
             except DistsgdError as error:
                 self.workers.lose(worker, str(error))
-        self._connections.connect_ready(tick)
+        self.connections.connect_ready(tick)
         self._check_strength()
         self._restart_overdue()
 
@@ -133,7 +134,7 @@ class WorkerGroup:
 
     def drop_dead_nodes(self) -> None:
         """Mark the workers of dead nodes as lost."""
-        self._connections.drop_dead_nodes()
+        self.connections.drop_dead_nodes()
 
     def _check_strength(self) -> None:
         """Raise WorkerLostError if fewer than `run.min_workers` workers are left or starting."""
@@ -166,7 +167,7 @@ class WorkerGroup:
         for worker in self.workers.all:
             if isinstance(worker.state, Alive):
                 end(worker.state.actor, None)
-        self._connections.close()
+        self.connections.close()
 
 
 def _awaited(worker: ManagedWorker) -> Any:

@@ -89,6 +89,9 @@ class Connected(Located):
     aggregator: str | None
     """The name of the aggregator."""
 
+    by_tcp: bool = False
+    """Whether it is connected to a server on another node, by TCP."""
+
 
 TRANSITIONS: dict[type[State], frozenset[type[State]]] = {
     Waiting: frozenset({Pending, Retired}),

@@ -30,11 +30,11 @@ class NodeAggregator:
     ) -> list[PartialSum]:
         """Return the gradient sums of a contiguous range of shards, as `Worker.compute` does.
 
-        `flat` is copied unless it is in row `step % 2` of the dispatcher's buffers already. A gradient is that of a
+        `flat` is copied unless it is one of the dispatcher's buffers already. A gradient is that of a
         worker, valid until the next call, or a sum in one of the arrays (P,) of `out`, or in a new one.
         """
         faults.reached("aggregator", 0, step + 1, "asked")
-        buffer = step % 2
+        buffer = next((number for number, row in enumerate(self._rows) if np.may_share_memory(flat, row)), step % 2)
         if not np.may_share_memory(flat, self._rows[buffer]):
             self._rows[buffer][:] = flat
         partials = self._dispatcher.exchange(step, buffer, shards)

@@ -29,6 +29,9 @@ SLOWEST_LINK = 2e6
 BEHIND_AGGREGATOR, FIXED_BEHIND_AGGREGATOR = 0.8, 0.5
 """Fractions for an aggregator's workers: they have to time out, and others compute their shards, before it does."""
 
+BETWEEN_MEMBERS = 1.5
+"""Factor for nodes that wait for each other; the server, which waits for all of them, can do more about it."""
+
 GROWTH = 2.0
 """How many times longer one slow answer can make the usual time; so a single one has little effect."""
 
@@ -78,6 +81,14 @@ class Deadlines:
         if timeout_s != "auto":
             return cls.fixed(FIXED_BEHIND_AGGREGATOR * timeout_s)
         part = BEHIND_AGGREGATOR
+        return cls(least_s=part * FLOOR_S, first_s=part * FIRST_S, factor=part * FACTOR)
+
+    @classmethod
+    def for_member(cls, timeout_s: Timeout) -> Self:
+        """Return the deadlines of nodes that wait for each other's slices: the server is to notice a problem first."""
+        if timeout_s != "auto":
+            return cls.fixed(BETWEEN_MEMBERS * timeout_s)
+        part = BETWEEN_MEMBERS
         return cls(least_s=part * FLOOR_S, first_s=part * FIRST_S, factor=part * FACTOR)
 
     def expect(self, assigned: Iterable[tuple[int, int]]) -> None:

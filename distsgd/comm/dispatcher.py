@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from distsgd.comm.exchange import Exchange
 from distsgd.comm.membership import Membership
 from distsgd.comm.memory import Segment
 from distsgd.comm.spinning import spin
+from distsgd.comm.tcp_peer import TcpPeer
+from distsgd.comm.transport import PeerLostError, PeerTimeoutError
 from distsgd.core.reduction import PartialSum
 from distsgd.errors import WorkerLostError
 
@@ -86,11 +89,37 @@ class Dispatcher:
 
     def _await_arrival(self, step: int, shards: range) -> None:
         """Wait until a peer joins, and add it at once, so that it can compute the unassigned shards."""
-        if not self.members.await_arrival(self._arrival_timeout_s):
+        # While the other nodes serve a view, they wait for this node's gradients: they do its shards better alone.
+        if self.members.are_parked or not self.members.await_arrival(self._arrival_timeout_s):
             raise WorkerLostError(
                 f"no worker is left in step {step + 1}, and none joined within {self._arrival_timeout_s:g} s"
             )
         self.members.assignments(shards)
+
+    def begin_view(self, view: int, step: int, names: Sequence[str]) -> bool:
+        """Tell the peers of other nodes to serve a view from `step` on, and leave them out until `end_view`.
+
+        Return False, and do nothing, if they are not those that `names` lists, or one of them cannot be told.
+        """
+        parked = self.members.park()
+        if sorted(peer.name for peer in parked) == sorted(names):
+            try:
+                for peer in parked:
+                    assert isinstance(peer, TcpPeer), "views are only of peers that are reached by TCP"
+                    peer.begin_view(view, step)
+                return True
+            except (PeerLostError, PeerTimeoutError):  # an exchange will notice
+                pass
+        self.members.unpark()
+        return False
+
+    def end_view(self) -> None:
+        """Use the peers of other nodes again."""
+        self.members.unpark()
+
+    def lose(self, name: str, step: int, problem: str) -> None:
+        """Give up a peer of another node that hangs, before `end_view`."""
+        self.members.lose_parked(name, step, problem)
 
     def close(self) -> None:
         """Close the connections to all peers, and release the parameter buffers."""

@@ -56,6 +56,7 @@ class Membership:
         self._changed = threading.Condition()
         self._joining: list[Peer] = []
         self._grown: set[int] = set()  # peers with new workers, which may have their first task in the next step
+        self._parked: dict[int, Peer] | None = None  # peers of other nodes, while they serve a view; see `park`
         self._lost: list[LostPeer] = []
         self._interrupted = self._closed = False
 
@@ -63,6 +64,9 @@ class Membership:
         """Add a peer from the next step on; close its connection if the dispatcher is closed."""
         with self._changed:
             if not self._closed:
+                if self._parked is not None and peer.path is not None:
+                    self._parked[peer.fileno()] = peer
+                    return
                 self._joining.append(peer)
                 self._changed.notify_all()
                 return
@@ -71,18 +75,47 @@ class Membership:
     def size(self) -> int:
         """Return the number of workers, including those that join with the next step."""
         with self._changed:
-            return sum(peer.weight for peer in [*self.peers.values(), *self._joining])
+            return sum(peer.weight for peer in self._all())
 
     def reweigh(self, name: str, weight: int) -> None:
         """Set the number of workers that the peer `name` represents, from the next step on."""
         with self._changed:
-            for peer in [*self.peers.values(), *self._joining]:
+            for peer in self._all():
                 if peer.name == name:
                     if weight > peer.weight:  # its new workers have to give their first answers
                         self._deadlines.forget(peer.fileno())
                         self._grown.add(peer.fileno())  # the answer to the current step may be learned from
                     peer.weight = weight
             self._assigned = None
+
+    def _all(self) -> list[Peer]:
+        return [*self.peers.values(), *self._joining, *(self._parked or {}).values()]
+
+    @property
+    def are_parked(self) -> bool:
+        """Whether the peers of other nodes are; see `park`."""
+        return self._parked is not None
+
+    def park(self) -> list[Peer]:
+        """Leave out the peers of other nodes, and all that join, until `unpark`; return those that do not compute."""
+        with self._changed:
+            joining = [peer for peer in self._joining if peer.path is not None]
+            self._joining = [peer for peer in self._joining if peer.path is None]
+            parked = {descriptor: peer for descriptor, peer in self.peers.items() if peer.path is not None}
+            for descriptor in parked:
+                del self.peers[descriptor]
+                self.poll.unregister(descriptor)
+            self._parked = parked | {peer.fileno(): peer for peer in joining}
+            self._assignments, self._assigned = [], None
+            return list(self._parked.values())
+
+    def unpark(self) -> None:
+        """Include the peers of other nodes again, from the next step on."""
+        with self._changed:
+            parked, self._parked = self._parked or {}, None
+            self._joining += parked.values()
+            self._assigned = None
+            self._changed.notify_all()
 
     def take_lost_peers(self) -> list[LostPeer]:
         """Return the peers that were lost since the last call."""
@@ -134,6 +167,16 @@ class Membership:
         with self._changed:
             self._lost.append(LostPeer(peer.name, peer.host, peer.pid, step + 1, problem))
 
+    def lose_parked(self, name: str, step: int, problem: str) -> None:
+        """Remove a parked peer that hangs, and have its process killed."""
+        with self._changed:
+            for descriptor, peer in list((self._parked or {}).items()):
+                if self._parked and peer.name == name:
+                    del self._parked[descriptor]
+                    self._deadlines.forget(descriptor)
+                    peer.close(kill=True)
+                    self._lost.append(LostPeer(peer.name, peer.host, peer.pid, step + 1, problem))
+
     def await_arrival(self, timeout_s: float) -> bool:
         """Wait up to `timeout_s` for a peer to join; return whether one has."""
         with self._changed:
@@ -146,7 +189,7 @@ class Membership:
         """Close the connections to all peers, and to all that join later."""
         with self._changed:
             self._closed = True
-            peers = [*self.peers.values(), *self._joining]
-            self.peers, self._joining = {}, []
+            peers = self._all()
+            self.peers, self._joining, self._parked = {}, [], None
         for peer in peers:
             peer.close()

@@ -35,12 +35,13 @@ class SpinPolicy:
         """Update the moving average with the duration of a wait."""
         self._usual_s += 0.125 * (min(waited_s, 8 * SPIN_S) - self._usual_s)
 
-    def wait(self, poll: select.poll) -> None:
-        """Wait until one of the descriptors is readable, without a timeout."""
+    def wait(self, poll: select.poll, timeout_ms: float | None = None) -> list[tuple[int, int]]:
+        """Wait until one of the descriptors is ready, without a timeout unless there is one; return what is ready."""
         begun, ready = time.perf_counter(), poll.poll
         end = begun + self.spin_s()
         while not (found := ready(0)) and time.perf_counter() < end:
             os.sched_yield()
         if not found:
-            ready(None)
+            found = ready(timeout_ms)
         self.learn(time.perf_counter() - begun)
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -87,11 +87,11 @@ class TcpEndpoint:
                     raise
                 time.sleep(RETRY_S)
 
-    def serve(self, computer: GradientComputer) -> None:
+    def serve(self, computer: GradientComputer, serve_view: Callable[[int, int], None] | None = None) -> None:
         """Execute the server's tasks until it closes the connection.
 
         An error in the computation is sent to the server, which fails with it; on any other problem the server reads
-        the end of the stream.
+        the end of the stream. `serve_view` is called with the number of a view and a step.
         """
         head = bytearray(TASK.size)
         try:
@@ -100,6 +100,9 @@ class TcpEndpoint:
                     self._stream.wait_unbounded(self._spin_policy)
                     self._stream.receive_within(head, self._timeout_s)
                     step, lo, hi = TASK.unpack(head)
+                    if lo < 0 and serve_view is not None:
+                        serve_view(hi, step)
+                        continue
                     flat = self._buffers[step % 2]
                     self._stream.receive_within(flat, self._timeout_s)
                     self._compute(computer, step, flat, range(lo, hi))

@@ -58,12 +58,15 @@ class Secret:
 
 @dataclass(frozen=True)
 class Introduction:
-    """Who connects; see transport.Peer."""
+    """Who connects, and as what: as a peer (see transport.Peer), or as a member of a view (see comm.mesh)."""
 
     name: str
     host: str
     pid: int
     weight: int
+    view: int = 0
+    """The number of the view; 0 for a peer."""
+    member: int = 0
 
     def encode(self) -> bytes:
         """Return the introduction as a message."""
@@ -76,8 +79,11 @@ class Introduction:
             found = cls(**json.loads(message))
         except (TypeError, ValueError, RecursionError):
             raise GreetingError("the introduction cannot be read") from None
-        kinds = tuple(type(value) for value in (found.name, found.host, found.pid, found.weight))
-        if kinds != (str, str, int, int) or not 1 <= found.weight <= MAX_WEIGHT or found.pid < 0:
+        numbers = (found.pid, found.weight, found.view, found.member)
+        kinds = {type(number) for number in numbers}
+        if (type(found.name), type(found.host), kinds) != (str, str, {int}) or min(numbers) < 0:
+            raise GreetingError("the introduction has a field of the wrong type")
+        if not 1 <= found.weight <= MAX_WEIGHT:
             raise GreetingError("the introduction has a field of the wrong type")
         return found
 

@@ -48,9 +48,15 @@ class TcpPeer:
         if shards != self._shards:
             self._shards, self._nodes = shards, reduction.maximal_subtrees(shards, self._num_shards)
         self._step, self._kind, self._payload, self._received_rows = step, b"", None, 0
+        self._send(TASK.pack(step, shards.start, shards.stop), self._buffers[buffer])
+
+    def begin_view(self, view: int, step: int) -> None:
+        """Tell the other side to serve a view from `step` on; raise as `start` does. See comm.mesh."""
+        self._send(TASK.pack(step, -1, view))
+
+    def _send(self, *parts: bytes | np.ndarray) -> None:
         try:
-            task = TASK.pack(step, shards.start, shards.stop)
-            self._stream.send(task, self._buffers[buffer], timeout_s=self._timeout_s)
+            self._stream.send(*parts, timeout_s=self._timeout_s)
         except ConnectionClosedError as error:
             raise PeerLostError(str(error)) from None
         except WaitTimeoutError as error:

@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
@@ -20,7 +21,7 @@ from distsgd.comm.unix_socket import ConnectionClosedError, WaitTimeoutError
 IDLE_S, PROBE_S, PROBES = 5, 5, 3
 """A connection whose other end has vanished is found after IDLE_S + PROBES·PROBE_S seconds, even if nothing is sent."""
 
-Bytes = bytes | bytearray | np.ndarray
+Bytes = bytes | bytearray | memoryview | np.ndarray
 """What can be sent and received; arrays are contiguous."""
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -53,22 +54,29 @@ class Stream:
         Raise WaitTimeoutError if the other side has not taken them after `timeout_s`, and ConnectionClosedError if it
         is gone.
         """
-        left = [view for part in parts if len(view := _view(part))]
-        deadline = 0.0
-        while left:
-            try:
+        left, deadline = views(parts), 0.0
+        while not self.push(left):
+            deadline = deadline or time.monotonic() + timeout_s
+            if not self._writable.poll(1000 * max(0.0, deadline - time.monotonic())):
+                raise WaitTimeoutError(f"{self.path} took no more bytes for {round(timeout_s, 1):g} s")
+
+    def push(self, left: list[memoryview]) -> bool:
+        """Send what the kernel takes at once, and remove it from `left`; return whether nothing is left.
+
+        Raise ConnectionClosedError if the other side is gone.
+        """
+        try:
+            while left:
                 sent = self._socket.send(left[0]) if len(left) == 1 or self._is_tls() else self._socket.sendmsg(left)
-            except _BLOCKED:
-                deadline = deadline or time.monotonic() + timeout_s
-                if not self._writable.poll(1000 * max(0.0, deadline - time.monotonic())):
-                    raise WaitTimeoutError(f"{self.path} took no more bytes for {round(timeout_s, 1):g} s") from None
-                continue
-            except OSError as error:
-                raise self._closed(error) from None
-            while left and sent >= len(left[0]):
-                sent -= len(left.pop(0))
-            if sent:
-                left[0] = left[0][sent:]
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if sent:
+                    left[0] = left[0][sent:]
+        except _BLOCKED:
+            return False
+        except OSError as error:
+            raise self._closed(error) from None
+        return True
 
     def receive_into(self, buffer: Bytes) -> None:
         """Fill `buffer` with the next bytes.
@@ -123,8 +131,15 @@ class Stream:
         return ConnectionClosedError(f"{self.path} ended: {error or 'end of stream'}")
 
 
+def views(parts: Iterable[Bytes]) -> list[memoryview]:
+    """Return the bytes of all parts that have any, for `Stream.push`."""
+    return [view for part in parts if len(view := _view(part))]
+
+
 def _view(buffer: Bytes) -> memoryview:
-    return (buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)).cast("B")
+    if isinstance(buffer, np.ndarray):
+        return buffer.data.cast("B") if buffer.size else memoryview(b"")  # an empty array cannot be cast
+    return memoryview(buffer).cast("B")
 
 
 def named(host: str, port: int) -> str:

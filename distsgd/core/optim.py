@@ -35,11 +35,12 @@ class Block(NamedTuple):
     """The slices within the block that L2 does not apply to."""
 
 
-def blocks(net: Net) -> Iterator[Block]:
-    """Yield the blocks that the flat parameter vector is updated in."""
+def blocks(net: Net, part: slice | None = None) -> Iterator[Block]:
+    """Yield the blocks that the flat parameter vector is updated in, or those parts of them that are within `part`."""
     biases = (net.bounds.b1, net.bounds.b2)
-    for start in range(0, net.size, BLOCK):
-        stop = min(start + BLOCK, net.size)
+    first, last = (0, net.size) if part is None else (part.start, part.stop)
+    for begin in range(first // BLOCK * BLOCK, last, BLOCK):
+        start, stop = max(begin, first), min(begin + BLOCK, last)
         inside = [(max(bias.start, start) - start, min(bias.stop, stop) - start) for bias in biases]
         yield Block(slice(start, stop), tuple(slice(lo, hi) for lo, hi in inside if lo < hi))
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
 
 from distsgd.config import Config
-from distsgd.core import optim, reduction
+from distsgd.core import optim
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.core.update_rules import Step
@@ -22,14 +21,9 @@ from distsgd.engine.acceptance import is_applied
 from distsgd.engine.aggregation import Additions, Aggregation, Gradients
 from distsgd.engine.plan import Plan
 from distsgd.engine.snapshot import EpochLoss, Snapshot
+from distsgd.engine.sums import StepSums
 from distsgd.engine.timing import StepTimes
 from distsgd.system import faults
-
-_node, _loss_and_weight, _examples = attrgetter("node"), attrgetter("loss", "weight"), attrgetter("examples")
-
-
-def _add_pairs(left: tuple[float, float], right: tuple[float, float], _buffer: int) -> tuple[float, float]:
-    return left[0] + right[0], left[1] + right[1]
 
 
 class Link(Protocol):
@@ -59,10 +53,11 @@ class ParameterServer:
             buffer[:] = start.parameters
         self._slots = [{name: slot.copy() for name, slot in start.slots.items()} for _ in self._parameters]
         self._current = self._before = 0
+        self._threads = threads
         self._aggregation = Aggregation(
             config.optim, list(optim.blocks(net)), config.train.num_shards, xp=np, threads=threads
         )
-        self._shards, self._root = range(config.train.num_shards), (0, config.train.num_shards)
+        self._shards = range(config.train.num_shards)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._records: list[dict[str, Any]] = []
@@ -81,37 +76,32 @@ class ParameterServer:
         Raise NonFiniteError, with the parameters as before the offending step, and any error that the link raises.
         """
         self._times.start(time.perf_counter())
-        log_every, clock = self.config.train.log_every, time.perf_counter
+        self._run_alone(until)
+        return self.step
+
+    def _run_alone(self, until: int) -> None:
+        """Train as the only server, until `_stop` is set."""
         while self.step < until and not self._stop.is_set():
             faults.reached("server", 0, self.step + 1, "begun")
             partials = self.link.exchange(self.step, self._current, self._shards)
             faults.reached("server", 0, self.step + 1, "gathered")
-            loss = self.apply(partials)
+            sums = self.apply(partials)
             faults.reached("server", 0, self.step, "applied")
-            self._times.add(clock(), sum(map(_examples, partials)))
-            if self.step % log_every == 0 or self.step == until:
-                self._record(loss)
-        return self.step
+            self._note(sums, until)
 
-    def apply(self, partials: Sequence[PartialSum]) -> float:
-        """Add the gradients along the canonical tree and apply the update; return the mean loss, without L2.
+    def apply(self, partials: Sequence[PartialSum]) -> StepSums:
+        """Add the gradients along the canonical tree and apply the update; return the sums.
 
         If the loss or the gradient is not finite, the parameters remain unchanged: raise NonFiniteError, or count the
         step as skipped if `train.on_nonfinite` is `skip`.
         """
-        # Sorted, so that `additions` caches one plan per division of the shards, not one per order of arrival.
-        partials = sorted(partials, key=_node)
-        nodes = tuple(map(_node, partials))
-        try:
-            plan = reduction.additions(nodes, self._root)
-        except ValueError as error:
-            raise ValueError(
-                f"step {self.step + 1}: received gradients for {nodes} of {len(self._shards)} shards: {error}"
-            ) from None
-        total, weight = reduction.combine(map(_loss_and_weight, partials), plan, _add_pairs)
-        loss: float = total / weight
-        finite = self._update([partial.gradient for partial in partials], plan, weight)
-        applied = is_applied(self.config.train, self.step + 1, loss, finite=finite)
+        sums = StepSums.of(self.step, partials, len(self._shards))
+        self._commit(sums, finite=self._update(sums.gradients, sums.plan, sums.weight))
+        return sums
+
+    def _commit(self, sums: StepSums, *, finite: bool) -> None:
+        """Make the update visible, unless it is not finite."""
+        applied = is_applied(self.config.train, self.step + 1, sums.loss, finite=finite)
         with self._lock:
             if self.step % self._steps_per_epoch == 0:
                 self._epoch_loss = self._epoch_weight = 0.0
@@ -119,11 +109,16 @@ class ParameterServer:
             self._before = self._current
             if applied:
                 self._current = 1 - self._current
-                self._epoch_loss += total
-                self._epoch_weight += weight
+                self._epoch_loss += sums.total
+                self._epoch_weight += sums.weight
             else:
                 self.skipped += 1
-        return loss
+
+    def _note(self, sums: StepSums, until: int) -> None:
+        """Note the time of the last step, and record it if it is to be logged."""
+        self._times.add(time.perf_counter(), sums.examples)
+        if self.step % self.config.train.log_every == 0 or self.step == until:
+            self._record(sums.loss)
 
     def _update(self, gradients: Gradients, plan: Additions, weight: float) -> bool:
         """Write the updated parameters to the other buffer; return whether all of them are finite."""
@@ -162,18 +157,22 @@ class ParameterServer:
     def snapshot(self) -> Snapshot:
         """Return a consistent copy of the state at the end of some step."""
         with self._lock:
-            return Snapshot(
-                step=self.step,
-                parameters=self.parameters.copy(),
-                slots={name: slot.copy() for name, slot in self._slots[self._current].items()},
-                skipped=self.skipped,
-                epoch_loss=self._loss_of_epoch(),
-                last_record=self._last_record,
-            )
+            return self._copy()
+
+    def _copy(self) -> Snapshot:
+        return Snapshot(
+            step=self.step,
+            parameters=self.parameters.copy(),
+            slots={name: slot.copy() for name, slot in self._slots[self._current].items()},
+            skipped=self.skipped,
+            epoch_loss=self._loss_of_epoch(),
+            last_record=self._last_record,
+        )
 
     def current_parameters(self) -> np.ndarray:
         """Return a consistent copy of the parameters (P,)."""
-        return self.snapshot().parameters
+        with self._lock:
+            return self.parameters.copy()
 
     def stop(self) -> None:
         """Make `run` return after the current step."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from distsgd.comm.tcp_greeting import Introduction, Secret
 from distsgd.comm.tcp_peer import TcpPeer
 from distsgd.comm.tcp_stream import Stream
 from distsgd.core import numerics
-from distsgd.engine.server import ParameterServer
+from distsgd.engine.sliced_server import SlicedServer
 from distsgd.engine.spec import RunSpec
 
 HOST = "127.0.0.1"
@@ -41,24 +41,33 @@ class TcpNode:
     spec: RunSpec
     dispatcher: Dispatcher
     acceptor: TcpAcceptor
-    server: ParameterServer
+    server: SlicedServer
     timeout_s: float
     endpoints: list[TcpEndpoint] = field(default_factory=list)
+    local_endpoints: list[Endpoint] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
     @property
     def num_shards(self) -> int:
         return self.spec.config.train.num_shards
 
-    def start_worker(self, computer: Any = None, weight: int = 1, *, wait: bool = True) -> TcpEndpoint:
+    def start_worker(
+        self,
+        computer: Any = None,
+        weight: int = 1,
+        *,
+        buffers: np.ndarray | None = None,
+        serve_view: Callable[[int, int], None] | None = None,
+        wait: bool = True,
+    ) -> TcpEndpoint:
         """Connect a worker, or what else computes, and return when the server knows it unless `wait` is false."""
         number, size = len(self.endpoints), self.dispatcher.members.size()
         introduction = Introduction(f"worker {number}", "there", 1000 + number, weight)
         stream = TcpEndpoint.connect(self.acceptor.address, SECRET, introduction, self.spec.net.size)
-        buffers = np.empty((2, self.spec.net.size), np.float32)
+        buffers = np.empty((2, self.spec.net.size), np.float32) if buffers is None else buffers
         role, spin = ("worker", number), number % 2 == 0
         endpoint = TcpEndpoint(stream, buffers, self.num_shards, spin=spin, role=role, timeout_s=self.timeout_s)
-        self._serve(endpoint, worker_of(self.spec) if computer is None else computer)
+        self._serve(endpoint, worker_of(self.spec) if computer is None else computer, serve_view)
         self.endpoints.append(endpoint)
         assert not wait or eventually(lambda: self.dispatcher.members.size() == size + weight, 5)
         return endpoint
@@ -70,11 +79,12 @@ class TcpNode:
         for number in range(count):
             endpoint = Endpoint.connect(acceptor.address, 100 + number, self.spec.net.size)
             self._serve(endpoint, worker_of(self.spec))
+            self.local_endpoints.append(endpoint)
         assert eventually(lambda: self.dispatcher.members.size() == size + count, 5)
         acceptor.close()
 
-    def _serve(self, endpoint: Endpoint | TcpEndpoint, computer: Any) -> None:
-        self.threads.append(threading.Thread(target=endpoint.serve, args=[computer]))
+    def _serve(self, endpoint: Endpoint | TcpEndpoint, *what: Any) -> None:
+        self.threads.append(threading.Thread(target=endpoint.serve, args=what))
         self.threads[-1].start()
 
     def end(self) -> None:
@@ -101,7 +111,7 @@ def listening(spec: RunSpec | None = None, *, timeout_s: float = 20.0) -> Iterat
         dispatcher.members.join(TcpPeer(stream, introduction, dispatcher.buffers, num_shards, timeout_s=timeout_s))
 
     acceptor = TcpAcceptor(HOST, range(0), node="the head", parameters=spec.net.size, secret=SECRET, on_join=join)
-    server = ParameterServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, link=dispatcher)
+    server = SlicedServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, link=dispatcher)
     node = TcpNode(spec, dispatcher, acceptor, server, timeout_s)
     try:
         with numerics.pinned_blas(1, None):
@@ -111,7 +121,7 @@ def listening(spec: RunSpec | None = None, *, timeout_s: float = 20.0) -> Iterat
 
 
 @contextlib.contextmanager
-def nodes_of(spec: RunSpec, workers: list[int]) -> Iterator[ParameterServer]:
+def nodes_of(spec: RunSpec, workers: list[int]) -> Iterator[SlicedServer]:
     """Yield a server on the first node, with so many workers on each node, connected as a run connects them."""
     with contextlib.ExitStack() as stack:
         head = stack.enter_context(listening(spec))
