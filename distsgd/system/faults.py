@@ -7,6 +7,7 @@ reach it, and leaves an empty file `<number>.struck` next to it. Moments are nam
     server       begun, gathered, applied, validating
     aggregator   asked, gathered
     driver       journaled, checkpointed, validated, written
+    endpoint     asked, computed, answered: an aggregator, when it answers a server on another node
 
 A worker does not know after which step it validates, so a `validating` fault is injected the first time, whatever its
 step. For `initializing`, the step is the number of the restart: 0 for a worker's first process, 1 for its replacement.

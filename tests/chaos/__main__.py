@@ -13,7 +13,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests find each other by bare names
 
 from chaos.harness import MNIST, Report, harness
-from chaos.schedule import SHAPES, draw
+from chaos.schedule import SHAPES, draw, draw_network
 
 
 def tally(reports: list[Report]) -> Table:
@@ -22,7 +22,7 @@ def tally(reports: list[Report]) -> Table:
     failed = [str(report.schedule.seed) for report in reports if report.problems]
     table = Table("", "count", title="chaos")
     table.add_row("runs", str(len(reports)))
-    for role in ("worker", "server", "aggregator", "driver"):
+    for role in ("worker", "server", "aggregator", "endpoint", "driver", "network"):
         table.add_row(f"faults that struck a {role}", str(struck[role]))
     table.add_row("the undisturbed run's bits, journal and history", str(len(reports) - len(failed)))
     table.add_row("failed seeds", ", ".join(failed) or "none")
@@ -33,7 +33,8 @@ def tally(reports: list[Report]) -> Table:
 @click.option("--runs", default=50, show_default=True, help="Schedules to carry out.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the first; the others follow.")
 @click.option("--data", default="digits", show_default=True, type=click.Choice(list(SHAPES)), help="What to train on.")
-def main(runs: int, seed: int, data: str) -> None:
+@click.option("--network", is_flag=True, help="On two to four nodes with addresses of their own, and links that fail.")
+def main(runs: int, seed: int, data: str, network: bool) -> None:
     """Carry out random schedules of kills and stops; exit with 1 if a run did not end as the undisturbed one does."""
     console = Console(highlight=False, soft_wrap=True)
     if data == "mnist" and not MNIST.exists():
@@ -41,7 +42,7 @@ def main(runs: int, seed: int, data: str) -> None:
     reports = []
     with harness() as chaos:
         for number in range(seed, seed + runs):
-            schedule = draw(number, data)
+            schedule = draw_network(number) if network else draw(number, data)
             console.print(str(schedule), markup=False)
             report = chaos.carry_out(schedule)
             reports.append(report)
@@ -52,7 +53,7 @@ def main(runs: int, seed: int, data: str) -> None:
                 console.print(
                     report.output,
                     *report.problems,
-                    f"again: --data {data} --seed {number} --runs 1",
+                    f"again:{' --network' if network else ''} --data {data} --seed {number} --runs 1",
                     sep="\n",
                     markup=False,
                 )

@@ -12,11 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nodes import Nodes, ray_nodes
 from raylets import second_raylet
 from runs import RAY_ENVIRONMENT, TIMES, Cli, command, eventually, options, result, small_cluster, timeless
 
@@ -81,9 +82,15 @@ class Harness:
     def carry_out(self, schedule: Schedule) -> Report:
         """Run a schedule to its end, whatever it takes, and compare."""
         began, reference = time.monotonic(), self.reference(schedule.shape)
-        address = self.cluster() if schedule.two_nodes else None
-        with tempfile.TemporaryDirectory(prefix="dc", dir="/tmp", ignore_cleanup_errors=True) as name:
-            trial = Trial(Path(name), schedule, address)
+        with contextlib.ExitStack() as stack:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc", dir="/tmp", ignore_cleanup_errors=True))
+            cluster = None
+            if schedule.nodes:
+                cluster = stack.enter_context(ray_nodes(schedule.nodes, RAY_ENVIRONMENT))
+                address = cluster.address
+            else:
+                address = self.cluster() if schedule.two_nodes else None
+            trial = Trial(Path(name), schedule, address, cluster)
             before = _shared_memory()
             shutil.copy(reference / "mlflow.db", trial.folder)
             try:
@@ -96,6 +103,13 @@ class Harness:
             )
 
 
+def _steps(path: Path) -> int:
+    """Return the last step that the journal of a run has."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["step"])
+    return 0
+
+
 def _arguments(shape: Shape, folder: Path) -> list[str]:
     given = {"tracking.uri": f"sqlite:///{folder}/mlflow.db", "train.epochs": shape.epochs}
     if shape.data == "mnist":
@@ -106,15 +120,18 @@ def _arguments(shape: Shape, folder: Path) -> list[str]:
 class Trial:
     """One run with faults, in a folder of its own."""
 
-    def __init__(self, folder: Path, schedule: Schedule, address: str | None) -> None:
-        self.folder, self.schedule = folder, schedule
+    def __init__(self, folder: Path, schedule: Schedule, address: str | None, cluster: Nodes | None) -> None:
+        self.folder, self.schedule, self._cluster = folder, schedule, cluster
+        self.strikes_left = sorted(schedule.strikes, key=lambda strike: strike.step)
+        self._undo: list[tuple[float, Callable[[], None]]] = []
         self.drivers, self.output = 0, []
         for name in ("t", "faults"):
             (folder / name).mkdir()
         faults = folder / "faults" / "faults.json"
         faults.write_text(json.dumps([dataclasses.asdict(fault) for fault in schedule.faults]))
         environment = {"TMPDIR": str(folder / "t"), VARIABLE: str(faults)}
-        self.cli = Cli(folder, environment | (RAY_ENVIRONMENT if address else {}))
+        prefix = cluster.inside() if cluster else ()
+        self.cli = Cli(folder, environment | (RAY_ENVIRONMENT if address else {}), prefix=prefix)
         self._where = [f"--address={address}"] if address else []
 
     def run(self) -> list[str]:
@@ -148,16 +165,38 @@ class Trial:
         while process.poll() is None:
             if _is_stopped(process.pid) or time.monotonic() > deadline:
                 process.kill()
+            if self._cluster is not None:
+                self._strike(self._cluster)
             time.sleep(0.05)
         self.output += [f"--- driver {self.drivers} ended with {process.returncode}", log.read_text()]
         if time.monotonic() > deadline:
             return 1
         return process.returncode
 
+    def _strike(self, cluster: Nodes) -> None:
+        """Do what the schedule says is due, and undo what has lasted long enough."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._undo if entry[0] < now]:
+            self._undo.remove(entry)
+            entry[1]()
+        if self.strikes_left and _steps(self.folder / "run") >= self.strikes_left[0].step:
+            strike, network, node = self.strikes_left.pop(0), cluster.network, None
+            node, pair = cluster.nodes[strike.node], (strike.node, strike.other)
+            do, undo = {
+                "cut": (lambda: network.cut(*pair), lambda: network.heal(*pair)),
+                "unplug": (lambda: network.unplug(strike.node), lambda: network.plug(strike.node)),
+                "stall": (lambda: node.stall("ray::"), lambda: node.wake("ray::")),
+                "kill": (node.kill, lambda: None),
+            }[strike.kind]
+            do()
+            self._undo.append((now + strike.lasting_s, undo))
+
     def struck(self) -> Counter[str]:
         """Return how many faults struck, by role."""
         struck = {int(path.stem) for path in (self.folder / "faults").glob("*.struck")}
-        return Counter(fault.role for number, fault in enumerate(self.schedule.faults) if number in struck)
+        found = Counter(fault.role for number, fault in enumerate(self.schedule.faults) if number in struck)
+        found["network"] = len(self.schedule.strikes) - len(self.strikes_left)
+        return found
 
     def differences(self, reference: Path) -> list[str]:
         """Return in what the result, the journal and the MLflow history are not those of the undisturbed run."""

@@ -50,6 +50,27 @@ SHAPES = {
 """Short runs, most of which are over before anybody is replaced, and ones that see replacements at work."""
 
 
+KINDS = ("cut", "unplug", "stall", "kill")
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What befalls a node or a link from the outside, once the journal has reached a step."""
+
+    kind: str
+    """`cut`: all that `node` sends to `other` is lost. `unplug`: the node is separated from all others. `stall`: its
+    actors are stopped. `kill`: all its processes are killed."""
+    node: int
+    other: int
+    step: int
+    lasting_s: float
+    """After that it is undone, except for `kill`."""
+
+    def __str__(self) -> str:
+        whom = f"{self.node} to {self.other}" if self.kind == "cut" else f"{self.node}"
+        return f"{self.kind} {whom} at {self.step}" + (f" for {self.lasting_s:g} s" if self.kind != "kill" else "")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """One run and what befalls it."""
@@ -60,11 +81,19 @@ class Schedule:
     two_nodes: bool
     link: str
     faults: tuple[Fault, ...]
+    nodes: tuple[int, ...] = ()
+    """The CPUs of nodes with addresses of their own; empty for raylets that share the machine's."""
+    strikes: tuple[Strike, ...] = ()
 
     def __str__(self) -> str:
         where = "on two nodes" if self.two_nodes else "on one node"
+        where = f"on nodes of {self.nodes}" if self.nodes else where
         listed = ", ".join(
-            f"{f.signal} {f.role}{f' {f.index}' if f.role == 'worker' else ''} {f.moment} {f.step}" for f in self.faults
+            [
+                f"{f.signal} {f.role}{f' {f.index}' if f.role == 'worker' else ''} {f.moment} {f.step}"
+                for f in self.faults
+            ]
+            + [str(strike) for strike in self.strikes]
         )
         return (
             f"seed {self.seed}: {self.workers} workers {where}, {self.shape.steps} steps of {self.shape.data}: {listed}"
@@ -90,3 +119,24 @@ def draw(seed: int, data: str) -> Schedule:
             index = rng.randrange(workers) if other == "worker" else 0
             faults.append(Fault(other, index, step, rng.choice(MOMENTS[other]), rng.choice(SIGNALS[other])))
     return Schedule(seed, shape, workers, two_nodes, link, tuple(faults))
+
+
+def draw_network(seed: int) -> Schedule:
+    """Return the schedule of faults of processes, nodes and links, on two to four nodes, that a seed stands for."""
+    rng = random.Random(f"network {seed}")
+    shape, count = SHAPES["digits"][1], rng.randint(2, 4)
+    nodes = tuple(rng.randint(1, 2) if number < 5 - count else 1 for number in range(count))  # five shards
+    workers, faults, strikes = sum(nodes), [], []
+    for _ in range(rng.randint(0, 2)):
+        role = rng.choice(("worker", "worker", "server", "aggregator", "endpoint"))
+        index = rng.randrange(workers) if role == "worker" else 0
+        moments = MOMENTS["worker"][:3] if role == "endpoint" else MOMENTS[role]
+        signum = rng.choice(("SIGKILL", "SIGSTOP"))
+        faults.append(Fault(role, index, rng.randint(1, shape.steps), rng.choice(moments), signum))
+    for _ in range(rng.randint(1, 2)):
+        kind = rng.choice(KINDS)
+        # The head has the driver and Ray's own control; it can be cut off for a while, which the others survive.
+        node = rng.randrange(1 if kind != "cut" else 0, len(nodes))
+        other = rng.choice([number for number in range(len(nodes)) if number != node])
+        strikes.append(Strike(kind, node, other, rng.randint(1, shape.steps * 3 // 4), rng.choice((1.0, 6.0, 25.0))))
+    return Schedule(seed, shape, workers, False, "auto", tuple(faults), nodes, tuple(strikes))
