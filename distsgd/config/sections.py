@@ -277,7 +277,7 @@ class RunConfig(Section):
     calls where a connection cannot be made; `tcp`: the same, but refuse to use Ray calls; `ray`: Ray calls alone."""
 
     ports: str | None = None
-    """TCP ports that the server may listen on for other nodes, such as `30000-30010`; unset: any free port."""
+    """TCP ports that a node may listen on for the others, such as `30000-30010`; unset: any free port."""
 
     max_restarts: int = Field(default=3, ge=0)
     """How many times a lost worker, or a lost parameter server, is replaced; after that the run continues with fewer
