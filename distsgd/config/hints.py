@@ -111,7 +111,6 @@ SYNONYMS = {
     "use_gpu": "run.device",
     "cuda": "run.device",
     "num_gpus": "run.gpus_per_worker",
-    "threads": "run.blas_threads",
     "num_threads": "run.blas_threads",
     "ray_address": "run.address",
     "cluster": "run.address",

@@ -245,7 +245,12 @@ class RunConfig(Section):
     """Where and how the run executes."""
 
     workers: int | Literal["auto"] = "auto"
-    """Number of worker processes; 0: a serial loop without Ray; `auto`: one per available core, at most num_shards."""
+    """Number of worker processes; 0: this process alone, without Ray; `auto`: one per available core, at most
+    num_shards."""
+
+    threads: int | Literal["auto"] = "auto"
+    """Threads that compute shards if `workers` is 0; 1: the serial loop, the reference of every other way; `auto`: one
+    per available core, at most num_shards, if steps are long enough. Does not affect the result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that workers compute on; `auto` uses a GPU only if a test product on it works; `cuda` never falls back."""
@@ -312,6 +317,13 @@ class RunConfig(Section):
         numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
         if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2] or numbers[1]) <= 65535:
             raise ValueError("Input should be a port or a range of ports such as '30000-30010', from 1 to 65535")
+        return value
+
+    @field_validator("threads", mode="after")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("Input should be 'auto' or a number of at least 1")
         return value
 
     @field_validator("workers", mode="after")

@@ -59,7 +59,12 @@ class Accumulator:
 
 
 def exact_accumulator(net: Net, counts: Iterable[int]) -> Accumulator | None:
-    """Return an accumulator if it gives the bits of separate additions for shards of each size in `counts`."""
+    """Return an accumulator if it gives the bits of separate additions for shards of each size in `counts`.
+
+    For a small net there is none: an addition takes no longer than a call, and it would be tried for milliseconds.
+    """
+    if net.size < TRIED // 2:
+        return None
     try:
         accumulator = Accumulator()
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,24 +24,67 @@ def environment(blas_threads: int, blas_kernel: str | None) -> dict[str, str]:
     return variables | ({"OPENBLAS_CORETYPE": blas_kernel} if blas_kernel else {})
 
 
+class _Pin:
+    """The process's number of BLAS threads, which its runs share: fixed by the first, restored after the last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = self.threads = 0
+        self.restore = contextlib.ExitStack()
+
+
+_pin = _Pin()
+
+
 @contextlib.contextmanager
 def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
-    """Fix this process's BLAS at `threads` threads; ResourceError if that fails, or if it runs another kernel."""
-    with threadpoolctl.threadpool_limits(limits=threads, user_api="blas"):
-        libraries = _blas_libraries()
-        for library in libraries:
-            if library["num_threads"] != threads:
-                raise ResourceError(
-                    f"the BLAS library {library['internal_api']} runs {library['num_threads']} threads in place of "
-                    f"{threads}; set {', '.join(THREAD_VARIABLES)} to {threads} before Python starts"
-                )
-            found = str(library.get("architecture"))
-            if kernel and found.lower() != kernel.lower():
-                raise ResourceError(
-                    f"run.blas_kernel is {kernel!r}, but OpenBLAS runs its {found} kernel in this process; set "
-                    f"OPENBLAS_CORETYPE={kernel} before Python starts, or choose a kernel that this processor can run"
-                )
+    """Fix this process's BLAS at `threads` threads; ResourceError if that fails, or if it runs another kernel.
+
+    Runs in several threads of a process may do so at the same time, with the same number.
+    """
+    with _pin.lock:
+        if _pin.users and _pin.threads != threads:
+            raise ResourceError(
+                f"another run in this process has fixed BLAS at {_pin.threads} threads, and this one wants {threads}, "
+                "but the number is that of the whole process: give both the same run.blas_threads, or run this one in "
+                "another process or later"
+            )
+        if not _pin.users:
+            _take_control()
+            _pin.restore.enter_context(threadpoolctl.threadpool_limits(limits=threads, user_api="blas"))
+            _pin.threads = threads
+        _pin.users += 1
+    try:
+        _check_blas(threads, kernel)
         yield
+    finally:
+        with _pin.lock:
+            _pin.users -= 1
+            if not _pin.users:
+                _take_control()
+                _pin.restore.close()
+
+
+def _take_control() -> None:
+    """Let this thread set OpenBLAS's number of threads: threadpoolctl 3.8 ignores all but the first that did so."""
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
+
+
+def _check_blas(threads: int, kernel: str | None) -> None:
+    for library in _blas_libraries():
+        if library["num_threads"] != threads:
+            raise ResourceError(
+                f"the BLAS library {library['internal_api']} runs {library['num_threads']} threads in place of "
+                f"{threads}; set {', '.join(THREAD_VARIABLES)} to {threads} before Python starts"
+            )
+        found = str(library.get("architecture"))
+        if kernel and found.lower() != kernel.lower():
+            raise ResourceError(
+                f"run.blas_kernel is {kernel!r}, but OpenBLAS runs its {found} kernel in this process; set "
+                f"OPENBLAS_CORETYPE={kernel} before Python starts, or choose a kernel that this processor can run"
+            )
 
 
 def fingerprint(device: Device) -> dict[str, str]:

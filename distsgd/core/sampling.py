@@ -53,12 +53,17 @@ def _mix_words(words: Words) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _round_keys(key: int) -> tuple[np.uint32, ...]:
-    return tuple(np.uint32(derive_key(key, number) >> 32) for number in range(ROUNDS))
+def _round_keys(seed: int, streams: range) -> NDArray[np.uint32]:
+    """Return the keys of all rounds (ROUNDS, S): the high halves of `derive_key(derive_key(seed, stream), number)`."""
+    keys = np.array([derive_key(seed, stream) for stream in streams], np.uint64) + np.uint64(_GOLDEN)
+    _mix_words(keys)
+    words = keys + (np.uint64(_GOLDEN) + np.arange(ROUNDS, dtype=np.uint64)[:, None])
+    _mix_words(words)
+    return (words >> np.uint64(32)).astype(np.uint32)
 
 
-def _feistel(key: int, bits: int, words: Words) -> Words:
-    """Return the keyed bijection on [0, 2^bits) of every word.
+def _feistel(round_keys: NDArray[np.uint32], bits: int, words: Words) -> Words:
+    """Return the keyed bijection on [0, 2^bits) of every word; the keys (ROUNDS, ...) are broadcast against words.
 
     Halves have at most 32 bits, and processors multiply vectors of such words three times as fast as of longer ones;
     the round function is the finaliser of MurmurHash3 (Appleby, 2011) after the addition of the round's key.
@@ -67,7 +72,7 @@ def _feistel(key: int, bits: int, words: Words) -> Words:
     masks = (np.uint32((1 << (bits - bits // 2)) - 1), np.uint32((1 << (bits // 2)) - 1))
     halves = [(words >> low_bits).astype(np.uint32), words.astype(np.uint32) & masks[1]]
     shifted = np.empty_like(halves[0])
-    for number, round_key in enumerate(_round_keys(key)):
+    for number, round_key in enumerate(round_keys):
         changed, read = number % 2, 1 - number % 2
         scrambled = halves[read] + round_key
         for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -85,15 +90,23 @@ def keyed_permutation(seed: int, stream: int, size: int, positions: IntArray) ->
     Over all positions of [0, size) this is a permutation. The time for one position does not depend on `size`:
     the network's domain is less than twice as large, so cycle walking takes fewer than two turns on average.
     """
+    numbers: IntArray = keyed_permutations(seed, range(stream, stream + 1), size, positions)[0]
+    return numbers
+
+
+def keyed_permutations(seed: int, streams: range, size: int, positions: IntArray) -> IntArray:
+    """Return (S, n): a row `keyed_permutation` for each stream; many short ones at once cost little more than one."""
     if size == 1:
-        return np.zeros(len(positions), np.int64)
-    bits, key, limit = (size - 1).bit_length(), derive_key(seed, stream), np.uint64(size)
-    words = _feistel(key, bits, positions.astype(np.uint64))
+        return np.zeros((len(streams), len(positions)), np.int64)
+    bits, limit = (size - 1).bit_length(), np.uint64(size)
+    keys = _round_keys(seed, streams)[:, :, None]  # (ROUNDS, S, 1)
+    words = _feistel(keys, bits, np.repeat(positions.astype(np.uint64)[None], len(streams), axis=0)).reshape(-1)
     outside = np.flatnonzero(words >= limit)
     while outside.size:
-        words[outside] = _feistel(key, bits, words[outside])
+        own_keys = keys[:, :, 0] if len(streams) == 1 else keys[:, outside // len(positions), 0]
+        words[outside] = _feistel(own_keys, bits, words[outside])
         outside = outside[words[outside] >= limit]
-    return words.astype(np.int64)
+    return words.astype(np.int64).reshape(len(streams), -1)
 
 
 def keyed_draws(seed: int, stream: int, size: int, positions: IntArray) -> IntArray:
@@ -148,19 +161,23 @@ class Sampler:
         return start + count * shard // self.num_shards, start + count * (shard + 1) // self.num_shards
 
     def shard_rows(self, steps: range, shards: range) -> list[IntArray]:
-        """Return the rows of each shard, ordered by step and then by shard, of consecutive steps of one epoch.
+        """Return the rows of each shard, ordered by step and then by shard, of consecutive steps.
 
-        Asking for many steps at once costs little more than asking for one.
+        The steps are of one epoch, or of several whole ones. Asking for many at once costs little more than for one.
         """
         runs, ends = [], [0]
-        for step in steps:
+        epochs = range(steps.start // self.steps_per_epoch, -(-steps.stop // self.steps_per_epoch))
+        for step in steps[: self.steps_per_epoch]:
             begin, stop = self.batch_bounds(step)
             edges = [begin + (stop - begin) * edge // self.num_shards for edge in range(shards.start, shards.stop + 1)]
             runs.append(np.arange(edges[0], edges[-1]))
             ends += [ends[-1] + edge - edges[0] for edge in edges[1:]]
-        draw = keyed_draws if self.replacement else keyed_permutation
-        rows = draw(self.seed, steps.start // self.steps_per_epoch, self.rows, np.concatenate(runs))
-        return [rows[start:end] for start, end in itertools.pairwise(ends)]
+        positions = np.concatenate(runs)
+        if self.replacement:
+            drawn = [keyed_draws(self.seed, epoch, self.rows, positions) for epoch in epochs]
+        else:
+            drawn = list(keyed_permutations(self.seed, epochs, self.rows, positions))
+        return [rows[start:end] for rows in drawn for start, end in itertools.pairwise(ends)]
 
     @property
     def shard_counts(self) -> set[int]:
@@ -192,9 +209,11 @@ class PrefetchedRows:
         """Return the rows of each of `shards` in `step`."""
         if shards != self._shards or step not in self._rows:
             sampler, count = self._sampler, len(shards)
-            a_step = max(1, sampler.batch_count(step) * count // sampler.num_shards)
-            epoch_end = (step // sampler.steps_per_epoch + 1) * sampler.steps_per_epoch
-            steps = range(step, min(step + max(1, PREFETCHED_ROWS // a_step), epoch_end))
+            a_step, an_epoch = max(1, sampler.batch_count(step) * count // sampler.num_shards), sampler.steps_per_epoch
+            stop = step + max(1, PREFETCHED_ROWS // a_step)
+            begin = step - step % an_epoch  # of the epoch
+            whole = (stop - begin) // an_epoch * an_epoch if step == begin else 0
+            steps = range(step, begin + whole if whole else min(stop, begin + an_epoch))
             rows = sampler.shard_rows(steps, shards)
             self._rows = {s: rows[i * count : (i + 1) * count] for i, s in enumerate(steps)}
             self._shards = shards

@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: the serial loop with the interface of the Ray trainer."""
+"""Training in this process, without Ray: the serial loop, or threads, with the interface of the Ray trainer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from distsgd.engine import validation
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
+from distsgd.engine.threads import TICK_S, ThreadedTraining, default_threads
 from distsgd.engine.timing import StepTimes
 from distsgd.engine.validation import BlockResult, Evaluation
 
-TICK_S = 0.2
-"""Seconds between two calls of `tick`."""
 
-
-class LocalTrainer:
-    """Runs the serial loop, with the interface of RayTrainer."""
-
-    nodes = 1
+class SerialTraining:
+    """Trains with the serial loop, from the start state of a run."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._plan, self._state = spec.config, spec.plan, spec.start
@@ -33,14 +29,9 @@ class LocalTrainer:
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
         self._stopped = False
-        self._blas = contextlib.ExitStack()
-        self._blas.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
-        self.numerics = numerics.fingerprint("cpu")
-        self._val, transform, self._net = spec.data.val, spec.data.transform, spec.net
-        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
-        """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
+        """See LocalTrainer.run."""
         self._times.start(time.perf_counter())
         next_tick = time.monotonic() + TICK_S
         while self._state.step < until and not self._stopped:
@@ -64,13 +55,58 @@ class LocalTrainer:
         self._state = dataclasses.replace(state, last_record=record)
 
     def stop(self) -> None:
-        """Make `run` return after the current step."""
+        """See LocalTrainer.stop."""
         self._stopped = True
 
     def take_records(self) -> list[dict[str, Any]]:
-        """Return the journal records since the last call, oldest first."""
+        """See LocalTrainer.take_records."""
         records, self._records = self._records, []
         return records
+
+    def recover(self, start: Snapshot) -> None:
+        """See LocalTrainer.recover."""
+        self._state = start
+
+    def snapshot(self) -> Snapshot:
+        """See LocalTrainer.snapshot."""
+        return self._state
+
+    def timings(self) -> dict[str, float]:
+        """See LocalTrainer.timings."""
+        return self._times.summary()
+
+    def close(self) -> None:
+        """Do nothing: there are no threads."""
+
+
+class LocalTrainer:
+    """Trains in this process, with the interface of RayTrainer: on `run.threads` threads; one is the serial loop."""
+
+    nodes = 1
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._config, self._stopped = spec.config, False
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(numerics.pinned_blas(self._config.run.blas_threads, self._config.run.blas_kernel))
+            self.numerics = numerics.fingerprint("cpu")
+            self._training = _training(spec)
+            stack.callback(self._training.close)
+            self._ending = stack.pop_all()
+        self._val, transform, self._net = spec.data.val, spec.data.transform, spec.net
+        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
+
+    def run(self, until: int, tick: Callable[[], None]) -> int:
+        """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
+        return self._training.run(until, tick)
+
+    def stop(self) -> None:
+        """Make `run` return after the current step."""
+        self._stopped = True
+        self._training.stop()
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """Return the journal records since the last call, oldest first."""
+        return self._training.take_records()
 
     def take_notices(self) -> list[str]:
         """Return no notices: there are no other processes to report on."""
@@ -78,24 +114,24 @@ class LocalTrainer:
 
     def recover(self, start: Snapshot) -> None:
         """Continue from an earlier state."""
-        self._state = start
+        self._training.recover(start)
 
     def snapshot(self) -> Snapshot:
         """Return the state after the last step."""
-        return self._state
+        return self._training.snapshot()
 
     def timings(self) -> dict[str, float]:
         """Return the step-time percentiles and the throughput for the result."""
-        return self._times.summary()
+        return self._training.timings()
 
     def evaluate(self, tick: Callable[[], None], *, confusion: bool = False) -> Evaluation | None:
         """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`."""
         if self._validation is None or self._val is None:
             return Evaluation()
-        found = list[BlockResult]()
+        flat, found = self.snapshot().parameters, list[BlockResult]()
         next_tick = time.monotonic() + TICK_S
         for block in range(validation.block_count(len(self._val))):
-            found += self._validation.evaluate(self._state.parameters, range(block, block + 1), confusion=confusion)
+            found += self._validation.evaluate(flat, range(block, block + 1), confusion=confusion)
             if time.monotonic() >= next_tick:
                 tick()
                 next_tick = time.monotonic() + TICK_S
@@ -104,5 +140,13 @@ class LocalTrainer:
         return validation.evaluation(found, self._net)
 
     def close(self) -> None:
-        """Restore the number of BLAS threads of this process."""
-        self._blas.close()
+        """End the threads, and restore the number of BLAS threads of this process."""
+        self._ending.close()
+
+
+def _training(spec: RunSpec) -> SerialTraining | ThreadedTraining:
+    threads, train = spec.config.run.threads, spec.config.train
+    if threads == 1:
+        return SerialTraining(spec)
+    wanted = default_threads(spec.net, train.batch_size, train.num_shards) if threads == "auto" else threads
+    return ThreadedTraining(spec, min(wanted, train.num_shards))

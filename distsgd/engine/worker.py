@@ -78,7 +78,8 @@ class Worker:
         self._shards: range | None = None
         self._subtrees: list[Subtree] = []
         self._rows = PrefetchedRows(sampler)
-        accumulator = exact_accumulator(net, sampler.shard_counts) if device == "cpu" else None
+        alone = device != "cpu" or sampler.num_shards == 1
+        accumulator = None if alone else exact_accumulator(net, sampler.shard_counts)
         self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
         self._leaves_per_part = 1 if accumulator is None else 2  # two shards accumulated in one buffer
         self._prefetched: tuple[int, range] | None = None

@@ -58,6 +58,7 @@ OTHER_VALUES = {
     "data.csv_encoding": "cp1252",
     "data.csv_null": ["?"],
     "run.workers": 2,
+    "run.threads": 2,
     "run.device": "cpu",
     "run.gpus_per_worker": 0.5,
     "run.blas_threads": 2,

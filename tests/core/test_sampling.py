@@ -56,7 +56,7 @@ def test_the_time_for_a_position_does_not_depend_on_the_number_of_rows(monkeypat
 
     def counting(key, bits, words):
         nonlocal scrambled
-        scrambled += len(words)
+        scrambled += words.size
         return real(key, bits, words)
 
     monkeypatch.setattr(sampling, "_feistel", counting)
@@ -227,3 +227,21 @@ def test_the_order_has_not_changed_between_versions():
     assert permutation(0, 0, 10).tolist() == [5, 7, 8, 6, 4, 9, 2, 0, 1, 3]
     assert permutation(1, SPLIT_STREAM, 10).tolist() == [5, 1, 6, 2, 9, 8, 3, 0, 7, 4]
     assert keyed_draws(0, 0, 10, np.arange(10)).tolist() == [7, 2, 3, 8, 1, 8, 1, 1, 1, 6]
+
+
+@given(
+    rows=st.integers(1, 300),
+    batch=st.integers(1, 90),
+    shards=st.integers(1, 4),
+    seed=st.integers(0, 2**63 - 1),
+    start=st.integers(0, 30),
+    replacement=st.booleans(),
+)
+def test_rows_computed_for_many_epochs_at_once_are_those_of_each_step(rows, batch, shards, seed, start, replacement):
+    shards = min(shards, batch)
+    sampler = Sampler(rows=rows, batch_size=batch, num_shards=shards, seed=seed, replacement=replacement)
+    prefetched, own = PrefetchedRows(sampler), range(shards // 2, shards)
+    for step in range(start, start + 3 * sampler.steps_per_epoch + 1):
+        expected = sampler.shard_rows(range(step, step + 1), own)
+        for found, one in zip(prefetched.of(step, own), expected, strict=True):
+            assert found.tolist() == one.tolist()

@@ -1,4 +1,4 @@
-"""The local trainer can be stopped during validation."""
+"""Training in this process: the serial loop, or threads with the same bits; both can be stopped."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import pytest
 
 from distsgd import Config
 from distsgd.data import load
-from distsgd.engine import local
+from distsgd.engine import local, threads
 from distsgd.engine.local import LocalTrainer
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.validation import BLOCK, Validation, evaluation
 
 
-@pytest.fixture
-def spec(own_folder):
+@pytest.fixture(params=[1, 2], ids=["serial", "threads"])
+def spec(own_folder, request):
     X = np.random.default_rng(0).random((5 * BLOCK, 3), dtype=np.float32)
     np.savez("rows.npz", X=X, y=np.arange(len(X)) % 2)
-    config = Config.build({"data.train": "rows.npz", "data.val": "rows.npz", "model.hidden": 4})
+    config = Config.build(
+        {"data.train": "rows.npz", "data.val": "rows.npz", "model.hidden": 4, "run.threads": request.param}
+    )
     return RunSpec.beginning(config, load(config.data))
 
 
 @pytest.fixture
 def trainer(spec, monkeypatch):
     monkeypatch.setattr(local, "TICK_S", 0.0)
+    monkeypatch.setattr(threads, "TICK_S", 0.0)
     found = LocalTrainer(spec)
     yield found
     found.close()
@@ -65,5 +68,6 @@ def test_a_tick_comes_after_each_interval_and_not_before(trainer, monkeypatch):
     trainer.run(3, lambda: ticks.append(0))
     assert len(ticks) == 3
     monkeypatch.setattr(local, "TICK_S", 3600.0)
+    monkeypatch.setattr(threads, "TICK_S", 3600.0)
     trainer.run(6, lambda: ticks.append(0))
     assert len(ticks) == 3
