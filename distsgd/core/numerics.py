@@ -68,7 +68,7 @@ def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
 def _take_control() -> None:
     """Let this thread set OpenBLAS's number of threads: threadpoolctl 3.8 ignores all but the first that did so."""
     controller = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(controller, "clear_controlling_thread"):
+    if controller is not None and hasattr(controller, "clear_controlling_thread"):
         controller.clear_controlling_thread(force=True)
 
 

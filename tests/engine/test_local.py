@@ -52,7 +52,7 @@ def test_a_tick_without_a_stop_request_changes_nothing(trainer, spec):
     assert found.confusion is None
     assert found == trainer.evaluate(lambda: None)
     blocks = Validation(spec.net, spec.data.val, spec.data.transform, "cpu").evaluate(spec.start.parameters, range(5))
-    assert found == evaluation(blocks, len(spec.data.val), 2)
+    assert found == evaluation(blocks, spec.net)
 
 
 def test_the_logged_steps_and_the_last_one_are_recorded(trainer):
