@@ -28,6 +28,10 @@ RESULT_SECTIONS = ("model", "optim", "train", "data")
 """The sections that the trained weights depend on."""
 
 
+TABLES = ("train.class_weight",)
+"""Keys whose values may be tables; any other table is a section."""
+
+
 class Config(Section):
     """The configuration of a run. Use `Config.build` for error messages that suggest the nearest known key."""
 
@@ -131,7 +135,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `values` with nested mappings flattened to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in TABLES:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value

@@ -91,6 +91,8 @@ def _kind(annotation: Any) -> str:
         return ", ".join(_kind(argument) for argument in arguments if argument is not types.NoneType)
     if origin is tuple:
         return f"list of {WORDS[arguments[0]]}s"
+    if origin is dict:
+        return f"table of {_kind(arguments[1]).replace('number', 'numbers')}"
     return WORDS[annotation]
 
 

@@ -24,6 +24,7 @@ REPLY_S = 60.0
 IN_MEMORY = "in-memory"
 """What `data.train` and `data.val` are if the rows were passed to `distsgd.train` in memory."""
 
+PositiveNumber = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=WEEK_S)]
 
 
@@ -128,6 +129,10 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed for the initial weights and the order of the rows."""
 
+    class_weight: Literal["balanced"] | dict[str, PositiveNumber] | None = None
+    """Weights of the classes in training: a table such as `{spam = 2.5}`, or `balanced`, inverse to their frequency. A
+    mini-batch's gradient is divided by the total weight of its rows."""
+
     sampling: Literal["shuffle", "replacement"] = "shuffle"
     """`shuffle`: each row exactly once per epoch; `replacement`: rows are drawn with replacement."""
 
@@ -139,6 +144,14 @@ class TrainConfig(Section):
 
     eval_every: int = Field(default=1, ge=1)
     """Epochs between validations; there is always one after the last step."""
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _classes_are_texts(cls, value: Any) -> Any:
+        """Take classes that are integers, as they are in Python."""
+        if not isinstance(value, dict):
+            return value
+        return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: value[key] for key in value}
 
 
 class DataConfig(Section):
@@ -160,8 +173,11 @@ class DataConfig(Section):
     label: str = "label"
     """Name of the label column."""
 
+    weight: str | None = None
+    """Name of the column of weights, in training and held-out rows; weight 0 leaves a row out. Unset: no weights."""
+
     features: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Names of the feature columns, `a,b,c` on the command line; unset: all columns except the label and `exclude`."""
+    """Names of the feature columns, `a,b,c` on the command line; unset: all columns but label, weight, `exclude`."""
 
     exclude: tuple[str, ...] = ()
     """Names of columns that are not features."""

@@ -231,7 +231,7 @@ def sniffed(path: str, config: DataConfig, known: Collection[str] = ()) -> tuple
         separator=config.csv_separator,
         decimal=config.csv_decimal,
         header=config.csv_header,
-        known={config.label, *(config.features or ()), *known},
+        known={config.label, *([config.weight] if config.weight else []), *(config.features or ()), *known},
     )
     rows = sample_rows(sample, found.separator)[found.skipped :]
     return replace(found, encoding=encoding), rows[0] if rows else []

@@ -44,6 +44,7 @@ class RowBuilder:
         count = int(chosen.sum())
         self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
         self.y = np.empty(count, np.int64)
+        self.weights = None if source.weights is None else source.weights[chosen]
         self.notices: tuple[str, ...] = ()
 
     def append(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
@@ -76,8 +77,11 @@ class RowBuilder:
 
     def rows(self) -> ArrayRows:
         """Return the filled arrays, now read-only."""
-        self.X.flags.writeable = self.y.flags.writeable = False
-        return ArrayRows(self.X, self.y)
+        arrays = (self.X, self.y, self.weights)
+        for array in arrays:
+            if array is not None:
+                array.flags.writeable = False
+        return ArrayRows(*arrays)
 
 
 def fill_training(

@@ -18,7 +18,7 @@ from distsgd.data.csvfiles import notices, open_csv
 from distsgd.data.datafile import DataFile, reading
 from distsgd.data.digits import Digits
 from distsgd.data.inference import with_common_types
-from distsgd.data.npzfile import NpzFile
+from distsgd.data.npzfile import NpzFile, open_npz
 from distsgd.data.parquetfile import ParquetFile
 from distsgd.errors import DataError
 
@@ -41,7 +41,7 @@ class FileFormat:
     """Name of the label column, if the format fixes it; `data.label` says it otherwise."""
 
     open_all: Callable[[Sequence[str], DataConfig, pa.Schema | None], Sequence[DataFile]] | None = None
-    """For a format whose files are opened together. Takes their paths, the configuration, the training schema."""
+    """To open files together, or as the configuration says. Takes paths, configuration and the training schema."""
 
     compressed: bool = False
     """Whether files may be compressed, with an ending such as `.gz` after the suffix."""
@@ -66,6 +66,7 @@ FORMATS = (
         suffixes=(".npz",),
         magic=(b"PK\x03\x04", b"PK\x05\x06"),  # the second is a zip archive without members
         open=NpzFile.open,
+        open_all=open_npz,
         label=npzfile.LABEL,
     ),
     FileFormat(

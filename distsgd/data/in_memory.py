@@ -15,7 +15,10 @@ from distsgd.data.datafile import TableFile
 from distsgd.data.formats import FileFormat
 from distsgd.errors import DataError
 
-EXPECTED = "expected a data frame (pandas, polars, pyarrow), a dict of columns, or (X, y) with X (N, D) and y (N,)"
+EXPECTED = (
+    "expected a data frame (pandas, polars, pyarrow), a dict of columns, (X, y) with X (N, D) and y (N,), or (X, y, w) "
+    "with the rows' weights w (N,)"
+)
 
 FAILURES = (pa.ArrowException, TypeError, ValueError, RuntimeError, OverflowError)
 """What pyarrow, NumPy and the libraries of frames and tensors raise for values that they cannot convert."""
@@ -27,6 +30,8 @@ class InMemory(TableFile):
 
     form: FileFormat
     notices: tuple[str, ...] = ()
+    weight: str | None = None
+    """Name of the column of weights, if they were passed beside X and y; `data.weight` says it otherwise."""
 
 
 def _no_path(path: str) -> NoReturn:
@@ -56,18 +61,18 @@ def in_memory(data: Any, config: DataConfig, *, held_out: bool = False) -> InMem
     try:
         if isinstance(data, Mapping) and set(data) == {npzfile.FEATURES, npzfile.LABEL}:
             data = data[npzfile.FEATURES], data[npzfile.LABEL]
-        if isinstance(data, tuple) and len(data) == 2:
-            return _of_pair(*data, config.label, what)
+        if isinstance(data, tuple) and len(data) in (2, 3):
+            return _of_arrays(*data, config=config, what=what)
         return InMemory(what, _of_frame(data, what), FRAME, _notices(data, what))
     except FAILURES as error:
         problem = "; ".join(str(part) for part in error.args).partition("\n")[0] or type(error).__name__
         raise DataError(f"{what} cannot be converted ({problem[:200]}); {EXPECTED}") from None
 
 
-def _of_pair(X: Any, y: Any, label: str, what: str) -> InMemory:
+def _of_arrays(X: Any, y: Any, w: Any = None, *, config: DataConfig, what: str) -> InMemory:
     named = isinstance(X, Mapping) or hasattr(X, "columns") or getattr(getattr(X, "dtype", None), "names", None)
     if named:
-        table, form, notices, name = _of_frame(X, what), FRAME, _notices(X, what), label
+        table, form, notices, name = _of_frame(X, what), FRAME, _notices(X, what), config.label
         if name in table.column_names:
             raise DataError(
                 f"{what}: X has a column {name!r}, which is the label's name; leave it out of X, or leave y out"
@@ -89,7 +94,18 @@ def _of_pair(X: Any, y: Any, label: str, what: str) -> InMemory:
         )
     if len(labels) != len(table):
         raise DataError(f"{what}: X has {len(table)} rows and y has {len(labels)}; expected one label for each row")
-    return InMemory(what, table.append_column(name, labels), form, notices)
+    table = table.append_column(name, labels)
+    if w is None:
+        return InMemory(what, table, form, notices)
+    if config.weight is not None:
+        raise DataError(f"{what} has weights beside X and y, and data.weight is {config.weight!r}; keep one of them")
+    weights = _column(w, f"{what}: w")
+    if len(weights) != len(table):
+        raise DataError(f"{what}: X has {len(table)} rows and w has {len(weights)}; expected one weight for each row")
+    name = "w"
+    while name in table.schema.names:
+        name += "_"
+    return InMemory(what, table.append_column(name, weights), form, notices, name)
 
 
 def _of_frame(data: Any, what: str) -> pa.Table:

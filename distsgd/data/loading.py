@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ def load(
     *,
     data: Any = None,
     held_out_data: Any = None,
+    class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
 ) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
 
+    The weights of classes go into those of the training rows; held-out rows have the weights of their column alone.
     `stage` is called with what is being done, and with how many rows have been read.
     `data` and `held_out_data` are rows in memory that take the place of `data.train` and `data.val`.
 
@@ -39,13 +41,14 @@ def load(
     from distsgd.data.labels import LabelEncoder
     from distsgd.data.sources import open_source
     from distsgd.data.suspicions import suspicions
+    from distsgd.data.weights import weighted, with_class_weights
 
     stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
-    source = open_source(config.train if data is None else in_memory(data, config), config).reporting(stage)
+    source = weighted(open_source(config.train if data is None else in_memory(data, config), config).reporting(stage))
     held_out_location = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
     held_out = None
     if held_out_location is not None:
-        held_out = open_source(held_out_location, config, source).reporting(stage)
+        held_out = weighted(open_source(held_out_location, config, source).reporting(stage))
     check_memory(source, held_out)
     in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
     source = fitted(source, ~in_val, config)
@@ -60,6 +63,8 @@ def load(
     if held_out:
         val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
 
+    if class_weight is not None:
+        train.weights = with_class_weights(train.weights, train.y, classes, class_weight)
     stage(f"checking the rows of {config.train}")
     rows, val_rows = train.rows(), val.rows() if val else None
     names = source.schema.feature_names

@@ -1,4 +1,4 @@
-"""An .npz archive with the arrays X (N, D) and y (N,), read in blocks of rows."""
+"""An .npz archive with the arrays X (N, D), y (N,) and perhaps weights (N,), read in blocks of rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from distsgd.config import DataConfig
 from distsgd.data.datafile import reading
 from distsgd.errors import DataError
 
@@ -21,14 +22,17 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class NpzFile:
-    """The archive as a table: a fixed-size-list column `X` and, unless it is for prediction alone, a column `y`."""
+    """The archive as a table: a fixed-size-list column `X` and, unless it is for prediction alone, a column `y`.
+
+    An array of weights is a column of its name.
+    """
 
     path: str
     schema: pa.Schema
     num_rows: int
 
     @classmethod
-    def open(cls, path: str) -> NpzFile:
+    def open(cls, path: str, weight: str | None = None) -> NpzFile:
         """Check the shapes and types of the arrays, which their headers give."""
         with reading(path, ".npz"), zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -43,7 +47,7 @@ class NpzFile:
                 found = ", ".join(repr(name.removesuffix(".npy")) for name in members[:8]) or "none"
                 raise DataError(f"{path} holds the arrays {found}; expected X (N, D) and y (N,)")
             headers = {}
-            for name in (FEATURES, LABEL):
+            for name in dict.fromkeys((FEATURES, LABEL, weight)):
                 if f"{name}.npy" in members:
                     with archive.open(f"{name}.npy") as member:
                         headers[name] = _header(member)
@@ -61,6 +65,13 @@ class NpzFile:
         columns = {FEATURES: pa.list_(_arrow_type(path, FEATURES, dtype), shape[1])}
         if y_dtype is not None:
             columns[LABEL] = _arrow_type(path, LABEL, y_dtype)
+        if weight is not None and weight in headers and weight not in columns:
+            w_shape, _, w_dtype = headers[weight]
+            if w_shape != shape[:1]:
+                raise DataError(
+                    f"{path}: {weight} has shape {w_shape}; expected one weight for each of {shape[0]} rows"
+                )
+            columns[weight] = _arrow_type(path, weight, w_dtype)
         return cls(path, pa.schema(columns), shape[0])
 
     def batches(self, columns: Sequence[str], max_rows: int) -> Iterator[pa.RecordBatch]:
@@ -126,3 +137,8 @@ def _values(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     if len(data) != size:
         raise EOFError("an array ends before its last row")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def open_npz(paths: Sequence[str], config: DataConfig, _: pa.Schema | None) -> list[NpzFile]:
+    """Open archives, with the array of weights that the configuration names."""
+    return [NpzFile.open(path, config.weight) for path in paths]

@@ -51,7 +51,9 @@ def _unlabelled(source: Source, error: DataError) -> DataError:
     command = None
     if len(source.files) == 1:
         file = source.files[0]
-        if isinstance(file, CsvFile) and missing[total - count :].all():  # a total below the table, for example
+        if (
+            isinstance(file, CsvFile) and source.kept is None and missing[total - count :].all()
+        ):  # a total below the table, for example
             command = file.without_end(total - count)
         command = command or rewriting(file, f"d = d[d[{label!r}].notna() & d[{label!r}].ne('')]")
     return DataError(f"{text}, with {command}" if command else text)

@@ -14,9 +14,9 @@ import pyarrow as pa
 from distsgd.config import DataConfig
 from distsgd.core.frames import only_count
 from distsgd.core.names import shortened
-from distsgd.data.datafile import DataFile
+from distsgd.data.datafile import DataFile, doubt
 from distsgd.data.dataset import InputSchema
-from distsgd.data.kinds import is_category, is_list, label_type, numpy_name, plain, values_type
+from distsgd.data.kinds import is_category, is_list, is_number, label_type, numpy_name, plain, values_type
 from distsgd.data.unusable import SHOWN, dates_hint, listing, named, problems, remedy
 from distsgd.errors import DataError, nearest
 
@@ -53,11 +53,12 @@ def resolve(
         )
     lacking = labelled and label not in names
     guess = _likely_label(file, label) if lacking else label
-    keep = {guess, *(config.features or ())}
+    weight = _weight(file, label, config, labelled=labelled)
+    keep = {guess, weight or guess, *(config.features or ())}
     left_out = _index_columns(file, keep) + [(name, "no values") for name in empty if name not in keep]
     chosen = config.features
     if chosen is None:
-        skipped = {guess, *config.exclude, *(name for name, _ in left_out)}
+        skipped = {guess, config.weight, *config.exclude, *(name for name, _ in left_out)}
         chosen = tuple(dict.fromkeys(name for name in names if name not in skipped))
     if not lacking:
         _check_chosen(file, label, chosen, config, left_out)
@@ -78,6 +79,7 @@ def resolve(
         _list_width(file, chosen[0]) if holds_lists else None,
         label,
         _label_kind(file, label) if labelled else None,
+        weight=weight,
         categorical=frozenset(name for name, kind in zip(chosen, types, strict=True) if is_category(kind)),
         left_out=tuple(left_out),
         excluded=config.exclude,
@@ -137,6 +139,8 @@ def _check_chosen(
     for name in config.features or ():
         if name == label:
             raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is the label; leave it out")
+        if name == config.weight:
+            raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is data.weight; leave it out")
         if name not in names:
             near = nearest(shortened(name), [shortened(known) for known in names if known != label])
             raise DataError(
@@ -163,6 +167,29 @@ def _label_kind(file: DataFile, label: str) -> Literal["integer", "string"]:
             "cast it, or choose another column with data.label"
         )
     return kind
+
+
+def _weight(file: DataFile, label: str, config: DataConfig, *, labelled: bool) -> str | None:
+    """Return the column of weights; None if there is none, or if rows are only to be predicted."""
+    name = config.weight
+    if name is None or not labelled:
+        return None
+    if name == label:
+        raise DataError(f"{file.path}: data.weight names {shortened(name)!r}, which is the label; correct one of them")
+    if file.schema.names.count(name) != 1:
+        known = [shortened(other) for other in file.schema.names if other != label]
+        found = f"no column {shortened(name)!r}{nearest(shortened(name), known)}"
+        if name in file.schema.names:
+            found = f"{file.schema.names.count(name)} columns have the name {shortened(name)!r}"
+        raise DataError(f"{file.path}: {found} for data.weight; the columns are {listing(file.schema.names)}")
+    kind = file.schema.field(name).type
+    if not is_number(kind):
+        reason = doubt(file, name)
+        raise DataError(
+            f"{file.path}: column {shortened(name)!r} is {str(kind)[:100]}, and weights are numbers"
+            + (f": {reason}" if reason else "; cast it, or name another column in data.weight")
+        )
+    return name
 
 
 def _list_width(file: DataFile, column: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
 from distsgd.core.names import shortened
@@ -34,10 +35,17 @@ class SourceBatch:
     file: DataFile
     start: int
     """The first row's number within the file, from 0."""
+    kept: NDArray[np.bool_] | None = None
+    """Which rows of the file, from there on, the table has; None if it has all."""
 
     def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
+        row = row if self.kept is None else int(np.flatnonzero(self.kept)[row])
         return row_error(self.file, self.start + row, problem)
+
+    def only(self, kept: NDArray[np.bool_]) -> SourceBatch:
+        """Return the batch with the rows that are marked in `kept` (n,)."""
+        return SourceBatch(self.table.filter(pa.array(kept)), self.file, self.start, kept)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,10 @@ class Source:
     schema: InputSchema
     notices: tuple[str, ...] = ()
     """What was found out about the files and the user should know, one line each."""
+    weights: NDArray[np.float32] | None = None
+    """(N,), above 0; None if each row counts once."""
+    kept: NDArray[np.bool_] | None = None
+    """Which rows of the files these are; None if they are all."""
     stage: Callable[[str], None] = lambda _: None
     """Called with how many rows have been read."""
 
@@ -74,8 +86,8 @@ class Source:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files, N."""
-        return sum(file.num_rows for file in self.files)
+        """Rows of all files, N, without those that are left out."""
+        return sum(file.num_rows for file in self.files) if self.kept is None else int(self.kept.sum())
 
     def batches(self, names: Sequence[str] | None = None) -> Iterator[SourceBatch]:
         """Yield all rows in order: the columns `names`, or by default the features, with labels if there are some.
@@ -86,14 +98,15 @@ class Source:
             names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
         value_bytes = max(kind.itemsize for kind in self.schema.stored_types)
         max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
-        done, total = 0, self.num_rows
+        done, total = 0, sum(file.num_rows for file in self.files)
         for file in self.files:
             start = 0
             self.stage(f"reading {self.location}: {done:,} of {total:,} rows")
             for table in file.batches(names, max_rows):
                 if start + table.num_rows > file.num_rows:
                     break
-                yield SourceBatch(table, file, start)
+                batch = SourceBatch(table, file, start)
+                yield batch if self.kept is None else batch.only(self.kept[done : done + table.num_rows])
                 start += table.num_rows
                 done += table.num_rows
                 self.stage(f"reading {self.location}: {done:,} of {total:,} rows")
@@ -106,6 +119,7 @@ class Source:
 
     def place(self, row: int) -> str:
         """Return the file, and the row within it, of row `row` of [0, N)."""
+        row = row if self.kept is None else int(np.flatnonzero(self.kept)[row])
         starts = [0, *itertools.accumulate(file.num_rows for file in self.files)]
         number = int(np.searchsorted(starts, row, side="right")) - 1
         return place(self.files[number], row - int(starts[number]))
@@ -122,6 +136,8 @@ def open_source(
     like = training.files[0].schema if training else None
     form, files = open_files(given, config, like)
     location = given.path if isinstance(given, InMemory) else given
+    if isinstance(given, InMemory) and given.weight is not None:
+        config = config.model_copy(update={"weight": given.weight})
     filled = [file for file in files if file.num_rows]
     notices = form.notices(filled) if form.notices else ()
     if not filled:
@@ -132,7 +148,7 @@ def open_source(
             "leave it unset"
         )
     label = form.label or config.label
-    filled, left_out = with_partitions(location, filled, {label, *(config.features or ())})
+    filled, left_out = with_partitions(location, filled, {label, config.weight or label, *(config.features or ())})
     notices += left_out
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
     if training is None:

@@ -89,7 +89,13 @@ def _begin(
         observer.stage("connecting to Ray")
     cluster = stack.enter_context(joined(requested, environment(requested)))
     data, held_out_data = (None if _is_path(rows) else rows for rows in given)
-    rows = load(requested.data, observer.stage, data=data, held_out_data=held_out_data)
+    rows = load(
+        requested.data,
+        observer.stage,
+        data=data,
+        held_out_data=held_out_data,
+        class_weight=requested.train.class_weight,
+    )
     for notice in rows.notices:
         observer.note(notice)
     check_net_fits(
