@@ -26,7 +26,8 @@ def train(
 
     `config` is a Config or a mapping with nested or dotted keys, such as {"optim.lr": 0.1}; without it, the defaults.
     `data` and `val` are the training and the held-out rows: a data frame (pandas, polars, pyarrow), a dict of columns,
-    arrays (X, y) with X (N, D) and y (N,), or (X, y, w) with weights w (N,), or a path; without them, what `data.train` and `data.val` name.
+    arrays (X, y) with X (N, D) and y (N,), or (X, y, w) with the rows' weights w (N,), or a path; without them, what
+    `data.train` and `data.val` name.
     With `resume` the run in `run.dir`, or the newest one with this configuration below `runs/`, is resumed; rows in
     memory have to be passed again.
     `progress` shows a bar, by default only in a notebook; an `observer` takes its place.
