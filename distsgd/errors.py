@@ -11,6 +11,7 @@
     │   ├── WorkerLostError     a worker died, and no other can take its place
     │   └── ServerLostError     the parameter server died
     ├── CheckpointError         exit 1: a checkpoint could not be written
+    ├── ExportError             exit 1: an exported model would not predict the same, and was not written
     ├── TrackingError           exit 1: `distsgd sync` could not log a run to MLflow
     └── Stopped                 exit 129, 130 or 143: SIGHUP, Ctrl-C or SIGTERM; resumable
 
@@ -79,6 +80,10 @@ class ServerLostError(TrainingError):
 
 class CheckpointError(DistsgdError):
     """A checkpoint could not be written."""
+
+
+class ExportError(DistsgdError):
+    """An exported model does not predict what the model does."""
 
 
 class TrackingError(DistsgdError):

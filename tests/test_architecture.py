@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 HOMES = {
     "ray": ["cluster", "comm.ray_calls"],
     "mlflow": ["tracking"],
-    "pandas": ["rundir.result", "rundir.views", "tracking.model"],
+    "pandas": ["rundir.result", "rundir.views", "tracking.model", "export.sklearn_pipeline"],
     "cupy": ["core.backend"],
     "pyarrow": ["data"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
@@ -31,9 +31,14 @@ HOMES = {
     "pydantic": ["config", "rundir.result", "tracking.description", "tracking.run_id"],
     "matplotlib": ["rundir.figure", "rundir.result"],
     "IPython": ["cli.notebook"],
+    "onnx": ["export.onnx_graph"],
+    "onnxruntime": ["export.onnx_file"],
+    "safetensors": ["export.safetensors_file"],
+    "skops": ["export.sklearn_pipeline"],
+    "sklearn": ["export.sklearn_pipeline"],
     "click": ["cli"],
     "rich": ["cli.progress", "cli.bar"],
-    "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking", "run.prediction"],
+    "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking", "run.prediction", "export"],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""
 
