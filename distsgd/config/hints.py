@@ -16,7 +16,14 @@ SYNONYMS = {
     "step_size": "optim.lr",
     "eta": "optim.lr",
     "eta0": "optim.lr",
-    "weight_decay": "optim.l2",
+    "optimizer": "optim.rule",
+    "solver": "optim.rule",
+    "update_rule": "optim.rule",
+    "beta_1": "optim.beta1",
+    "beta_2": "optim.beta2",
+    "rho": "optim.beta2",
+    "eps": "optim.epsilon",
+    "decoupled_weight_decay": "optim.weight_decay",
     "l2_reg": "optim.l2",
     "lambda": "optim.l2",
     "reg": "optim.l2",
@@ -138,8 +145,6 @@ SYNONYMS = {
 """What PyTorch, scikit-learn, Keras, Hugging Face, Ray and MLflow call a key."""
 
 NO_KEY = {
-    "optimizer": "the optimizer is SGD: see optim.momentum and optim.nesterov",
-    "solver": "the optimizer is SGD: see optim.momentum and optim.nesterov",
     "early_stopping": "runs end after train.epochs or train.max_steps, and do not stop early",
     "patience": "runs end after train.epochs or train.max_steps, and do not stop early",
     "loss": "the loss is softmax cross-entropy",

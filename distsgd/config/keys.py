@@ -59,7 +59,8 @@ def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[Key]:
             yield from _keys_of(field.annotation, f"{prefix}{name}.")
         else:
             meaning = " ".join((field.description or "").split())
-            yield Key(name=f"{prefix}{name}", default=_default(field.default), takes=_takes(field), meaning=meaning)
+            default = getattr(section(), name) if field.default_factory else field.default
+            yield Key(name=f"{prefix}{name}", default=_default(default), takes=_takes(field), meaning=meaning)
 
 
 def _default(value: Any) -> str:

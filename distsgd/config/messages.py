@@ -19,6 +19,8 @@ def sentences(error: ValidationError) -> str:
     """Return pydantic's findings as `key is ...: input should ...`, one for each key."""
     found: dict[str, str] = {}
     for problem in error.errors():
+        if problem["type"] == "default_factory_not_called":
+            continue  # the key is not set, and its default depends on another one, whose value is wrong
         key = ".".join(str(part) for part in problem["loc"][:2])
         message = problem["msg"].removeprefix("Value error, ")
         expected = message[0].lower() + message[1:]

@@ -77,11 +77,38 @@ class ModelConfig(Section):
         return self
 
 
+Rule = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
+
+LEARNING_RATES: dict[Rule, float] = {"sgd": 0.1, "adagrad": 0.01, "rmsprop": 0.01, "adam": 0.001, "adamw": 0.001}
+"""The learning rate of an update rule if `optim.lr` is not set; but for `sgd` that of PyTorch."""
+
+BETA2: dict[Rule, float] = {"rmsprop": 0.99, "adam": 0.999, "adamw": 0.999}
+"""`optim.beta2` of the update rules that use it, if it is not set, as in PyTorch."""
+
+EPSILON: dict[Rule, float] = {"adagrad": 1e-10, "rmsprop": 1e-8, "adam": 1e-8, "adamw": 1e-8}
+"""`optim.epsilon` of the update rules that use it, if it is not set, as in PyTorch."""
+
+WEIGHT_DECAY: dict[Rule, float] = {"adamw": 0.01}
+"""`optim.weight_decay` of the update rules that have one if it is not set, as in PyTorch."""
+
+USERS = {
+    "momentum": ("sgd",),
+    "nesterov": ("sgd",),
+    "beta1": ("adam", "adamw"),
+    "beta2": tuple(BETA2),
+    "epsilon": tuple(EPSILON),
+}
+"""The update rules that use a key which others do not."""
+
+
 class OptimConfig(Section):
     """The update rule and its learning rate."""
 
-    lr: float = Field(default=0.1, gt=0)
-    """Learning rate α."""
+    rule: Rule = "sgd"
+    """Update rule: `sgd`, plain or with `momentum`, or one with a learning rate of its own for each parameter."""
+
+    lr: float = Field(default_factory=lambda values: LEARNING_RATES[values["rule"]], gt=0)
+    """Learning rate α; unset: 0.1 with `sgd`, 0.01 with `adagrad` and `rmsprop`, 0.001 with `adam` and `adamw`."""
 
     l2: float = Field(default=1e-4, ge=0)
     """L2 strength λ: adds λ(ΣW1² + ΣW2²) to the loss and 2λW to the gradient. Biases are not regularised."""
@@ -91,6 +118,20 @@ class OptimConfig(Section):
 
     nesterov: bool = False
     """Use Nesterov momentum instead of classical momentum."""
+
+    beta1: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the running mean of the gradients that `adam` and `adamw` keep in a step, β1; unset: 0.9."""
+
+    beta2: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the running mean of the squared gradients that `adam`, `adamw` and `rmsprop` keep in a step, β2; unset:
+    0.999, or 0.99 with `rmsprop`."""
+
+    epsilon: float | None = Field(default=None, ge=1e-30)
+    """What all rules but `sgd` add to the root of the squared gradients, ε; unset: 1e-8, or 1e-10 with `adagrad`."""
+
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled weight decay: in each step α·weight_decay·W is taken off the weights, past the rule's own arithmetic,
+    unlike `l2`; biases do not decay. Unset: 0, or 0.01 with `adamw`."""
 
     clip_norm: float | None = Field(default=None, gt=0)
     """Maximum norm of the averaged gradient, L2 term included; larger gradients are scaled down. Unset: no clipping."""
@@ -109,6 +150,17 @@ class OptimConfig(Section):
 
     final_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the last step in the `cosine` schedule."""
+
+    @model_validator(mode="after")
+    def _rule_uses_what_is_set(self) -> Self:
+        for name, rules in USERS.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and self.rule not in rules:
+                raise ValueError(
+                    f"optim.{name} is {str(value).lower()} and optim.rule is {self.rule!r}, which does not use it: "
+                    f"leave one of them out, or set optim.rule to {' or '.join(rules)}"
+                )
+        return self
 
 
 class TrainConfig(Section):

@@ -66,7 +66,7 @@ class SerialLoop:
                 for b, biases in self._blocks
             ]
             clip = optim.clip_factor(config, squares)
-        step = Step(total.weight, self._plan.learning_rate(state.step), clip)
+        step = Step(total.weight, self._plan.learning_rate(state.step), clip, state.step + 1)
         for b, biases in self._blocks:
             self._rule.update(
                 total.gradient[b],

@@ -131,7 +131,7 @@ class ParameterServer:
             plan,
             weights,
             self._slots[old],
-            step=Step(weight, self.plan.learning_rate(self.step), clip),
+            step=Step(weight, self.plan.learning_rate(self.step), clip, self.step + 1),
             out=self._parameters[new],
             slots_out=self._slots[new],
         )

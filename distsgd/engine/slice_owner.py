@@ -120,7 +120,7 @@ class SliceOwner:
             plan,
             weights,
             self._slots[current],
-            step=Step(weight, self._plan.learning_rate(step), clip),
+            step=Step(weight, self._plan.learning_rate(step), clip, step + 1),
             out=self._parameters[1 - current],
             slots_out=self._slots[1 - current],
         )

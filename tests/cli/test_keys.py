@@ -34,8 +34,8 @@ def test_every_key_has_a_meaning():
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("momentum", {"optim.momentum", "optim.nesterov"}),
-        ("weight-decay", {"optim.l2"}),
+        ("momentum", {"optim.rule", "optim.momentum", "optim.nesterov"}),
+        ("weight-decay", {"optim.weight_decay"}),
         ("checkpoint.", {"checkpoint.every_s", "checkpoint.keep"}),
         ("CUDA", {"run.device", "run.gpus_per_worker"}),
     ],

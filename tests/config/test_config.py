@@ -21,10 +21,15 @@ OTHER_VALUES = {
     "model.hidden": 65,
     "model.activation": "gelu",
     "model.scale": 0.01,
+    "optim.rule": "adam",
     "optim.lr": 0.2,
     "optim.l2": 0.5,
     "optim.momentum": 0.9,
     "optim.nesterov": True,
+    "optim.beta1": 0.8,
+    "optim.beta2": 0.9,
+    "optim.epsilon": 1e-6,
+    "optim.weight_decay": 0.1,
     "optim.clip_norm": 1.0,
     "optim.schedule": "cosine",
     "optim.warmup_steps": 5,
@@ -83,6 +88,13 @@ OTHER_VALUES = {
     "checkpoint.keep": 1,
 }
 """A valid value other than the default for every key."""
+
+NEEDED = {
+    "optim.beta1": {"optim.rule": "adam"},
+    "optim.beta2": {"optim.rule": "rmsprop"},
+    "optim.epsilon": {"optim.rule": "adagrad"},
+}
+"""What has to be set for a key to have an effect; it is refused otherwise."""
 
 
 def refused(*layers) -> str:
@@ -295,7 +307,7 @@ def test_explicit_is_what_was_given_even_if_it_is_the_default():
 
 @pytest.mark.parametrize("key", known_keys())
 def test_flat_values_are_json_and_build_the_same_configuration(key):
-    config = Config.build({key: OTHER_VALUES[key]}, {"train.batch_size": 128})
+    config = Config.build({key: OTHER_VALUES[key]}, {"train.batch_size": 128}, NEEDED.get(key, {}))
     again = Config.build(json.loads(json.dumps(config.flat(), allow_nan=False)))
     assert again == config
     assert again.digest() == config.digest()
@@ -305,7 +317,7 @@ def test_flat_values_are_json_and_build_the_same_configuration(key):
 @pytest.mark.parametrize("key", known_keys())
 def test_the_digest_depends_on_exactly_what_the_weights_depend_on(key):
     """But not on the paths of the data, whose content has its own digest."""
-    base = {"train.batch_size": 64}
+    base = {"train.batch_size": 64} | NEEDED.get(key, {})
     changed = Config.build(base, {key: OTHER_VALUES[key]}).digest() != Config.build(base).digest()
     assert changed == (
         key.startswith(("model.", "optim.", "train.", "data.")) and key not in ("data.train", "data.val")

@@ -90,7 +90,7 @@ def gradient_of(xp, flat, X, y) -> np.ndarray:
             total[part],
             flat[part],
             {},
-            step=Step(COUNT, lr=1.0, clip=1.0),
+            step=Step(COUNT, lr=1.0, clip=1.0, number=1),
             biases=biases,
             out=new[part],
             slots_out={},

@@ -198,7 +198,7 @@ def test_the_server_adds_the_partial_sums_of_any_number_of_workers_to_the_same_b
         out, zeros = np.empty(net.size, np.float32), np.zeros(net.size, np.float32)
         sums, plan = list(gradients.values()), additions(tuple(gradients), (0, num_shards))
         server = Aggregation(OptimConfig(l2=0), list(blocks(net)), num_shards, xp=np)
-        server.update(sums, plan, zeros, {}, step=Step(1.0, 1.0, 1.0), out=out, slots_out={})
+        server.update(sums, plan, zeros, {}, step=Step(1.0, 1.0, 1.0, 1), out=out, slots_out={})
         assert out.tobytes() == (-expected).tobytes()
         assert all(np.array_equal(copies[node], gradient) for node, gradient in gradients.items())
 

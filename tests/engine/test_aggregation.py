@@ -48,7 +48,7 @@ def updated(net: Net, gradients: dict[Node, np.ndarray], config: OptimConfig, th
         clip = 1.0
         if config.clip_norm is not None:
             clip = optim.clip_factor(config, aggregation.squares(sums, plan, count, weights))
-        step = Step(count, 0.1, clip)
+        step = Step(count, 0.1, clip, 1)
         finite = aggregation.update(sums, plan, weights, slots, step=step, out=out, slots_out=slots_out)
     return finite, out, velocity_out
 

@@ -86,6 +86,11 @@ def test_training_with_a_device_worker_gives_the_bits_of_the_serial_loop(values)
         OptimConfig(l2=0.01),
         OptimConfig(l2=0.01, momentum=0.9, clip_norm=0.5),
         OptimConfig(momentum=0.9, nesterov=True),
+        OptimConfig(rule="adagrad", l2=0.01),
+        OptimConfig(rule="rmsprop", clip_norm=0.5),
+        OptimConfig(rule="adam", l2=0.01),
+        OptimConfig(rule="adamw", l2=0),
+        OptimConfig(weight_decay=0.1, momentum=0.5),
     ],
 )
 @pytest.mark.parametrize("nodes", [[(0, 1), (1, 2)], [(0, 2)]])
@@ -93,17 +98,17 @@ def test_updates_on_the_device_have_numpys_bits(stand_in, monkeypatch, config, n
     monkeypatch.setattr(optim, "BLOCK", 17)
     net = some_spec().net
     rng = np.random.default_rng(0)
-    left, right, weights, velocity = (rng.standard_normal(net.size, np.float32) for _ in range(4))
+    left, right, weights, state = (rng.standard_normal(net.size, np.float32) for _ in range(4))
     results = []
     for xp in (np, stand_in):
         gradients = [xp.asarray(gradient) for _, gradient in zip(nodes, (left, right), strict=False)]
         plan = reduction.additions(tuple(nodes), (0, 2))
         W = xp.asarray(weights)
-        slots = {name: xp.asarray(velocity) for name in update_rule(config).slots}
+        slots = {name: xp.asarray(abs(state)) for name in update_rule(config).slots}
         out, slots_out = xp.zeros(net.size, xp.float32), {name: xp.zeros(net.size, xp.float32) for name in slots}
         server = Aggregation(config, list(optim.blocks(net)), 2, xp=xp)
         clip = optim.clip_factor(config, server.squares(gradients, plan, 9, W))
-        assert server.update(gradients, plan, W, slots, step=Step(9, 0.1, clip), out=out, slots_out=slots_out)
+        assert server.update(gradients, plan, W, slots, step=Step(9, 0.1, clip, 3), out=out, slots_out=slots_out)
         found = [out, *slots_out.values()]
         results.append([optim.l2_loss(net, out, 0.1, xp), *(to_host(array).tobytes() for array in found)])
     assert results[0] == results[1]
