@@ -55,6 +55,14 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"train.batch_size": 5000, "train.epochs": 9, "optim.clip_norm": 0.5, "optim.warmup_steps": 4},
         [{"run.workers": 2}],
     ),
+    "AdamW, GELU": (
+        {"optim.rule": "adamw", "model.activation": "gelu", "train.num_shards": 5},
+        [{"run.workers": 2}, {"run.workers": 3}],
+    ),
+    "AdaGrad, no hidden layer": (
+        {"optim.rule": "adagrad", "model.hidden": 0},
+        [{"run.workers": 3}, {"run.workers": 2, "run.link": "ray"}],
+    ),
 }
 
 
@@ -168,6 +176,18 @@ def test_a_killed_driver_and_another_killed_driver(own_folder, cluster, undistur
     assert again.code == 0
     assert "has finished; nothing is left to do" in again.err
     assert_same(own_folder / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_of_a_run_whose_rule_has_two_state_vectors(own_folder, cluster):
+    """Adam's bias correction needs the number of the step, as its mean and its squares are those of the checkpoint."""
+    keys = LONG | {"optim.rule": "adam", "optim.momentum": 0.0, "optim.lr": 0.002, "model.activation": "tanh"}
+    undisturbed = distsgd.train(keys | {"run.workers": 0, "run.dir": "undisturbed"})
+    process = start_long_run(Cli(own_folder, RAY_ENVIRONMENT), cluster.address, 500, *options(keys))
+    process.kill()
+    assert finished(process).code == -signal.SIGKILL
+    assert distsgd.train({"run.dir": "run", "run.workers": 3}, resume=True).steps == undisturbed.steps == STEPS
+    assert_same(own_folder / "run", own_folder / "undisturbed")
 
 
 def test_missing_shared_memory_is_logged_in_one_line(own_folder, monkeypatch, caplog):
