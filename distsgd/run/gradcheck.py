@@ -1,0 +1,20 @@
+"""From a configuration to the check of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distsgd.config import Config
+from distsgd.core.gradcheck import Comparison
+from distsgd.data import load
+from distsgd.engine.gradcheck import check_first_batch
+from distsgd.engine.spec import RunSpec
+
+
+def check(config: Config, samples: int, stage: Callable[[str], None]) -> tuple[RunSpec, int, list[Comparison]]:
+    """Return a run's spec, the number of rows of its first mini-batch, and the comparison of the gradients there.
+
+    RefusedError as before training.
+    """
+    spec = RunSpec.beginning(config, load(config.data, stage, class_weight=config.train.class_weight))
+    return spec, *check_first_batch(spec, samples)
