@@ -1,0 +1,184 @@
+"""What the estimators share: from scikit-learn's parameters to a configuration, training, and the fitted attributes."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from distsgd.config import Config
+from distsgd.core.net import Parameters
+from distsgd.data import DataSet
+from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.spec import RunSpec
+from distsgd.engine.threads import THREADED_FLOPS
+from distsgd.errors import RefusedError, TrainingError
+from distsgd.run.fitting import FittedEpoch, fit
+from distsgd.rundir.classifier import weights_sha256
+
+ACTIVATIONS = {"logistic": "sigmoid"}
+"""Names of activations where scikit-learn's is another one."""
+
+SHARDS = 4
+"""Shards of a mini-batch that is worth dividing; their number is part of the result, so it depends on shapes alone."""
+
+BATCH_SIZE = 200
+"""That of `MLPClassifier` for `batch_size="auto"`."""
+
+
+class Estimator(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share; see DistSGDClassifier."""
+
+    _snapshot: Snapshot
+    _score_name: ClassVar[str]
+    """The metric of the held-out rows that early stopping goes by."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 0, None, closed="left")],
+        "activation": [StrOptions({"relu", "logistic", "tanh", "leaky_relu", "elu", "gelu"})],
+        "solver": [StrOptions({"sgd"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": [Options(bool, {True})],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "num_shards": [StrOptions({"auto"}), Interval(Integral, 1, 65536, closed="both")],
+        "workers": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "threads": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _config(self, rows: int, outputs: int, features: int, mean_weight: float, **data: Any) -> Config:
+        """Return the configuration of a run with these parameters."""
+        batch = min(rows, self._batch_size())
+        hidden, shards = self._hidden(), self.num_shards
+        if shards == "auto":
+            size = (features + 1) * hidden + (hidden + 1) * outputs if hidden else (features + 1) * outputs
+            shards = SHARDS if 6.0 * batch * size >= THREADED_FLOPS else 1
+        shards = min(shards, batch)
+        values = {
+            "model.hidden": hidden,
+            "optim.lr": float(self.learning_rate_init),
+            "optim.l2": float(self.alpha) / (2 * batch * mean_weight),  # as scikit-learn: alpha/2 ‖W‖² per mini-batch
+            "optim.momentum": float(self.momentum),
+            "optim.nesterov": bool(self.nesterovs_momentum) and self.momentum > 0,
+            "train.batch_size": batch,
+            "train.num_shards": shards,
+            "train.epochs": self.max_iter,
+            "train.seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
+            "train.log_every": 2**62,
+            "run.workers": self.workers if self.workers == "auto" else min(self.workers, shards),
+            "run.threads": self.threads,
+            "tracking.enabled": False,
+        }
+        if hidden:
+            values["model.activation"] = ACTIVATIONS.get(self.activation, self.activation)
+        return Config.build(values, data)
+
+    def _batch_size(self) -> int:
+        return BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
+
+    def _hidden(self) -> int:
+        """Return the number of hidden units H; ValueError if there is more than one hidden layer."""
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
+        if len(sizes) > 1 or any(not isinstance(size, Integral) or size < 0 for size in sizes):
+            raise ValueError(
+                f"hidden_layer_sizes is {self.hidden_layer_sizes}; expected one hidden layer such as (100,), or () for "
+                "none: distsgd trains nets of two layers"
+            )
+        return int(sizes[0]) if sizes else 0
+
+    def _train(self, config: Config, data: DataSet, *, epochs: int | None, goes_on: bool) -> None:
+        """Train from the last state if it `goes_on`, else from the beginning; for `epochs`, or until no gain."""
+        before = self._snapshot if goes_on else None
+        if before is None:
+            self._best: Snapshot | None = None
+            self.loss_curve_: list[float] = []
+            self._no_improvement_count = self._epochs = 0
+            scored = self.early_stopping and epochs is None
+            self.validation_scores_: list[float] | None = [] if scored else None
+            self.best_validation_score_: Any = -math.inf if scored else None
+            self.best_loss_: Any = None if scored else math.inf
+        done = self._epochs if epochs is not None else 0
+        config = config.with_values({"train.epochs": done + (self.max_iter if epochs is None else epochs)})
+        self.n_iter_ = 0
+
+        def start(beginning: RunSpec) -> Snapshot:
+            state, step = beginning.start, done * beginning.plan.sampler.steps_per_epoch
+            if before is None:
+                return state
+            if before.parameters.shape != state.parameters.shape:
+                raise ValueError("the shape of the net has changed; set warm_start=False to train it anew")
+            slots = {name: before.slots.get(name, zeros) for name, zeros in state.slots.items()}
+            return Snapshot(step=step, parameters=before.parameters, slots=slots if epochs else state.slots)
+
+        try:
+            spec = fit(config, data, start, lambda epoch: self._ended(epoch, incremental=epochs is not None))
+        except (RefusedError, TrainingError) as error:
+            raise ValueError(str(error)) from None
+        if self._best is not None and epochs is None:
+            self._snapshot = self._best
+        self._net, self.weights_sha256_ = spec.net, weights_sha256(self._snapshot.parameters)
+        self.n_layers_ = 3 if spec.net.hidden else 2
+        self.n_outputs_ = spec.net.classes
+        if epochs is None and self.n_iter_ == self.max_iter and self._no_improvement_count <= self.n_iter_no_change:
+            warnings.warn(
+                f"{type(self).__name__}: {self.max_iter} iterations (max_iter) are over, and training has not "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _ended(self, epoch: FittedEpoch, *, incremental: bool) -> bool:
+        """Note the figures of an epoch; return whether to go on, by the rule of MLPClassifier."""
+        self._snapshot, self.loss_ = epoch.snapshot, epoch.loss
+        self.n_iter_ += 1
+        self._epochs += 1
+        self.loss_curve_.append(epoch.loss)
+        if self.verbose:
+            sys.stdout.write(f"Iteration {self.n_iter_}, loss = {epoch.loss:.8f}\n")
+        if self.validation_scores_ is not None:
+            score = epoch.metrics.get(self._score_name, math.nan)
+            self.validation_scores_.append(score)
+            gained = not score < self.best_validation_score_ + self.tol
+            if score > self.best_validation_score_:
+                self.best_validation_score_, self._best = score, epoch.snapshot
+        else:
+            gained = epoch.loss <= self.best_loss_ - self.tol
+            self.best_loss_ = min(self.best_loss_, epoch.loss)
+        self._no_improvement_count = 0 if gained else self._no_improvement_count + 1
+        return incremental or self._no_improvement_count <= self.n_iter_no_change
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """The weight matrices: W1 (D, H) and W2 (H, C), or W2 (D, C) alone without a hidden layer; float32."""
+        parameters = self._parameters()
+        return [parameters.W1, parameters.W2] if self._net.hidden else [parameters.W2]
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """The biases: b1 (H,) and b2 (C,), or b2 alone without a hidden layer; float32."""
+        parameters = self._parameters()
+        return [parameters.b1, parameters.b2] if self._net.hidden else [parameters.b2]
+
+    def _parameters(self) -> Parameters:
+        if "_net" not in vars(self):
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
+        return self._net.split(self._snapshot.parameters)
