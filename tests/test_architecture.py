@@ -35,10 +35,22 @@ HOMES = {
     "onnxruntime": ["export.onnx_file"],
     "safetensors": ["export.safetensors_file"],
     "skops": ["export.sklearn_pipeline"],
-    "sklearn": ["export.sklearn_pipeline"],
+    "sklearn": ["export.sklearn_pipeline", "sklearn"],
     "click": ["cli"],
     "rich": ["cli.progress", "cli.bar"],
-    "numpy": ["core", "data", "engine", "comm", "rundir", "cluster", "tracking", "run.prediction", "export"],
+    "numpy": [
+        "core",
+        "data",
+        "engine",
+        "comm",
+        "rundir",
+        "cluster",
+        "tracking",
+        "run.prediction",
+        "run.fitting",
+        "sklearn",
+        "export",
+    ],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""
 

@@ -49,7 +49,9 @@ def fit(
             trainer.take_records()
             snapshot = trainer.snapshot()
             measured = trainer.evaluate(lambda: None)
-            loss = (snapshot.epoch_loss.mean or 0.0) + l2_loss(spec.net, snapshot.parameters, config.optim.l2, np)
+            with np.errstate(over="ignore"):
+                decay = l2_loss(spec.net, snapshot.parameters, config.optim.l2, np)
+            loss = (snapshot.epoch_loss.mean or 0.0) + decay
             metrics = {} if measured is None else measured.metrics
             if not epoch_ended(FittedEpoch(loss=loss, metrics=metrics, snapshot=snapshot)):
                 break

@@ -44,7 +44,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 0, None, closed="left")],
         "activation": [StrOptions({"relu", "logistic", "tanh", "leaky_relu", "elu", "gelu"})],
-        "solver": [StrOptions({"sgd"})],
+        "solver": [StrOptions({"sgd", "adam", "adagrad", "rmsprop"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant"})],
@@ -59,6 +59,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "num_shards": [StrOptions({"auto"}), Interval(Integral, 1, 65536, closed="both")],
         "workers": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
@@ -77,8 +80,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             "model.hidden": hidden,
             "optim.lr": float(self.learning_rate_init),
             "optim.l2": float(self.alpha) / (2 * batch * mean_weight),  # as scikit-learn: alpha/2 ‖W‖² per mini-batch
-            "optim.momentum": float(self.momentum),
-            "optim.nesterov": bool(self.nesterovs_momentum) and self.momentum > 0,
+            "optim.rule": self.solver,
+            **self._solver_values(),
             "train.batch_size": batch,
             "train.num_shards": shards,
             "train.epochs": self.max_iter,
@@ -91,6 +94,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if hidden:
             values["model.activation"] = ACTIVATIONS.get(self.activation, self.activation)
         return Config.build(values, data)
+
+    def _solver_values(self) -> dict[str, Any]:
+        """Return the settings of the update rule; those of another rule are not used, as in MLPClassifier."""
+        if self.solver == "sgd":
+            nesterov = bool(self.nesterovs_momentum) and self.momentum > 0
+            return {"optim.momentum": float(self.momentum), "optim.nesterov": nesterov}
+        values: dict[str, Any] = {"optim.epsilon": float(self.epsilon)}
+        if self.solver != "adagrad":
+            values["optim.beta2"] = float(self.beta_2)
+        if self.solver == "adam":
+            values["optim.beta1"] = float(self.beta_1)
+        return values
 
     def _batch_size(self) -> int:
         return BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)

@@ -25,10 +25,11 @@ from distsgd.sklearn.tables import in_arrays, is_table
 class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """A classifier of two layers, or of one, trained by mini-batch SGD with the same bits for any number of workers.
 
-    Parameters are those of `MLPClassifier`, with its defaults, as far as they apply to `solver="sgd"`, and:
+    Parameters are those of `MLPClassifier`, with its defaults, and:
 
     hidden_layer_sizes: one hidden layer, an integer or `(n,)`; `()` is softmax regression.
     activation: `relu`, `logistic`, `tanh`, `leaky_relu`, `elu` or `gelu`.
+    solver: `adam`, `sgd`, `adagrad` or `rmsprop`.
     class_weight: None, `"balanced"`, or a dict of classes and weights.
     num_shards: into how many shards a mini-batch is cut; `"auto"`: 4, or 1 if it is small. Part of the result.
     workers: 0: this process, without Ray; else processes on Ray, at most one for each shard. No part of the result.
@@ -51,7 +52,7 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         hidden_layer_sizes: Any = (100,),
         activation: str = "relu",
         *,
-        solver: str = "sgd",
+        solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: Any = "auto",
         learning_rate: str = "constant",
@@ -66,6 +67,9 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         class_weight: Any = None,
         num_shards: Any = "auto",
@@ -89,6 +93,9 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.nesterovs_momentum = nesterovs_momentum
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
         self.num_shards = num_shards
