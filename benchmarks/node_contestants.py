@@ -50,7 +50,10 @@ _BY_NAME = {contestant.name: contestant for contestant in ON_ONE_NODE}
 OURS_ONE_NODE = NodeContestant("one-node", "distsgd on one node", OURS)
 OURS_NODES = NodeContestant("distsgd", "distsgd", OURS, joins=True)
 SOCKETS = NodeContestant(
-    "sockets", "the exchange alone", Contestant("sockets", "plain sockets", "sockets"), per_node=True
+    "sockets", "plain sockets, the exchange alone", Contestant("sockets", "plain sockets", "sockets"), per_node=True
+)
+MESH = NodeContestant(
+    "mesh", "distsgd's exchange alone", Contestant("mesh", "distsgd's connections", "mesh"), per_node=True
 )
 
 CONTESTANTS = (
@@ -59,6 +62,7 @@ CONTESTANTS = (
     NodeContestant("ddp", "PyTorch DDP, gloo", _BY_NAME["ddp"], per_node=True),
     NodeContestant("ray", "Ray actors, NumPy", _BY_NAME["ray"], joins=True),
     SOCKETS,
+    MESH,
 )
 
 

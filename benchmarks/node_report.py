@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.node_contestants import CONTESTANTS, OURS_NODES, OURS_ONE_NODE, SOCKETS
+from benchmarks.node_contestants import CONTESTANTS, MESH, OURS_NODES, OURS_ONE_NODE, SOCKETS
 from benchmarks.scaling_report import grid
 from benchmarks.shapes import Shape
 from benchmarks.summary import milliseconds
@@ -42,16 +42,18 @@ def ratio(found: Mapping[str, float], name: str, base: str) -> str:
 
 def table(results: Results) -> list[str]:
     """Return the lines of a Markdown table with a row for each case."""
-    peers = [contestant for contestant in CONTESTANTS if contestant not in (OURS_NODES, OURS_ONE_NODE, SOCKETS)]
+    peers = [contestant for contestant in CONTESTANTS if contestant not in (OURS_NODES, OURS_ONE_NODE, SOCKETS, MESH)]
     head = ["net@batch", "nodes", "delay, ms"]
     head += [contestant.label for contestant in CONTESTANTS]
     head += ["distsgd over one node", *(f"{peer.label} over distsgd" for peer in peers)]
+    head += ["plain sockets over distsgd's exchange"]
     rows = []
     for case, by_name in results.items():
         found = medians(by_name)
         cells = [milliseconds(found[c.name]) if c.name in found else "-" for c in CONTESTANTS]
         ratios = [ratio(found, OURS_NODES.name, OURS_ONE_NODE.name)]
         ratios += [ratio(found, peer.name, OURS_NODES.name) for peer in peers]
+        ratios += [ratio(found, SOCKETS.name, MESH.name)]
         rows.append([str(case.shape), str(case.nodes), f"{case.delay_ms:g}", *cells, *ratios])
     return grid(head, rows)
 
