@@ -5,15 +5,17 @@ A step on one node with w workers, each with b examples of D features, for a net
     T_node = step + w·worker + b·(6P·flop + D·gather) + P·(update + (w − 1)·add) / threads(P)
 
 An example costs 6P floating-point operations, 2P forward and 4P backward. The server updates P parameters and adds the
-w gradients, on all cores if the net is large. With N nodes, each of the other N − 1 has an aggregator that receives
-P parameters and returns a gradient, 8P bytes in all:
+w gradients, on all cores if the net is large. With N nodes, each owns a slice of P/N parameters: it sends every other
+node that part of its gradient, and then its own new slice, and receives as much, 8P(N − 1)/N bytes in each direction:
 
-    T_between = call + (N − 1)·(aggregator + 8P·byte)
+    T_between = exchange + (N − 1)·peer + 8P(N − 1)/N·byte
 
-The N − 1 terms add up because one process, the server, sends and receives them all. With K slices of the parameters,
-each with its own server, a server exchanges 8P/K bytes with each aggregator, and an aggregator makes K calls:
+With one server for all, which sends parameters to N − 1 others and receives their gradients, the bytes would be
+8P(N − 1) at the server:
 
-    T_between = call + max((N − 1)·(aggregator + 8P/K·byte), K·aggregator + 8P·byte)
+    T_one_server = exchange + (N − 1)·(peer + 8P·byte)
+
+Both are times of processors; the network's come on top.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ from scipy.optimize import nnls
 
 from distsgd.engine.aggregation import THREADED
 
-LATENCY_S, MESSAGE_S, BYTES_PER_S = 50e-6, 5e-6, 25e9 / 8
-"""Assumed for a 25 Gbit/s network, not measured."""
+LATENCY_S, BYTES_PER_S = 50e-6, 25e9 / 8
+"""Assumed for a network of 25 Gbit/s, one way, not measured."""
+
+MOST = 2**14
+"""Nodes at which `most_nodes` stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A measurement: a step of a net, or an exchange with aggregators, and the seconds it took."""
+    """A measurement: a step of a net, or an exchange between nodes without one, and the seconds it took."""
 
     parameters: int
     features: int = 0
@@ -40,8 +45,8 @@ class Point:
     workers: int = 0
     """Per node; 0 is the serial loop."""
     nodes: int = 1
-    aggregators: int = 0
-    """0 is a step rather than an exchange."""
+    is_exchange: bool = False
+    """Whether it is an exchange alone, between `nodes` nodes that share the cores of one machine."""
     seconds: float = 0.0
 
 
@@ -67,14 +72,14 @@ class Model:
     add: float
     """Per parameter of each gradient after the first, on one thread: the addition."""
 
-    call: float
+    exchange: float
     """Fixed cost of an exchange between nodes."""
 
-    aggregator: float
-    """Per aggregator in an exchange."""
+    peer: float
+    """Per other node in an exchange."""
 
     byte: float
-    """Per byte sent to or received from an aggregator."""
+    """Per byte that a node sends and receives."""
 
     cores: int
     """Threads that share the update of a large net."""
@@ -85,28 +90,35 @@ class Model:
         server = parameters * (self.update + (workers - 1) * self.add) / threads(parameters, self.cores)
         return self.step + workers * self.worker + work + server
 
-    def between(self, parameters: int, nodes: int, slices: int = 1) -> float:
+    def between(self, parameters: int, nodes: int) -> float:
         """Return T_between."""
         if nodes == 1:
             return 0.0
-        at_server = (nodes - 1) * (self.aggregator + 8 * parameters / slices * self.byte)
-        at_aggregator = slices * self.aggregator + 8 * parameters * self.byte
-        return self.call + max(at_server, at_aggregator)
+        return self.exchange + (nodes - 1) * (self.peer + 8 * parameters / nodes * self.byte)
 
-    def over_sockets(self, parameters: int, nodes: int) -> float:
-        """Return what T_between would be if each node owned a slice and exchanged slices over sockets.
+    def one_server(self, parameters: int, nodes: int) -> float:
+        """Return T_one_server."""
+        return self.exchange + (nodes - 1) * (self.peer + 8 * parameters * self.byte) if nodes > 1 else 0.0
 
-        Each node receives 8P·(N − 1)/N bytes in total and sends as many at the same time, in two rounds.
+    def on_shared_cores(self, parameters: int, nodes: int) -> float:
+        """Return T_between if the nodes share the cores of one machine."""
+        return self.between(parameters, nodes) * max(1.0, nodes / self.cores)
+
+    def most_nodes(self, parameters: int, features: int, examples: float, workers: int) -> int:
+        """Return the largest number of nodes for which T_between and the network take no longer than T_node.
+
+        MOST if there are that many.
         """
-        return 2 * LATENCY_S + 2 * (nodes - 1) * MESSAGE_S + 8 * parameters * (nodes - 1) / nodes / BYTES_PER_S
-
-    def most_nodes(self, parameters: int, features: int, examples: float, workers: int, slices: int = 1) -> int:
-        """Return the largest number of nodes for which T_between is not longer than T_node."""
         within = self.node(parameters, features, examples, workers)
         nodes = 1
-        while nodes < 2**20 and self.between(parameters, nodes + 1, slices) <= within:
+        while nodes < MOST and self.between(parameters, nodes + 1) + network_s(parameters, nodes + 1) <= within:
             nodes += 1
         return nodes
+
+
+def network_s(parameters: int, nodes: int) -> float:
+    """Return what the network adds to an exchange: two one-way latencies, and the bytes."""
+    return 2 * LATENCY_S + 8 * parameters * (nodes - 1) / nodes / BYTES_PER_S if nodes > 1 else 0.0
 
 
 def threads(parameters: int, cores: int) -> int:
@@ -128,14 +140,15 @@ def fit(points: Sequence[Point], cores: int) -> Model:
         ]
 
     def exchange_terms(p: Point) -> list[float]:
-        return [1, p.aggregators, 8 * p.parameters * p.aggregators]
+        shared = max(1.0, p.nodes / cores)
+        return [shared, shared * (p.nodes - 1), shared * 8 * p.parameters * (p.nodes - 1) / p.nodes]
 
     steps = [p for p in points if p.workers and p.nodes == 1]
     step, worker, flop, gather, update, add = _solve(steps, step_terms)
-    call, aggregator, byte = _solve([p for p in points if p.aggregators], exchange_terms)
+    exchange, peer, byte = _solve([p for p in points if p.is_exchange], exchange_terms)
     return Model(
         step=step, worker=worker, flop=flop, gather=gather, update=update, add=add,
-        call=call, aggregator=aggregator, byte=byte, cores=cores,
+        exchange=exchange, peer=peer, byte=byte, cores=cores,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Fit the cost model of a step to short runs, and predict larger clusters: `python -m benchmarks.scaling`.
 
-Real runs of `distsgd train` on one node with zero, one and two workers, then `benchmarks.exchange` between two raylets.
+Real runs of `distsgd train` on one node with zero, one and two workers; the exchange between two, four and eight nodes
+in network namespaces of this machine; and real runs on two of them. It needs root.
 """
 
 from __future__ import annotations
@@ -8,10 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,32 +17,42 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import machine, options, report
-from benchmarks.contestants import REPOSITORY
+from benchmarks import machine, node_contestants, options, report
+from benchmarks.contestants import Settings
 from benchmarks.cost_model import Model, Point, fit
+from benchmarks.node_contestants import MESH, OURS_NODES, place_for, ray_environment
 from benchmarks.scaling_report import markdown
-from benchmarks.scaling_runs import run, shapes
-from distsgd.core import numerics
+from benchmarks.scaling_runs import BATCHES, run, shapes
+from benchmarks.shapes import make_data
+
+NODES = (2, 4, 8)
+"""Numbers of nodes between which the exchange is timed."""
 
 
 def measure(folder: Path, seconds: float) -> Iterator[Point]:
     """Yield one round of measurements: runs on one node, exchanges, and runs on two nodes."""
     for shape, workers in itertools.product(shapes(), (0, 1, 2)):
         yield run(shape, workers, folder, seconds)
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        **numerics.environment(1, None),
-    }
-    command = [sys.executable, "-m", "benchmarks.exchange", str(folder), str(seconds)]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                yield Point(**json.loads(line))
-    if process.returncode:
-        raise click.ClickException(f"benchmarks.exchange ended with exit code {process.returncode}")
+    environment = ray_environment(secrets.token_hex(32))
+    for nodes in NODES:
+        settings = Settings(workers=nodes, threads=1, seconds=seconds)
+        contestants = [MESH, OURS_NODES] if nodes == 2 else [MESH]
+        with place_for(contestants, nodes, environment, delay_ms=0.0, rate=None) as place:
+            for shape in shapes():
+                data = make_data(shape, "float32", folder)
+                for contestant in contestants:
+                    if contestant is MESH and shape.batch != BATCHES[0]:  # which the exchange does not depend on
+                        continue
+                    found = node_contestants.measure(contestant, shape, data, settings, place, environment)
+                    point = Point(
+                        parameters=shape.parameters,
+                        features=shape.features,
+                        batch=shape.batch,
+                        workers=1,
+                        nodes=nodes,
+                        is_exchange=contestant is MESH,
+                    )
+                    yield dataclasses.replace(point, seconds=1e-3 * float(found["step_ms_p50"]))
 
 
 @click.command()

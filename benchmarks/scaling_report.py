@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cost_model import Model, Point
+from benchmarks.cost_model import MOST, Model, Point, network_s
 from benchmarks.summary import milliseconds
 
 CROWDS = ((8, 1), (64, 8), (1024, 64))
@@ -35,9 +35,9 @@ def markdown(
     model: Model, points: Sequence[Point], facts: Mapping[str, Any], rounds: int, loads: Sequence[float]
 ) -> str:
     """Return all tables: the fitted costs, measurements next to the model's values, and predictions."""
-    steps = [point for point in points if not point.aggregators and point.nodes == 1]
-    exchanges = [point for point in points if point.aggregators]
-    two_nodes = [point for point in points if point.nodes == 2]
+    steps = [point for point in points if not point.is_exchange and point.nodes == 1]
+    exchanges = [point for point in points if point.is_exchange]
+    two_nodes = [point for point in points if not point.is_exchange and point.nodes == 2]
     sizes = sorted({point.parameters for point in exchanges})
     conditions = (
         f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
@@ -56,7 +56,7 @@ def markdown(
             "",
             *_one_node(model, steps),
             "",
-            "### Between two nodes: milliseconds of an exchange without arithmetic, measured (model)",
+            "### Between nodes of one machine: milliseconds of an exchange without arithmetic, measured (model)",
             "",
             *_exchanges(model, exchanges),
             "",
@@ -83,9 +83,9 @@ def _costs(model: Model) -> list[str]:
         ("gathering, one worker", f"{1e9 * model.gather:.2f} ns a number"),
         ("update, one thread", f"{1e9 * model.update:.2f} ns a parameter"),
         ("adding a gradient, one thread", f"{1e9 * model.add:.2f} ns a parameter"),
-        ("an exchange between nodes", f"{1e3 * model.call:.2f} ms"),
-        ("each aggregator in it", f"{1e3 * model.aggregator:.2f} ms"),
-        ("bytes to and from an aggregator", f"{1e-6 / model.byte:.0f} MB/s" if model.byte else "nothing"),
+        ("an exchange between nodes", f"{1e6 * model.exchange:.0f} µs"),
+        ("each other node in it", f"{1e6 * model.peer:.0f} µs"),
+        ("bytes that a node sends and receives", f"{1e-6 / model.byte:.0f} MB/s" if model.byte else "nothing"),
     ]
     return grid(("what", "cost"), rows)
 
@@ -107,11 +107,11 @@ def _one_node(model: Model, steps: Sequence[Point]) -> list[str]:
 def _exchanges(model: Model, exchanges: Sequence[Point]) -> list[str]:
     rows: dict[int, list[str]] = {}
     for point in exchanges:
-        expected = model.between(point.parameters, point.aggregators + 1)
+        expected = model.on_shared_cores(point.parameters, point.nodes)
         rows.setdefault(point.parameters, []).append(f"{ms(point.seconds)} ({ms(expected)})")
-    aggregators = sorted({point.aggregators for point in exchanges})
+    counts = sorted({point.nodes for point in exchanges})
     return grid(
-        ("parameters", *(f"{n} aggregator{'s' if n > 1 else ''}" for n in aggregators)),
+        ("parameters", *(f"{count} nodes" for count in counts)),
         [(f"{parameters:,}", *cells) for parameters, cells in rows.items()],
     )
 
@@ -130,24 +130,22 @@ def _predictions(model: Model, sizes: Sequence[int]) -> list[str]:
     for parameters in sizes:
         for workers, nodes in CROWDS:
             within = model.node(parameters, FEATURES, EXAMPLES[1], workers // nodes)
-            ways = [model.between(parameters, nodes, slices) for slices in (1, min(8, nodes))]
-            ways.append(model.over_sockets(parameters, nodes))
+            ways = [way(parameters, nodes) for way in (model.one_server, model.between)]
+            ways.append(ways[-1] + network_s(parameters, nodes))
             cells = [f"{ms(way)}, {100 * within / (within + way):.0f} %" if nodes > 1 else "-" for way in ways]
             rows.append((f"{parameters:,}", f"{workers:,} on {nodes}", ms(within), *cells))
     return grid(
-        ("parameters", "workers on nodes", "within a node", "one server", "8 slices", "a slice a node, sockets"), rows
+        ("parameters", "workers on nodes", "within a node", "one server", "a slice a node", "with 25 Gbit/s"), rows
     )
 
 
 def _saturation(model: Model, sizes: Sequence[int]) -> list[str]:
-    rows = [
-        (
-            f"{parameters:,}",
-            *(f"{model.most_nodes(parameters, FEATURES, examples, 8):,}" for examples in EXAMPLES),
-            *(f"{model.most_nodes(parameters, FEATURES, examples, 8, 8):,}" for examples in EXAMPLES),
-        )
+    counts = {
+        parameters: [model.most_nodes(parameters, FEATURES, examples, 8) for examples in EXAMPLES]
         for parameters in sizes
+    }
+    rows = [
+        (f"{parameters:,}", *(f"{count:,}" if count < MOST else "no limit" for count in found))
+        for parameters, found in counts.items()
     ]
-    one = (f"one server, {examples} examples a worker" for examples in EXAMPLES)
-    eight = (f"8 slices, {examples}" for examples in EXAMPLES)
-    return grid(("parameters", *one, *eight), rows)
+    return grid(("parameters", *(f"{examples} examples a worker" for examples in EXAMPLES)), rows)

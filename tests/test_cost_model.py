@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from benchmarks.cost_model import Model, Point, fit
+from benchmarks.cost_model import Model, Point, fit, network_s
 from benchmarks.machine import facts
 from benchmarks.scaling_report import markdown
 
@@ -18,8 +18,8 @@ COSTS = Model(
     gather=0.3e-9,
     update=0.6e-9,
     add=0.2e-9,
-    call=1e-3,
-    aggregator=0.4e-3,
+    exchange=40e-6,
+    peer=30e-6,
     byte=1 / 500e6,
     cores=2,
 )
@@ -40,8 +40,8 @@ def steps() -> list[Point]:
 
 def exchanges() -> list[Point]:
     return [
-        Point(parameters=parameters, aggregators=aggregators, seconds=COSTS.between(parameters, aggregators + 1))
-        for parameters, aggregators in itertools.product(SIZES, (1, 2, 4))
+        Point(parameters=parameters, nodes=nodes, is_exchange=True, seconds=COSTS.on_shared_cores(parameters, nodes))
+        for parameters, nodes in itertools.product(SIZES, (2, 4, 8))
     ]
 
 
@@ -64,26 +64,27 @@ def test_no_cost_is_negative_whatever_was_measured():
 
 
 def test_one_node_has_nothing_between():
-    assert COSTS.between(10**6, 1) == 0
+    assert COSTS.between(10**6, 1) == COSTS.one_server(10**6, 1) == network_s(10**6, 1) == 0
 
 
-def test_slices_share_the_servers_work_until_the_aggregators_have_more():
-    alone, eight, many = (COSTS.between(3_000_000, 64, slices) for slices in (1, 8, 4096))
-    assert alone == pytest.approx(1e-3 + 63 * (0.4e-3 + 24e6 / 500e6))
-    assert eight == pytest.approx(1e-3 + 63 * (0.4e-3 + 3e6 / 500e6))
-    assert many == pytest.approx(1e-3 + 4096 * 0.4e-3 + 24e6 / 500e6)
+def test_a_slice_a_node_carries_two_vectors_whatever_the_number_of_nodes():
+    assert COSTS.between(3_000_000, 2) == pytest.approx(70e-6 + 12e6 / 500e6)
+    assert COSTS.between(3_000_000, 64) == pytest.approx(40e-6 + 63 * 30e-6 + 24e6 * 63 / 64 / 500e6)
+    assert COSTS.one_server(3_000_000, 64) == pytest.approx(40e-6 + 63 * (30e-6 + 24e6 / 500e6))
+    assert network_s(10**6, 2) < network_s(10**6, 1024) < 8e6 / 3.125e9 + 1e-4
 
 
-def test_sockets_carry_two_vectors_whatever_the_number_of_nodes():
-    assert COSTS.over_sockets(10**6, 2) < COSTS.over_sockets(10**6, 1024) < 2.5 * 8e6 / 3.125e9 + 0.0103 + 1e-4
+def test_nodes_that_share_two_cores_take_turns():
+    assert COSTS.on_shared_cores(10**6, 2) == COSTS.between(10**6, 2)
+    assert COSTS.on_shared_cores(10**6, 8) == 4 * COSTS.between(10**6, 8)
 
 
-@pytest.mark.parametrize("slices", [1, 8])
-def test_the_most_nodes_are_the_last_that_spend_no_more_time_between(slices):
+def test_the_most_nodes_are_the_last_that_spend_no_more_time_between():
     for parameters in SIZES:
-        nodes = COSTS.most_nodes(parameters, 784, 2048, 8, slices)
-        within = COSTS.node(parameters, 784, 2048, 8)
-        assert COSTS.between(parameters, nodes, slices) <= within < COSTS.between(parameters, nodes + 1, slices)
+        nodes = COSTS.most_nodes(parameters, 784, 256, 8)
+        within = COSTS.node(parameters, 784, 256, 8)
+        between = [COSTS.between(parameters, n) + network_s(parameters, n) for n in (nodes, nodes + 1)]
+        assert between[0] <= within < between[1]
 
 
 def test_the_report_has_a_line_for_everything_measured():
