@@ -35,6 +35,9 @@ ELSEWHERE = {
 }
 """What is run elsewhere, by the first word of a command, and where."""
 
+USE = ("predict", "evaluate", "export")
+"""Commands that need a run."""
+
 QUICK = ["--workers", "0", "--set", "train.max_steps=3", "--set", "tracking.enabled=false"]
 
 PROGRAMS = {"distsgd", "ray", "python", *ELSEWHERE}
@@ -81,6 +84,8 @@ def checkout(own_folder: Path) -> Path:
     for folder in ("", "mnist/", "data/mnist/"):
         for name in ("train", "test"):
             write_rows(f"{folder}{name}.parquet", 784)
+    rows = pq.read_table("test.parquet")
+    pq.write_table(rows.append_column("id", pa.array(range(len(rows)))), "new.parquet")
     return own_folder
 
 
@@ -97,27 +102,30 @@ def test_every_command_is_one_that_a_test_knows():
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in OURS if not any(word in command for word in ("sync", "cuda", "distsgd ui"))]
+    "command",
+    [command for command in OURS if not any(word in command for word in ("sync", "cuda", "distsgd ui", "--log"))],
 )
 def test_a_command_of_ours_runs(command, checkout):
     words = shlex.split(command)[1:]
     if "--resume" in words:
         begun = [word for word in words if word != "--resume"]
         assert invoke(*begun, *QUICK).code == 0
+    if words[0] in USE:
+        assert invoke("train", "--data", "train.parquet", "--run-dir", words[1], *QUICK).code == 0
     found = invoke(*words, *(QUICK if words[0] == "train" else []))
     assert found.code == 0, found.err
     assert found.out or "--resume" in words
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd sync")])
-def test_a_run_is_synchronised_by_the_command(command, checkout, monkeypatch):
+@pytest.mark.parametrize("command", [c for c in OURS if c.startswith("distsgd sync") or "--log" in c])
+def test_a_run_is_sent_to_mlflow_by_the_command(command, checkout, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     words = shlex.split(command)[1:]
-    assert invoke("train", "--run-dir", words[1], *QUICK).code == 0
+    assert invoke("train", "--data", "train.parquet", "--run-dir", words[1], *QUICK).code == 0
     found = invoke(*words)
     assert found.code == 0, found.err
-    assert "FINISHED" in found.out
+    assert "FINISHED" in found.out or "MLflow run" in found.out
 
 
 @pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd ui")])

@@ -15,6 +15,7 @@ import numpy as np
 from .backprop import forward
 from .encoding import matrix_of
 from .inputs import Inputs
+from .losses import LOSSES
 from .net import Net
 from .scaling import scaled
 from .views import Views
@@ -58,14 +59,23 @@ class Predictor:
         return found
 
     def predict_both(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `predict` and `predict_proba` return, from one pass."""
+        """Return what is predicted, as `predict` does, and what it follows from: probabilities, or else scores (n, C).
+
+        Both come from one pass. There are scores if the loss has no probabilities, as with hinge and squared error.
+        """
         raw = self._features(X)
-        numbers, found = np.empty(len(raw), np.int64), np.empty((len(raw), self.net.classes), np.float32)
+        parts, found = [], np.empty((len(raw), self.net.classes), np.float32)
         for rows, v, workspace in self._scores(raw):
-            np.argmax(v.s, axis=1, out=numbers[rows])
-            workspace.loss.probabilities(v, np)
+            parts.append(workspace.loss.predicted(v, np))
+            if workspace.loss.has_probabilities:
+                workspace.loss.probabilities(v, np)
             found[rows] = v.s
-        return self.classes[numbers], found
+        loss = LOSSES[self.net.loss]
+        if loss.target == "class":
+            return self.classes[np.concatenate([np.empty(0, np.int64), *parts])], found
+        return np.concatenate(parts) if parts else found.astype(
+            np.int64 if loss.target == "labels" else np.float32
+        ), found
 
     def _features(self, X: Any) -> np.ndarray:
         """Return features (n, D) as real numbers."""

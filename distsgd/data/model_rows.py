@@ -23,6 +23,7 @@ from distsgd.data.labels import LabelEncoder
 from distsgd.data.partitions import with_partitions
 from distsgd.data.sources import Source, SourceBatch, open_files
 from distsgd.data.unusable import listing
+from distsgd.data.weights import weights_of
 from distsgd.errors import DataError, nearest
 
 SHOWN = 5
@@ -39,6 +40,8 @@ class Examples:
     """(n,): class indices; None if the rows are read without labels."""
     kept: pa.Table
     """The columns to carry along."""
+    weights: NDArray[np.float32] | None = None
+    """(n,): 0 for a row that does not count; None if rows have no weights."""
 
     def __len__(self) -> int:
         return len(self.X)
@@ -53,6 +56,8 @@ class ModelRows:
     """Columns to carry along."""
     labels: LabelEncoder | None
     """Encodes the labels; None if they are not read."""
+    weight: str | None = None
+    """The column of weights; None if they are not read."""
     unknown: UnknownCategories = field(default_factory=UnknownCategories)
 
     def __len__(self) -> int:
@@ -98,6 +103,7 @@ class ModelRows:
             start -= files.pop(0).num_rows
         schema = self.source.schema
         names = [*schema.columns, *([schema.label] if self.labels else []), *self.keep]
+        names += [self.weight] if self.weight else []
         dtype = np.dtype(np.float64)
         for batch in dataclasses.replace(self.source, files=tuple(files)).batches(list(dict.fromkeys(names))):
             skipped = min(start, batch.table.num_rows)
@@ -114,7 +120,7 @@ class ModelRows:
                 hint = fill if isinstance(problem, MissingValue) else ""
                 raise rest.error(problem.row, f"{problem}{hint}") from None
             kept = pa.Table.from_batches([rest.table.select(list(self.keep))]) if self.keep else _nothing(len(X))
-            yield Examples(X, y, kept)
+            yield Examples(X, y, kept, weights_of(rest, self.weight) if self.weight else None)
 
     def _check_booleans(self, X: NDArray[Any]) -> None:
         """Refuse a number that is neither 0 nor 1 in a column that held true and false when the model was trained."""
@@ -140,7 +146,8 @@ def open_rows(
 ) -> ModelRows:
     """Open the rows that `location` names for a model with these inputs, which was trained with `config`.
 
-    With `classes` (C,) the labels are read, too; without, there need be none. Columns that are neither features nor to
+    With `classes` (C,) the labels are read, too, and the weights that the configuration names, if there are some;
+    without, there need be none. Columns that are neither features nor to
     be kept are passed over. DataError, with all differences, for files that do not fit the model.
     """
     types_there = {column.name: _arrow_type(column) for column in inputs.columns}
@@ -154,7 +161,7 @@ def open_rows(
     notices = form.notices(filled) if form.notices else ()
     label = form.label or config.label
     features = [column.name for column in inputs.columns]
-    wanted = {*features, *keep, *([label] if classes is not None else [])}
+    wanted = {*features, *keep, *([label, config.weight or label] if classes is not None else [])}
     filled, _ = with_partitions(location, filled, wanted)
     for file in filled:
         _check_fits(file, inputs)
@@ -172,7 +179,10 @@ def open_rows(
         fitted=inputs,
     )
     labels = None if classes is None else LabelEncoder.for_model(found, classes)
-    return ModelRows(Source(location, tuple(filled), found, notices), tuple(keep), labels)
+    weight = None
+    if labels is not None and config.weight is not None and all(config.weight in f.schema.names for f in filled):
+        weight = config.weight
+    return ModelRows(Source(location, tuple(filled), found, notices), tuple(keep), labels, weight)
 
 
 def _check_fits(file: DataFile, inputs: Inputs) -> None:
@@ -267,15 +277,18 @@ def _nothing(rows: int) -> pa.Table:
 
 def _part(examples: Examples, start: int, stop: int) -> Examples:
     y = None if examples.y is None else examples.y[start:stop]
-    return Examples(examples.X[start:stop], y, examples.kept.slice(start, stop - start))
+    weights = None if examples.weights is None else examples.weights[start:stop]
+    return Examples(examples.X[start:stop], y, examples.kept.slice(start, stop - start), weights)
 
 
 def _joined(parts: list[Examples]) -> Examples:
     if len(parts) == 1:
         return parts[0]
     ys = [part.y for part in parts if part.y is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
     return Examples(
         np.concatenate([part.X for part in parts]),
         np.concatenate(ys) if ys else None,
         pa.concat_tables([part.kept for part in parts]),
+        np.concatenate(weights) if weights else None,
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distsgd.core.names import shortened
-from distsgd.data.sources import Source
+from distsgd.data.sources import Source, SourceBatch
 from distsgd.errors import DataError, nearest
 
 SMALLEST, LARGEST = 1e-20, 1e20
@@ -31,20 +31,7 @@ def weighted(source: Source) -> Source:
     name = source.schema.weight
     if name is None:
         return source
-    parts = []
-    for batch in source.batches([name]):
-        weights = _numbers(batch.table.column(0))
-        bad = ~((weights == 0) | ((weights >= SMALLEST) & (weights <= LARGEST)))
-        if bad.any():
-            row = int(np.argmax(bad))
-            found = batch.table.column(0)[row].as_py()
-            raise batch.error(
-                row,
-                f"weight {'null' if found is None else found} in column {shortened(name)!r}; expected 0, which leaves "
-                f"the row out, or a number from {SMALLEST:g} to {LARGEST:g}",
-            )
-        parts.append(weights.astype(np.float32))
-    rows = np.concatenate(parts)
+    rows = np.concatenate([weights_of(batch, name) for batch in source.batches([name])])
     kept = rows > 0
     if not kept.any():
         raise DataError(
@@ -52,6 +39,22 @@ def weighted(source: Source) -> Source:
             "rows with a weight above 0"
         )
     return dataclasses.replace(source, weights=rows[kept], kept=None if kept.all() else kept)
+
+
+def weights_of(batch: SourceBatch, name: str) -> Weights:
+    """Return the weights (n,) of a batch's rows, which the column `name` has; DataError for one that cannot be."""
+    column = batch.table.column(name)
+    weights = _numbers(column)
+    bad = ~((weights == 0) | ((weights >= SMALLEST) & (weights <= LARGEST)))
+    if bad.any():
+        row = int(np.argmax(bad))
+        found = column[row].as_py()
+        raise batch.error(
+            row,
+            f"weight {'null' if found is None else found} in column {shortened(name)!r}; expected 0, which leaves "
+            f"the row out, or a number from {SMALLEST:g} to {LARGEST:g}",
+        )
+    return weights.astype(np.float32)
 
 
 def _numbers(column: pa.Array) -> NDArray[np.float64]:

@@ -105,8 +105,8 @@ def _computed(
     """Yield the outputs for each part of the rows, in order, with its kept columns: here, or by tasks on Ray."""
     pairs = ((part.X, part.kept) for part in examples)
     if workers is None and address is None:
-        with numerics.pinned_blas(1, None), ThreadPoolExecutor(cores()) as pool:
-            yield _by_threads(predictor, pairs, pool)
+        with by_threads(predictor, pairs) as outputs:
+            yield outputs
         return
     config = Config.build({"run.workers": "auto" if workers is None else workers, "run.address": address})
     with contextlib.ExitStack() as stack:
@@ -120,7 +120,14 @@ def _computed(
         yield in_order(predictor, pairs, workers=at_once)
 
 
-def _by_threads(
+@contextlib.contextmanager
+def by_threads(predictor: Predictor, pairs: Iterable[tuple[np.ndarray, Any]]) -> Iterator[Iterator[tuple[Output, Any]]]:
+    """Yield the outputs for each X of pairs (X, rest), in order, with the rest: by threads with a BLAS thread each."""
+    with numerics.pinned_blas(1, None), ThreadPoolExecutor(cores()) as pool:
+        yield _in_order(predictor, pairs, pool)
+
+
+def _in_order(
     predictor: Predictor, pairs: Iterable[tuple[np.ndarray, Any]], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Output, Any]]:
     waiting = deque[tuple[Any, Any]]()

@@ -16,6 +16,7 @@ from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
+from distsgd.tracking.description import RunDescription
 from distsgd.tracking.quiet import quiet_mlflow
 from distsgd.tracking.tracker import reason
 
@@ -41,16 +42,16 @@ def sync(path: Path, uri: str | None = None) -> Synced:
     killed, becomes FAILED there until it is resumed. Raises RunDirectoryError if no run is there or a driver is at
     work in it, ConfigError if the URI is invalid, TrackingError if sending fails.
     """
-    _check_files(path)
+    check_files(path)
     with rundir.locked(path):
         return sync_locked(path, uri)
 
 
 def sync_locked(path: Path, uri: str | None = None) -> Synced:
     """Do what `sync` does, in a run directory that holds a run and that the caller has locked."""
-    directory, config, _ = rundir.read(path)
+    directory, _, _ = rundir.read(path)
     described = description.read(path)
-    store_uri = tracking_uri.resolve(TrackingConfig(uri=uri or described.uri or config.tracking.uri))
+    store_uri = store_of(path, described, uri)
     records = _records(directory)
     result = Result.read(path)
     if result is None and directory.result.exists():
@@ -81,7 +82,13 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
     return Synced(run.run_id, status, len(records), view, run.notice)
 
 
-def _check_files(path: Path) -> None:
+def store_of(path: Path, described: RunDescription, uri: str | None) -> str:
+    """Return the store `uri`, or by default the one that the run in `path` was started with."""
+    _, config, _ = rundir.read(path)
+    return tracking_uri.resolve(TrackingConfig(uri=uri or described.uri or config.tracking.uri))
+
+
+def check_files(path: Path) -> None:
     """Raise RunDirectoryError unless a run is in the directory, with files where files belong."""
     try:
         if not (path / "config.json").is_file():

@@ -1,0 +1,45 @@
+"""An evaluation as metrics and artifacts of its run in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from distsgd.errors import TrackingError
+from distsgd.rundir import directory as rundir
+from distsgd.system.secrets import redacted
+from distsgd.tracking import description
+from distsgd.tracking.quiet import quiet_mlflow
+from distsgd.tracking.sync import Synced, check_files, store_of, sync_locked
+from distsgd.tracking.tracker import reason
+
+PREFIX = "evaluate/"
+"""Beginning of the metrics' names."""
+
+ARTIFACTS = "evaluation"
+"""Folder of the artifacts."""
+
+
+def log_evaluation(path: Path, metrics: Mapping[str, float], folder: Path) -> Synced:
+    """Log metrics and the files in `folder` to the MLflow run of a run directory; first what it lacks of the run.
+
+    Errors are those of `sync`.
+    """
+    check_files(path)
+    with rundir.locked(path):
+        synced = sync_locked(path)
+        described = description.read(path)
+        uri = store_of(path, described, None)
+        try:
+            with quiet_mlflow():
+                from distsgd.tracking.store import Store
+
+                stored = Store(uri).open_run(path, described, running=False)
+                named = {f"{PREFIX}{name}": value for name, value in metrics.items()}
+                stored.log_evaluation(named, folder, ARTIFACTS)
+        except Exception as error:  # mlflow raises its own errors and those of the libraries below it
+            raise TrackingError(
+                f"the MLflow store {redacted(uri)!r} has not received the evaluation: {reason(error, uri)}; start the "
+                "store and try again"
+            ) from None
+    return synced
