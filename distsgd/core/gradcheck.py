@@ -118,7 +118,7 @@ def _difference(loss: Callable[[Array], float], flat: Array, i: int, gradient: f
         found.append(abs((loss(there) - loss(back)) / (there[i] - back[i]) - gradient))
         if found[-1] <= TOLERANCE * abs(gradient):
             break
-    return min(found)
+    return float(min(found))
 
 
 def all_agree(comparisons: Sequence[Comparison]) -> bool:

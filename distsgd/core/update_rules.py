@@ -61,7 +61,7 @@ class SGD:
         if not self.slots:
             if self._decay:
                 add_decay(total, weights, self._decay * step.lr, biases=biases, scratch=scratch, xp=xp)
-            xp.subtract(weights, total, out=out)
+            xp.subtract(weights, total, out=out)  # W − αg
             return
         velocity, momentum = slots_out["velocity"], xp.float32(self._momentum)
         xp.multiply(slots["velocity"], momentum, out=velocity)
