@@ -26,6 +26,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
     lines: list[tuple[str, str | None]] = [
         ("status", result.status),
         ("trained", f"{counted(result.steps, 'step')}, {_epochs(result)}, in {result.wall_s:.1f} s"),
+        ("ended", result.ended),
         ("train loss", _number("{:.4f} (mean of the last epoch)", result.train_loss)),
         ("val loss", _val_loss(result)),
         ("val accuracy", _accuracy(result)),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -163,10 +164,11 @@ class RayTrainer:
         timings: dict[str, float] = self._ask("timings")
         return timings
 
-    def evaluate(self, tick: Tick, *, confusion: bool = False) -> Evaluation | None:
+    def evaluate(self, tick: Tick, *, confusion: bool = False, weights: np.ndarray | None = None) -> Evaluation | None:
         """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`.
 
-        `tick` is called several times a second. The workers share the rows, also those of a worker that dies meanwhile.
+        The weights are the last ones, or `weights` (P,). `tick` is called several times a second. The workers share the
+        rows, also those of a worker that dies meanwhile.
         Raise WorkerLostError if too few workers are left.
         """
         if not self._held_out:
@@ -177,7 +179,7 @@ class RayTrainer:
             tick()
             return not self._stopped
 
-        flat = ray.put(self._ask("current_parameters"))
+        flat = ray.put(self._ask("current_parameters") if weights is None else weights)
         blocks = validation.block_count(self._held_out)
         found = self._evaluator.evaluate(flat, blocks, poll, confusion=confusion)
         return None if found is None else validation.evaluation(found, self._net)

@@ -16,6 +16,9 @@ SYNONYMS = {
     "step_size": "optim.lr",
     "eta": "optim.lr",
     "eta0": "optim.lr",
+    "patience": "train.early_stopping",
+    "n_iter_no_change": "train.early_stopping",
+    "min_delta": "train.min_gain",
     "optimizer": "optim.rule",
     "solver": "optim.rule",
     "update_rule": "optim.rule",
@@ -145,8 +148,6 @@ SYNONYMS = {
 """What PyTorch, scikit-learn, Keras, Hugging Face, Ray and MLflow call a key."""
 
 NO_KEY = {
-    "early_stopping": "runs end after train.epochs or train.max_steps, and do not stop early",
-    "patience": "runs end after train.epochs or train.max_steps, and do not stop early",
     "loss": "the loss is softmax cross-entropy",
     "criterion": "the loss is softmax cross-entropy",
     "dropout": "there is no dropout: see optim.l2",

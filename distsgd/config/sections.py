@@ -197,6 +197,15 @@ class TrainConfig(Section):
     eval_every: int = Field(default=1, ge=1)
     """Epochs between validations; there is always one after the last step."""
 
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Validations without a gain after which training ends; the weights are then those of the best one. Unset: off."""
+
+    stopping_metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    """What of the held-out rows has to get better, and which weights are the best."""
+
+    min_gain: float = Field(default=0.0, ge=0)
+    """By how much a validation has to be better than the best one before to be a gain."""
+
     @field_validator("class_weight", mode="before")
     @classmethod
     def _classes_are_texts(cls, value: Any) -> Any:

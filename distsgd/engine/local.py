@@ -124,11 +124,16 @@ class LocalTrainer:
         """Return the step-time percentiles and the throughput for the result."""
         return self._training.timings()
 
-    def evaluate(self, tick: Callable[[], None], *, confusion: bool = False) -> Evaluation | None:
-        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`."""
+    def evaluate(
+        self, tick: Callable[[], None], *, confusion: bool = False, weights: np.ndarray | None = None
+    ) -> Evaluation | None:
+        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`.
+
+        The weights are the last ones, or `weights` (P,).
+        """
         if self._validation is None or self._val is None:
             return Evaluation()
-        flat, found = self.snapshot().parameters, list[BlockResult]()
+        flat, found = self.snapshot().parameters if weights is None else weights, list[BlockResult]()
         next_tick = time.monotonic() + TICK_S
         for block in range(validation.block_count(len(self._val))):
             found += self._validation.evaluate(flat, range(block, block + 1), confusion=confusion)

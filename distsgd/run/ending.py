@@ -16,6 +16,7 @@ class Reason(Enum):
     """Why a run ends. A new reason to end training early becomes another member."""
 
     COMPLETE = "complete"
+    NO_GAIN = "validations bring no gain any more"
     STOPPED = "stopped by a signal"
     FAILED = "failed"
 
@@ -25,7 +26,12 @@ class Reason(Enum):
         return STATUS[self]
 
 
-STATUS: dict[Reason, Status] = {Reason.COMPLETE: "FINISHED", Reason.STOPPED: "KILLED", Reason.FAILED: "FAILED"}
+STATUS: dict[Reason, Status] = {
+    Reason.COMPLETE: "FINISHED",
+    Reason.NO_GAIN: "FINISHED",
+    Reason.STOPPED: "KILLED",
+    Reason.FAILED: "FAILED",
+}
 
 
 @dataclass(frozen=True)

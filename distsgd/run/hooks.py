@@ -50,16 +50,27 @@ class EpochEnd:
 EpochHook = Callable[[EpochEnd], Reason | None]
 
 
-def standard_hooks(trainer: Trainer, plan: Plan, log: RunLog, checkpointing: Checkpointing) -> list[EpochHook]:
-    """Return the hooks of every run: validate, journal, checkpoint."""
-    return [partial(validate, trainer), partial(journal, plan, log), partial(write_checkpoint, checkpointing)]
+def standard_hooks(
+    trainer: Trainer, plan: Plan, log: RunLog, checkpointing: Checkpointing, stopping: EpochHook | None = None
+) -> list[EpochHook]:
+    """Return the hooks of every run: validate, stop early if that is asked for, journal, checkpoint."""
+    counts = plan.config.train.early_stopping is not None and plan.config.train.stopping_metric == "macro_f1"
+    return [
+        partial(validate, trainer, counts),
+        *([stopping] if stopping is not None else []),
+        partial(journal, plan, log),
+        partial(write_checkpoint, checkpointing),
+    ]
 
 
-def validate(trainer: Trainer, end: EpochEnd) -> Reason | None:
-    """Compute loss and accuracy on the held-out rows; TrainingError if one of them is not finite."""
+def validate(trainer: Trainer, counts: bool, end: EpochEnd) -> Reason | None:
+    """Compute loss and accuracy on the held-out rows, and with `counts`, or at the end, the confusion of the classes.
+
+    TrainingError if one of them is not finite.
+    """
     if not end.is_evaluated:
         return None
-    measured = trainer.evaluate(end.tick, confusion=end.is_last)
+    measured = trainer.evaluate(end.tick, confusion=end.is_last or counts)
     if measured is None:
         end.interrupted = True
         return Reason.STOPPED

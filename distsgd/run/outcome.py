@@ -26,29 +26,38 @@ def measured_result(
     trainer: Trainer,
     log: RunLog,
     newest: Snapshot,
+    kept: Snapshot,
+    ended: str | None,
     confusion: Confusion | None,
     run_dir: Path,
     wall_s: float,
 ) -> Result:
-    """Return the result of a run whose last state is `newest`, without the MLflow run ID."""
+    """Return the result of a run whose last state is `newest`, without the MLflow run ID.
+
+    The weights are those of the state `kept`; with early stopping, `ended` says why training ended.
+    """
     timings: dict[str, float] = {}
     with contextlib.suppress(TrainingError):  # the parameter server may be what died
         timings = trainer.timings()
-    assessed = assess(log.records(newest.step), confusion, spec.data.classes.tolist())
+    assessed = assess(log.records(kept.step), confusion, spec.data.classes.tolist())
+    validated = log.validated
+    if kept.step != newest.step:
+        validated = log.records(kept.step)[-1]
     return Result(
         status=status,
-        weights_sha256=weights_sha256(newest.parameters),
+        weights_sha256=weights_sha256(kept.parameters),
         steps=newest.step,
         epochs=spec.plan.epoch(newest.step),
         train_loss=newest.epoch_loss.mean,
-        val_loss=log.validated.get("val/loss"),
-        val_accuracy=log.validated.get("val/accuracy"),
+        val_loss=validated.get("val/loss"),
+        val_accuracy=validated.get("val/accuracy"),
         wall_s=wall_s,
         samples_per_s=timings.get("samples_per_s"),
         step_ms_p50=timings.get("step_ms_p50"),
         step_ms_p95=timings.get("step_ms_p95"),
         mlflow_run_id=None,
         numerics=trainer.numerics,
+        ended=ended if status == "FINISHED" else None,
         features=spec.data.features,
         run_dir=run_dir.absolute(),
         warnings=log.warnings,

@@ -19,6 +19,7 @@ from distsgd.run.hooks import EpochEnd, EpochHook, standard_hooks
 from distsgd.run.log import RunLog
 from distsgd.run.observer import Observer
 from distsgd.run.outcome import measured_result, write_model, write_result, write_tables, writing
+from distsgd.run.stopping import EarlyStopping
 from distsgd.run.trainer import Trainer
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Journal
@@ -48,6 +49,7 @@ class Session:
     tracker: NoTracker
     log: RunLog
     checkpointing: Checkpointing
+    stopping: EarlyStopping | None
     hooks: list[EpochHook]
     """Called in turn at the end of each epoch."""
 
@@ -83,6 +85,12 @@ class Session:
             stack.callback(checkpointing.close)
             with writing(directory.path / description.FILE):
                 directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
+            train = spec.config.train
+            stopping = None
+            if train.early_stopping is not None:
+                # Without that at the end of a run which is now longer: an uninterrupted run does not have it.
+                records = [r for r in log.records(start.step) if spec.plan.is_evaluated(r["step"])]
+                stopping = EarlyStopping(train, directory, spec.data.digest, records)
             tracker.follow(directory)
             observer.started(spec, directory.path, nodes=trainer.nodes)
             yield cls(
@@ -92,7 +100,8 @@ class Session:
                 tracker=tracker,
                 log=log,
                 checkpointing=checkpointing,
-                hooks=standard_hooks(trainer, spec.plan, log, checkpointing),
+                stopping=stopping,
+                hooks=standard_hooks(trainer, spec.plan, log, checkpointing, stopping),
             )
 
     def execute(self) -> Result:
@@ -137,8 +146,10 @@ class Session:
                 if epoch_ended:
                     reason = self._end_epoch()
                     epoch_ended = False
+                elif self.stopping is not None and self.stopping.reason is not None:
+                    reason = self._complete(self.stopping.reason)
                 elif step == plan.total_steps:
-                    reason = self._complete()
+                    reason = self._complete(Reason.COMPLETE)
                 elif self.stop_request.signum is not None:
                     reason = Reason.STOPPED
                 else:
@@ -168,17 +179,22 @@ class Session:
         is_last = snapshot.step == self.spec.plan.total_steps
         end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, is_last=is_last, tick=self._tick)
         reasons = [hook(end) for hook in self.hooks]
-        self.confusion = end.confusion
-        return next((reason for reason in reasons if reason is not None), None)
+        self.confusion = end.confusion if self.stopping is None else None  # else the best weights may be others
+        early = None if self.stopping is None else self.stopping.reason  # which is left to `_complete`
+        return next((reason for reason in reasons if reason is not None and reason is not early), None)
 
-    def _complete(self) -> Reason:
-        """Return that training is complete, once the confusion has been counted if the driver died before that."""
+    def _complete(self, reason: Reason) -> Reason:
+        """Return the reason, once the confusion with the final weights has been counted."""
         if self.confusion is None:
-            measured = self.trainer.evaluate(self._tick, confusion=True)
+            weights = None
+            if self.stopping is not None:
+                self._checkpoint_last_state()
+                weights = self.stopping.kept(self.checkpointing.newest).parameters
+            measured = self.trainer.evaluate(self._tick, confusion=True, weights=weights)
             if measured is None:
                 return Reason.STOPPED
             self.confusion = measured.confusion
-        return Reason.COMPLETE
+        return reason
 
     def _recover(self, error: ServerLostError) -> int:
         """Continue with a new server from the newest valid checkpoint; return its step.
@@ -255,18 +271,22 @@ class Session:
 
     def _finish(self, status: Status) -> Result:
         """Write the result, and the model if the run finished; then finish tracking and add its run ID."""
+        newest = self.checkpointing.newest
+        kept = newest if self.stopping is None or status != "FINISHED" else self.stopping.kept(newest)
         result = measured_result(
             status,
             spec=self.spec,
             trainer=self.trainer,
             log=self.log,
-            newest=self.checkpointing.newest,
+            newest=newest,
+            kept=kept,
+            ended=None if self.stopping is None else self.stopping.told(self.spec.plan.epoch(kept.step)),
             confusion=self.confusion,
             run_dir=self.directory.path,
             wall_s=time.monotonic() - self.began,
         )
         if status == "FINISHED":
-            write_model(self.directory, self.spec, self.checkpointing.newest)
+            write_model(self.directory, self.spec, kept)
             write_tables(self.directory, self.spec, self.confusion)
         write_result(self.directory, result)
         faults.reached("driver", 0, result.steps, "written")

@@ -98,6 +98,11 @@ def _begin(
     )
     for notice in rows.notices:
         observer.note(notice)
+    if requested.train.early_stopping is not None and rows.val is None:
+        raise ConfigError(
+            "train.early_stopping goes by held-out rows, and there are none: set data.val or data.val_fraction, or "
+            "leave it out"
+        )
     check_net_fits(
         requested,
         len(rows.feature_names),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from distsgd.cluster.connection import started
 from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
 from distsgd.config import Config
@@ -35,7 +37,9 @@ class Trainer(Protocol):
     def snapshot(self) -> Snapshot: ...  # noqa: D102
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
-    def evaluate(self, tick: Callable[[], None], *, confusion: bool = False) -> Evaluation | None: ...  # noqa: D102
+    def evaluate(  # noqa: D102
+        self, tick: Callable[[], None], *, confusion: bool = False, weights: np.ndarray | None = None
+    ) -> Evaluation | None: ...
     def close(self) -> None: ...  # noqa: D102
 
 

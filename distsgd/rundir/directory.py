@@ -31,6 +31,9 @@ LENGTH_KEYS = ("train.epochs", "train.max_steps")
 PER_CLASS, CONFUSION_MATRIX = "per_class.csv", "confusion_matrix.csv"
 """Files with tables on the predictions for the held-out rows."""
 
+BEST = "best"
+"""Folder with a checkpoint of the best weights, if the run stops early."""
+
 LOCK = ".lock"
 """File that the driver using a run directory holds a lock on."""
 

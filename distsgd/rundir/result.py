@@ -51,6 +51,8 @@ class Result:
     """The epoch after which the validation loss was lowest."""
     best_val_loss: float | None = None
     """The validation loss after that epoch."""
+    ended: str | None = None
+    """Why a run with early stopping ended, and which weights are kept; None without `train.early_stopping`."""
     wall_s: float
     samples_per_s: float | None
     step_ms_p50: float | None
@@ -83,6 +85,7 @@ class Result:
             "held_out_classes": self.held_out_classes,
             "best_epoch": self.best_epoch,
             "best_val_loss": self.best_val_loss,
+            "ended": self.ended,
             "wall_s": self.wall_s,
             "samples_per_s": self.samples_per_s,
             "step_ms_p50": self.step_ms_p50,
