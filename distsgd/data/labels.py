@@ -30,6 +30,9 @@ REGRESSION = (
 SOME_VALUES = 50
 """So many different labels are nothing to wonder about."""
 
+NAMED = 5
+"""Classes that a line names."""
+
 MANY = 0.05
 """Share of the rows above which so many different numbers do not look like classes."""
 
@@ -46,6 +49,20 @@ def _alike(labels: Sequence[str], name: str) -> tuple[str, ...]:
         return ()
     listed = " and ".join(repr(shortened(label)) for label in alike[:2])
     return (f"warning: labels {listed} of column {shortened(name)!r} are different classes; are they meant to be one?",)
+
+
+def lacking(y: NDArray[np.int64], y_val: NDArray[np.int64] | None, classes: NDArray[Any]) -> tuple[str, ...]:
+    """Return a line on the classes (C,) that training rows y (N,) lack, and one on those that held-out rows lack."""
+    parts = ((y, "warning: ", "training", "the model will hardly predict"), (y_val, "", "held-out", "nothing measures"))
+    found = []
+    for part, mark, rows, effect in parts:
+        absent = [] if part is None else np.flatnonzero(np.bincount(part, minlength=len(classes)) == 0).tolist()
+        if absent:
+            named = ", ".join(repr(classes[number].item()) for number in absent[:NAMED])
+            more = f" and {len(absent) - NAMED:,} more" if len(absent) > NAMED else ""
+            what = "class" if len(absent) == 1 else "classes"
+            found.append(f"{mark}the {rows} rows have no row of {what} {named}{more}, which {effect}")
+    return tuple(found)
 
 
 class LabelEncoder:

@@ -38,7 +38,7 @@ def load(
     from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
     from distsgd.data.fitting import features_line, features_used, fitted
     from distsgd.data.in_memory import in_memory
-    from distsgd.data.labels import LabelEncoder
+    from distsgd.data.labels import LabelEncoder, lacking
     from distsgd.data.sources import open_source
     from distsgd.data.suspicions import suspicions
     from distsgd.data.weights import weighted, with_class_weights
@@ -85,6 +85,7 @@ def load(
             *source.notices,
             *(held_out.notices if held_out else ()),
             *encoder.notices,
+            *lacking(train.y, val.y if val else None, classes),
             *(val.notices if val else ()),
             *suspicions(rows, source.schema.inputs),
         ),
