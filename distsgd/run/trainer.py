@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from distsgd.cluster.connection import started
 from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.backend import Device
+from distsgd.core.net import Array
 from distsgd.data import DataSet
 from distsgd.engine.local import LocalTrainer
 from distsgd.engine.snapshot import Snapshot
@@ -38,7 +37,7 @@ class Trainer(Protocol):
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
     def evaluate(  # noqa: D102
-        self, tick: Callable[[], None], *, confusion: bool = False, weights: np.ndarray | None = None
+        self, tick: Callable[[], None], *, confusion: bool = False, weights: Array | None = None
     ) -> Evaluation | None: ...
     def close(self) -> None: ...  # noqa: D102
 

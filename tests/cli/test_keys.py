@@ -45,7 +45,7 @@ def test_a_word_selects(word, expected):
 
 
 @pytest.mark.parametrize(
-    ("word", "words"), [("xyzzy", "`distsgd keys` lists all keys"), ("early_stopping", "do not stop early")]
+    ("word", "words"), [("xyzzy", "`distsgd keys` lists all keys"), ("dropout", "there is no dropout")]
 )
 def test_a_word_that_selects_nothing_is_refused_with_what_to_do(word, words):
     found = invoke("keys", word)
