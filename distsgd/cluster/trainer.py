@@ -120,13 +120,18 @@ class RayTrainer:
         workers are left.
         """
         reply = self._server.run.remote(until)
-        while not ray.wait([reply], timeout=TICK_S)[0]:
-            self._replace_lost(tick)
-            with self._noting_loss():
-                self._slicing.update(self._server, tick)
-            tick()
-        if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
-            self._replace_lost(tick)
+        try:
+            while not ray.wait([reply], timeout=TICK_S)[0]:
+                self._replace_lost(tick)
+                with self._noting_loss():
+                    self._slicing.update(self._server, tick)
+                tick()
+            if time.monotonic() - self._replaced > TICK_S:  # an epoch may be over before the first check
+                self._replace_lost(tick)
+        except ServerLostError:
+            with contextlib.suppress(Exception):  # Ray prints an error that nobody asks for
+                ray.get(reply, timeout=0)
+            raise
         with self._noting_loss():
             steps: int = await_server(reply, self._config.run.reply_timeout_s)
         return steps

@@ -67,7 +67,8 @@ class SlicedServer(ParameterServer):
         self._ended, self._problem = 0, ""
         self._snapshot_made = threading.Condition(self._lock)
         self._snapshot_wanted = False
-        self._snapshot: Snapshot | ServerLostError | None = None
+        self._snapshot: Snapshot | None = None
+        self._lost: ServerLostError | None = None  # once a part of the state is
 
     @np.errstate(all="ignore")  # see ParameterServer.run
     def run(self, until: int) -> int:
@@ -95,15 +96,15 @@ class SlicedServer(ParameterServer):
         Raise ServerLostError if another node was lost with a part of it.
         """
         with self._lock:
-            if self._slices is None or self._slices.state_is_here:
+            if self._lost is None and (self._slices is None or self._slices.state_is_here):
                 return self._copy()
             self._snapshot, self._snapshot_wanted = None, True
             self._stop.set()
-            self._snapshot_made.wait_for(lambda: self._snapshot is not None, SNAPSHOT_S)
+            self._snapshot_made.wait_for(lambda: self._snapshot or self._lost, SNAPSHOT_S)
             self._snapshot_wanted = False
-            if isinstance(self._snapshot, Snapshot):
+            if self._snapshot is not None:
                 return self._snapshot
-            raise self._snapshot or ServerLostError("the other nodes have not sent their slices of the state")
+            raise self._lost or ServerLostError("the other nodes have not sent their slices of the state")
 
     def use_slices(self, leader: SliceLeader | None) -> None:
         """Do the next steps together with other nodes, or alone again; return at once."""
@@ -178,19 +179,17 @@ class SlicedServer(ParameterServer):
 
     def _end_slices(self, leader: SliceLeader, error: SlicesBrokenError) -> None:
         """End a view in which a member was lost; raise ServerLostError if it had state that nobody else has."""
-        problem = self._problem = str(error)
-        self._slices, self._ended = None, leader.view.number
+        problem, name = str(error), leader.names[error.member]
+        with self._lock:
+            if not leader.state_is_here:
+                self._lost = ServerLostError(f"{name} was lost with its slice of the update rule's state: {problem}")
+                self._snapshot_made.notify_all()
+            self._slices, self._ended, self._problem = None, leader.view.number, problem
         leader.close()
-        name = leader.names[error.member]
         if error.overdue:
             self.link.lose(name, self.step, problem)
         self.link.end_view()
         if error.failed:
             raise TrainingError(f"{name} failed in step {self.step + 1}: {problem}")
-        if leader.state_is_here:
-            return
-        lost = ServerLostError(f"{name} was lost with its slice of the update rule's state: {problem}")
-        with self._lock:
-            self._snapshot = lost
-            self._snapshot_made.notify_all()
-        raise lost
+        if self._lost is not None:
+            raise self._lost

@@ -23,6 +23,7 @@ RULES = [
     MOMENTUM,
     {"optim__momentum": 0.8, "optim__nesterov": True, "optim__clip_norm": 0.5},
     {"optim__schedule": "cosine", "optim__clip_norm": 0.1},
+    {"optim__rule": "adamw", "optim__weight_decay": 0.01},
 ]
 
 
@@ -175,6 +176,9 @@ def test_state_that_is_lost_with_a_member_is_said_to_be():
         with pytest.raises(ServerLostError, match=r"worker [01] was lost with its slice of the update rule's state"):
             server.run(12)
         assert server.step == 7
+        with pytest.raises(ServerLostError, match="lost with its slice"):  # and not what is left of it
+            server.snapshot()
+        assert server.current_parameters().tobytes() == serial_parameters(spec, 7)
 
 
 def test_a_member_that_is_lost_while_all_hold_takes_nothing_with_it():
@@ -189,8 +193,9 @@ def test_a_member_that_is_lost_while_all_hold_takes_nothing_with_it():
         assert_same_state(server.snapshot(), state_after(spec, 12))
 
 
-def test_an_error_in_a_members_computation_ends_the_run():
-    spec = some_spec()
+@pytest.mark.parametrize("rule", [{}, MOMENTUM], ids=["plain", "momentum"])
+def test_an_error_in_a_members_computation_ends_the_run(rule):
+    spec = some_spec(**rule)
     with sliced_nodes(spec, [1, 1]) as nodes:
         server, worker = nodes.head.server, nodes.members[0].computer
         compute = worker.compute
@@ -204,6 +209,11 @@ def test_an_error_in_a_members_computation_ends_the_run():
         nodes.offer()
         with pytest.raises(TrainingError, match="worker 0 failed in step 5: ValueError: a row that cannot be read"):
             server.run(12)
+        if rule:
+            with pytest.raises(ServerLostError, match="lost with its slice"):
+                server.snapshot()
+        else:
+            assert_same_state(server.snapshot(), state_after(spec, 4))
 
 
 def test_without_workers_on_the_servers_node_the_others_do_the_step_and_no_state_is_lost():
