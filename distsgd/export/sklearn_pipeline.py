@@ -46,7 +46,7 @@ def write(predictor: Predictor, path: Path) -> float:
     pipeline = build(predictor)
     content = skops.io.dumps(pipeline)
     loaded = skops.io.loads(content, trusted=TRUSTED)
-    difference = check(predictor, "scikit-learn", lambda rows: _run(loaded, rows))
+    difference = check(predictor, "scikit-learn", lambda rows: _run(loaded, rows, predictor.net.classes))
     write_atomically(path, content)
     return difference
 
@@ -121,11 +121,13 @@ def _estimator(predictor: Predictor) -> Any:
     if not net.hidden:
         return _linear(predictor, W2, b2)
     estimator = (MLPRegressor if loss.target == "numbers" else MLPClassifier)(
-        (net.hidden,), activation=ACTIVATIONS[net.activation], solver="sgd"
+        hidden_layer_sizes=(net.hidden,), activation=ACTIVATIONS[net.activation], solver="sgd"
     )
     X = np.zeros((1, net.features))  # one step makes a fitted estimator, whose weights are then replaced
     if loss.target == "class":
         estimator.partial_fit(X, predictor.classes[:1], classes=predictor.classes)
+    elif loss.target == "labels" and net.classes == 1:
+        estimator.partial_fit(X, [0], classes=[0, 1])
     elif loss.target == "labels":
         estimator.partial_fit(X, np.zeros((1, net.classes), int), classes=np.arange(net.classes))
     else:
@@ -138,18 +140,19 @@ def _estimator(predictor: Predictor) -> Any:
 def _linear(predictor: Predictor, W: np.ndarray, b: np.ndarray) -> Any:
     """Return the linear model with the scores x W + b."""
     target = LOSSES[predictor.net.loss].target
-    if target == "labels":
+    if target == "labels" and predictor.net.classes > 1:
         raise ConfigError("scikit-learn has no single linear model of several labels: export another format")
     estimator = LinearRegression() if target == "numbers" else LogisticRegression()
     estimator.coef_, estimator.intercept_ = np.ascontiguousarray(W.T), b
     estimator.n_features_in_ = len(W)
-    if target == "class":
-        estimator.classes_, estimator.n_iter_ = predictor.classes.copy(), np.array([1], np.int32)
+    if target != "numbers":
+        estimator.classes_ = predictor.classes.copy() if target == "class" else np.arange(2)
+        estimator.n_iter_ = np.array([1], np.int32)
     return estimator
 
 
-def _run(pipeline: Any, rows: Rows) -> tuple[Any, Any]:
-    """Return predictions, and probabilities or numbers (n, C)."""
+def _run(pipeline: Any, rows: Rows, outputs: int) -> tuple[Any, Any]:
+    """Return predictions, and probabilities or numbers (n, outputs); a single label has two probabilities there."""
     names = getattr(pipeline, "feature_names_in_", None)
     if isinstance(rows, Mapping):
         rows = pd.DataFrame(rows)
@@ -157,5 +160,5 @@ def _run(pipeline: Any, rows: Rows) -> tuple[Any, Any]:
         rows = pd.DataFrame(rows, columns=names)
     predicted = pipeline.predict(rows)
     if hasattr(pipeline, "predict_proba"):
-        return predicted, pipeline.predict_proba(rows)
+        return predicted, pipeline.predict_proba(rows)[:, -outputs:]
     return predicted, predicted.reshape(len(predicted), -1)
