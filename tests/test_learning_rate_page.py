@@ -45,7 +45,7 @@ def test_the_page_has_a_row_for_each_run_and_each_picture(script):
 @pytest.mark.parametrize(
     ("name", "run"),
     [
-        ("learning-rate", "α = 5"),
+        pytest.param("learning-rate", "α = 5", marks=pytest.mark.slow),
         ("mini-batch-size", "batch of 1024"),
         pytest.param("learning-rate", "α = 0.5", marks=pytest.mark.slow),
         pytest.param("mini-batch-size-and-learning-rate", "batch of 256, α = 0.4", marks=pytest.mark.slow),

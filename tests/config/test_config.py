@@ -422,3 +422,42 @@ def test_what_are_no_ports_is_refused(ports):
 def test_encodings_that_are_none_of_a_files_text_are_refused(encoding):
     with pytest.raises(ConfigError, match="an encoding that Python knows"):
         Config.build({"data.csv_encoding": encoding})
+
+
+@pytest.mark.parametrize(
+    ("rule", "lr"), [("sgd", 0.1), ("adagrad", 0.01), ("rmsprop", 0.01), ("adam", 0.001), ("adamw", 0.001)]
+)
+def test_the_learning_rate_that_is_not_set_suits_the_rule(rule, lr):
+    config = Config.build({"optim.rule": rule})
+    assert config.optim.lr == lr
+    assert config.explicit() == {"optim.rule": rule}
+    assert Config.build({"optim.rule": rule, "optim.lr": 0.7}).optim.lr == 0.7
+    assert Config.build(config.flat()) == config
+
+
+def test_a_wrong_rule_is_named_alone():
+    message = refused({"optim.rule": "addam"})
+    assert message == "optim.rule is 'addam': input should be 'sgd', 'adagrad', 'rmsprop', 'adam' or 'adamw'"
+
+
+@pytest.mark.parametrize(
+    ("values", "users"),
+    [
+        ({"optim.rule": "adam", "optim.momentum": 0.9}, "sgd"),
+        ({"optim.rule": "rmsprop", "optim.nesterov": True}, "sgd"),
+        ({"optim.beta1": 0.0}, "adam or adamw"),
+        ({"optim.rule": "adagrad", "optim.beta2": 0.9}, "rmsprop or adam or adamw"),
+        ({"optim.epsilon": 1e-8}, "adagrad or rmsprop or adam or adamw"),
+    ],
+)
+def test_a_setting_that_the_rule_does_not_use_is_refused(values, users):
+    message = refused(values)
+    rule = values.get("optim.rule", "sgd")
+    assert f"and optim.rule is {rule!r}, which does not use it" in message
+    assert message.endswith(f"set optim.rule to {users}")
+
+
+def test_an_activation_without_a_hidden_layer_is_refused():
+    message = refused({"model.hidden": 0, "model.activation": "tanh"})
+    assert "model.activation is 'tanh' and model.hidden is 0" in message
+    assert Config.build({"model.hidden": 0}).model.activation == "relu"

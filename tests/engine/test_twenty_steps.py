@@ -84,7 +84,7 @@ def through_a_file(folder, state: Snapshot) -> Snapshot:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     rule=st.sampled_from(list(SETTINGS)),
     net=st.sampled_from(NETS),
@@ -107,3 +107,22 @@ def test_any_division_and_any_stop_give_the_bits_of_the_serial_loop(
             training.run(9, lambda: None)
         training.close()
         assert training.snapshot().parameters.tobytes() == expected
+
+
+def test_without_a_hidden_layer_the_optimum_is_that_of_logistic_regression():
+    """scikit-learn minimises C Σ L_i + ½ Σ W², which is the loss here for C = 1/(2λN)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    more = {"model__hidden": 0, "optim__l2": L2, "optim__lr": 0.5, "optim__momentum": 0.9, "train__batch_size": 96}
+    spec = some_spec(**more)
+    X, y = spec.data.train.X, (spec.data.train.X[:, 0] > 0) + spec.data.train.y // 2
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, train=ArrayRows(X, y)))
+    _, _, W, b = spec.net.split(np.frombuffer(serial_parameters(spec, 600), np.float32).astype("f8"))
+    s = X @ W + b
+    p = np.exp(s - s.max(axis=1, keepdims=True))
+    theirs = LogisticRegression(C=1 / (2 * L2 * len(X)), tol=1e-8, max_iter=1000).fit(X.astype("f8"), y)
+    expected = log_loss(y, theirs.predict_proba(X))
+    assert log_loss(y, p / p.sum(axis=1, keepdims=True)) == pytest.approx(expected, abs=1e-5)
+    assert expected < 0.95 * np.log(3)
+    np.testing.assert_allclose(W.T, theirs.coef_, atol=1e-4)
