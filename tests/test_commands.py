@@ -25,6 +25,7 @@ ELSEWHERE = {
     "ruff": ".ci/run",
     "mypy": ".ci/run",
     "lint-imports": ".ci/run",
+    "mkdocs": ".ci/run",
     "pip": ".ci/run; the extras are in pyproject.toml",
     ".": ".ci/run",
     "python3": ".ci/run",
