@@ -22,7 +22,7 @@ def fault(name, strike, mark=pytest.mark.chaos):
 
 FAULTS = [
     fault("nothing from the server reaches it", lambda cluster: cluster.network.cut(0, 1)),
-    fault("nothing from it reaches the server", lambda cluster: cluster.network.cut(1, 0), pytest.mark.slow),
+    fault("nothing from it reaches the server", lambda cluster: cluster.network.cut(1, 0)),
     fault("it is unplugged", lambda cluster: cluster.network.unplug(1)),
     fault("its aggregator is stopped", stall_the_aggregator, pytest.mark.slow),
     fault("its workers are stopped", lambda cluster: cluster.nodes[1].stall(WORKER)),

@@ -76,14 +76,3 @@ def test_a_node_that_joins_gets_a_slice_and_the_bits_stay(head, own_folder, view
     assert views
     assert views[-1][1] == 2
     assert found.warnings == []
-
-
-def test_calls_of_ray_alone_make_no_view(head, own_folder, views):
-    import ray
-
-    with ExitStack() as stack:
-        stack.enter_context(second_raylet(head.address, cpus=1))
-        assert eventually(lambda: ray.cluster_resources().get("CPU") == 3, 60), "the second node did not join"
-        found = distsgd.train(BASE | {"train.epochs": 4, "run.workers": 3, "run.dir": "run", "run.link": "ray"})
-    assert found.status == "FINISHED"
-    assert views == []
