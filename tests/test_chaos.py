@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from chaos.harness import Harness, harness
-from chaos.schedule import SHAPES, Schedule, draw
+from chaos.schedule import SHAPES, Schedule, Strike, draw, draw_network
+from namespaces import unavailable
 
 from distsgd.system.faults import Fault
 
@@ -64,10 +65,31 @@ def test_named_faults(chaos, name):
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_named_faults_of_a_network(chaos):
+    if reason := unavailable():
+        pytest.skip(reason)
+    strikes = (Strike("cut", 1, 2, 300, 6.0), Strike("kill", 2, 0, 900, 0.0))
+    schedule = Schedule(0, SHAPES["digits"][1], 3, False, "auto", (), (1, 1, 1), strikes)
+    report = chaos.carry_out(schedule)
+    assert not report.problems, "\n".join([report.output, *report.problems])
+    assert report.struck["network"] == len(strikes), report.output
+
+
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(5))
 def test_random_faults(chaos, seed):
     assert_as_if_nothing_had_happened(chaos, draw(seed, "digits"))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(5))
+def test_random_faults_of_a_network(chaos, seed):
+    if reason := unavailable():
+        pytest.skip(reason)
+    assert_as_if_nothing_had_happened(chaos, draw_network(seed))
 
 
 def test_a_seed_stands_for_one_schedule():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +112,8 @@ class ServerActor(DispatchingActor):
         )
         self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
         self._transfer_s = transfer_s(config.run.timeout_s, self._dispatcher.buffers[0].nbytes)
-        self._accepted, self._offered = AcceptedMembers(), deque[SliceLeader]()
+        self._accepted = AcceptedMembers()
+        self._offered: SliceLeader | None = None
         self._spins = workers < self._threads
         self._server = SlicedServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
@@ -162,15 +162,16 @@ class ServerActor(DispatchingActor):
             mesh = offer.join(member, self._accepted, spin=self._spins)
         except MeshError as error:
             return str(error)
+        if self._offered is not None:  # its view was not joined by all others
+            self._offered.close()
         computer = NodeAggregator(self._dispatcher, self._num_shards)
-        self._offered.append(
-            SliceLeader(net=offer.net, plan=offer.plan, mesh=mesh, computer=computer, names=offer.names)
-        )
+        self._offered = SliceLeader(net=offer.net, plan=offer.plan, mesh=mesh, computer=computer, names=offer.names)
         return None
 
     def use_view(self) -> None:
         """Use the view that was joined last from the next step on."""
-        self._server.use_slices(self._offered.pop())
+        leader, self._offered = self._offered, None
+        self._server.use_slices(leader)
 
     def slices(self) -> SlicesStatus:
         """See SlicedServer.slices."""
