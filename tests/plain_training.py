@@ -44,7 +44,7 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     X = rng.integers(0, 255, (rows, features)).astype(dtype) if dtype == "u1" else rng.normal(size=(rows, features))
     y = np.arange(rows) % classes
     schema = InputSchema(
-        tuple(f"f{i}" for i in range(features)), (np.dtype(dtype).name,) * features, None, "y", "integer"
+        tuple(f"f{i}" for i in range(features)), (np.dtype(dtype).name,) * features, None, ("y",), "integer"
     )
     data = DataSet(
         train=ArrayRows(X.astype(dtype), y),

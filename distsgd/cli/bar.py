@@ -25,6 +25,7 @@ class Bar:
     epochs: float
     loss: float | None = None
     accuracy: float | None = None
+    r2: float | None = None
     rate: float | None = None
     """Samples per second."""
 
@@ -53,6 +54,8 @@ class Bar:
             fields.append(f"loss {measured(self.loss)}")
         if self.accuracy is not None:
             fields.append(f"val acc {measured(self.accuracy)}")
+        if self.r2 is not None:
+            fields.append(f"val R² {measured(self.r2)}")
         if self.rate is not None:
             fields.append(f"{compact(self.rate)} samples/s")
         fields.append(f"step {self.step:,}/{self.total:,}")

@@ -84,7 +84,8 @@ def opening(spec: RunSpec, run_dir: Path, nodes: int) -> str:
 
 def progress(record: Mapping[str, Any], plan: Plan, rate: float | None, left_s: float | None) -> str:
     """Return a journal record as `epoch 3/30  step 69/690  loss 0.3100  ...  0:01:12 left`."""
-    total, formats = plan.total_steps, {"train/loss": "loss", "val/loss": "val loss", "val/accuracy": "val accuracy"}
+    total, formats = plan.total_steps, {"train/loss": "loss", "val/loss": "val loss"}
+    formats |= {"val/accuracy": "val accuracy", "val/r2": "val R²"}
     parts = [f"epoch {epochs(record['epoch'])}/{epochs(plan.epoch(total))}", f"step {record['step']:,}/{total:,}"]
     parts += [f"{name} {measured(record[key])}" for key, name in formats.items() if key in record]
     if rate is not None:

@@ -204,6 +204,7 @@ class LiveObserver(Observer):
         self._bar.step, self._bar.epoch = record["step"], record["epoch"]
         self._bar.loss = record.get("train/loss", self._bar.loss)
         self._bar.accuracy = record.get("val/accuracy", self._bar.accuracy)
+        self._bar.r2 = record.get("val/r2", self._bar.r2)
         self._bar.rate = self._rate.samples_per_s()
 
 

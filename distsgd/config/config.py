@@ -67,6 +67,27 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _targets_fit(self) -> Self:
+        loss, labels = self.model.loss, self.data.labels
+        if loss in ("softmax", "hinge") and len(labels) > 1:
+            raise ValueError(
+                f"data.label names {len(labels)} columns, and model.loss is {loss!r}, which takes one class a row: set "
+                "model.loss=logistic for independent labels of 0 and 1, or model.loss=squared for numbers"
+            )
+        metric = self.train.stopping_metric
+        if (loss == "squared" and metric != "loss") or (loss == "logistic" and metric == "macro_f1"):
+            raise ValueError(
+                f"train.stopping_metric is {metric!r}, which is not measured with model.loss={loss}: leave it out, so "
+                "that early stopping goes by the loss"
+            )
+        if loss != "softmax" and self.train.label_smoothing:
+            raise ValueError(f"train.label_smoothing needs model.loss=softmax, and that is {loss!r}; leave one out")
+        for key, value in (("train.class_weight", self.train.class_weight), ("data.classes", self.data.classes)):
+            if loss in ("logistic", "squared") and value is not None:
+                raise ValueError(f"{key} is set, and model.loss is {loss!r}, which has no classes; leave one out")
+        return self
+
     @classmethod
     def build(cls, *layers: Mapping[str, Any]) -> Config:
         """Merge and validate `layers`, each nested or with dotted keys; later ones take precedence.

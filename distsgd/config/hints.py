@@ -98,6 +98,9 @@ SYNONYMS = {
     "test_size": "data.val_fraction",
     "validation_fraction": "data.val_fraction",
     "validation_split": "data.val_fraction",
+    "criterion": "model.loss",
+    "objective": "model.loss",
+    "loss_function": "model.loss",
     "target": "data.label",
     "sample_weight": "data.weight",
     "sample_weights": "data.weight",
@@ -148,8 +151,6 @@ SYNONYMS = {
 """What PyTorch, scikit-learn, Keras, Hugging Face, Ray and MLflow call a key."""
 
 NO_KEY = {
-    "loss": "the loss is softmax cross-entropy",
-    "criterion": "the loss is softmax cross-entropy",
     "dropout": "there is no dropout: see optim.l2",
     "layers": "nets have one hidden layer, of model.hidden units, or none with model.hidden=0",
     "num_layers": "nets have one hidden layer, of model.hidden units, or none with model.hidden=0",

@@ -26,7 +26,7 @@ def sentences(error: ValidationError) -> str:
         expected = message[0].lower() + message[1:]
         if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
             expected += f'; put it in quotes, "{problem["input"]}"'
-            if len(problem["loc"]) == 2:
+            if problem["loc"][2:] in ((), ("str",)):
                 expected += f""" (in a shell: --set '{key}="{problem["input"]}"')"""
         if len(problem["loc"]) < 2:  # an error about several keys together
             found[message] = message

@@ -63,6 +63,10 @@ class ModelConfig(Section):
     activation: Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid"] = "relu"
     """Activation of the hidden units."""
 
+    loss: Literal["softmax", "hinge", "logistic", "squared"] = "softmax"
+    """`softmax` cross-entropy or multi-class `hinge` for one class a row; `logistic` for independent labels of 0 and 1;
+    `squared` for real numbers."""
+
     scale: float | None = Field(default=None, gt=0)
     """Standard deviation of the initial weights; unset: for each layer He initialisation, about sqrt(2 / fan-in), or
     for `tanh` and `sigmoid` Glorot's, sqrt(2 / (fan-in + fan-out)); without a hidden layer zeros."""
@@ -181,6 +185,9 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed for the initial weights and the order of the rows."""
 
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """With `softmax`: ε of the label (1−ε)·onehot + ε/C that is trained towards; validation has the label as it is."""
+
     class_weight: Literal["balanced"] | dict[str, PositiveNumber] | None = None
     """Weights of the classes in training: a table such as `{spam = 2.5}`, or `balanced`, inverse to their frequency. A
     mini-batch's gradient is divided by the total weight of its rows."""
@@ -231,8 +238,8 @@ class DataConfig(Section):
     split_seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed for the hold-out split; separate from `train.seed`, so that changing that seed keeps the split."""
 
-    label: str = "label"
-    """Name of the label column."""
+    label: str | tuple[str, ...] = "label"
+    """Name of the label column; with `model.loss` `logistic` or `squared` also `a,b,c`, or a column of lists."""
 
     weight: str | None = None
     """Name of the column of weights, in training and held-out rows; weight 0 leaves a row out. Unset: no weights."""
@@ -292,6 +299,24 @@ class DataConfig(Section):
             known = False
         if not known:
             raise ValueError("Input should be an encoding that Python knows, such as 'utf-8', 'cp1252' or 'shift_jis'")
+        return value
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the label columns."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _labels_are_a_list(cls, value: Any) -> Any:
+        """Take `a,b,c` as several columns; a single name with a comma needs a list."""
+        if isinstance(value, str) and "," in value:
+            value = [name for part in value.split(",") if (name := part.strip())] or value
+        if isinstance(value, list | tuple):
+            if len(value) == 1:
+                return value[0]
+            if not value or len(set(value)) < len(value):
+                raise ValueError("Input should be one column, or several different ones")
         return value
 
     @field_validator("features", "exclude", "csv_null", mode="before")

@@ -15,7 +15,7 @@ import numpy as np
 from .backprop import forward
 from .encoding import matrix_of
 from .inputs import Inputs
-from .losses import LOSSES
+from .losses import LOSSES, Loss
 from .net import Net
 from .scaling import scaled
 from .views import Views
@@ -31,32 +31,40 @@ class Predictor:
 
     net: Net
     flat: np.ndarray  # (P,) float32
-    classes: np.ndarray  # (C,) integers or strings
+    classes: np.ndarray  # (C,) what the outputs stand for: classes, integers or strings; or names of labels or numbers
     shift: np.ndarray  # (D,) float64
     scale: np.ndarray  # (D,) float64
     inputs: Inputs | None = None
     """The columns that the features are made of; None in models of distsgd 0.1.0, whose features have no names."""
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the class (n,) with the largest score for a frame or features X (n, D), as `Inputs.matrix` takes them.
+    @property
+    def loss(self) -> Loss:
+        """What the net was trained with; it says what is predicted, and whether there are probabilities."""
+        return LOSSES[self.net.loss]
 
-        ValueError if X does not fit.
+    def predict(self, X: Any) -> np.ndarray:
+        """Return what the net predicts for a frame or features X (n, D), as `Inputs.matrix` takes them.
+
+        The class (n,) of largest score; or labels of 0 and 1 (n, C) int64, or numbers (n, C) float32, and (n,) if there
+        is only one. ValueError if X does not fit.
         """
         raw = self._features(X)
-        numbers = np.empty(len(raw), np.int64)
-        for rows, v, _ in self._scores(raw):
-            np.argmax(v.s, axis=1, out=numbers[rows])
-        predicted: np.ndarray = self.classes[numbers]
-        return predicted
+        found = self._empty(len(raw))
+        for rows, v, workspace in self._scores(raw):
+            found[rows] = workspace.loss.predicted(v, np)
+        return self._as_predicted(found)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return class probabilities (n, C) float32 for X as `predict` takes it, in the order of `classes`."""
-        raw = self._features(X)
-        found = np.empty((len(raw), self.net.classes), np.float32)
-        for rows, v, workspace in self._scores(raw):
-            workspace.loss.probabilities(v, np)
-            found[rows] = v.s
-        return found
+        """Return probabilities (n, C) float32 of the classes or labels, in their order, for X as `predict` takes it.
+
+        ValueError if X does not fit, or the loss has no probabilities.
+        """
+        if not self.loss.has_probabilities:
+            what = "numbers" if self.loss.target == "numbers" else "classes by their scores (decision_function)"
+            raise ValueError(
+                f"this model was trained with model.loss={self.net.loss}: it predicts {what}, and no probabilities"
+            )
+        return self.predict_both(X)[1]
 
     def predict_both(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return what is predicted, as `predict` does, and what it follows from: probabilities, or else scores (n, C).
@@ -64,18 +72,33 @@ class Predictor:
         Both come from one pass. There are scores if the loss has no probabilities, as with hinge and squared error.
         """
         raw = self._features(X)
-        parts, found = [], np.empty((len(raw), self.net.classes), np.float32)
+        predicted, found = self._empty(len(raw)), np.empty((len(raw), self.net.classes), np.float32)
         for rows, v, workspace in self._scores(raw):
-            parts.append(workspace.loss.predicted(v, np))
+            predicted[rows] = workspace.loss.predicted(v, np)
             if workspace.loss.has_probabilities:
                 workspace.loss.probabilities(v, np)
             found[rows] = v.s
-        loss = LOSSES[self.net.loss]
-        if loss.target == "class":
-            return self.classes[np.concatenate([np.empty(0, np.int64), *parts])], found
-        return np.concatenate(parts) if parts else found.astype(
-            np.int64 if loss.target == "labels" else np.float32
-        ), found
+        return self._as_predicted(predicted), found
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the scores (n, C) float32 for X as `predict` takes it, in the order of `classes`."""
+        raw = self._features(X)
+        found = np.empty((len(raw), self.net.classes), np.float32)
+        for rows, v, _ in self._scores(raw):
+            found[rows] = v.s
+        return found
+
+    def _empty(self, count: int) -> np.ndarray:
+        """Return an array for what the loss predicts of so many rows."""
+        if self.loss.target == "class":
+            return np.empty(count, np.int64)
+        return np.empty((count, self.net.classes), np.float32 if self.loss.target == "numbers" else np.int64)
+
+    def _as_predicted(self, found: np.ndarray) -> np.ndarray:
+        if self.loss.target == "class":
+            labels: np.ndarray = self.classes[found]
+            return labels
+        return found[:, 0] if found.shape[1] == 1 else found
 
     def _features(self, X: Any) -> np.ndarray:
         """Return features (n, D) as real numbers."""

@@ -51,7 +51,7 @@ def distinct(rows: ArrayRows) -> ArrayRows:
 def array_data(train: ArrayRows, val: ArrayRows | None, outputs: int) -> DataSet:
     """Return a data set of such rows, whose classes, or other outputs, are the numbers from 0; not normalised."""
     D = train.features
-    schema = InputSchema(("X",), ("float32",), D, "y", "integer")
+    schema = InputSchema(("X",), ("float32",), D, ("y",), "integer")
     return DataSet(
         train=train,
         val=val,

@@ -43,6 +43,11 @@ def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first
             f"{file.path}: label column {shortened(schema.label)!r} is of {schema.label_kind}s, in {first} of "
             f"{expected.label_kind}s; give it one type in all files"
         )
+    if schema.labelled and schema.label_width != expected.label_width:
+        raise DataError(
+            f"{file.path}: label column {shortened(schema.label)!r} holds {_shape(schema.label_width)}, in {first} "
+            f"{_shape(expected.label_width)}; expected the same"
+        )
 
 
 def check_types(

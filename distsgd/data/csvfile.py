@@ -63,7 +63,7 @@ class CsvFile:
         """Read the file once, piece by piece, to find types that fit every row of it."""
         config = config or DataConfig()
         dialect = dialect or sniffed(path, config)[0]
-        opened = cls(path, dialect, pa.schema([]), 0, config.label, config.csv_null or ())
+        opened = cls(path, dialect, pa.schema([]), 0, config.labels[0], config.csv_null or ())
         try:
             return opened._with_types()
         except csvtext.NotUtf8Error as error:
@@ -231,7 +231,7 @@ def sniffed(path: str, config: DataConfig, known: Collection[str] = ()) -> tuple
         separator=config.csv_separator,
         decimal=config.csv_decimal,
         header=config.csv_header,
-        known={config.label, *([config.weight] if config.weight else []), *(config.features or ()), *known},
+        known={*config.labels, *([config.weight] if config.weight else []), *(config.features or ()), *known},
     )
     rows = sample_rows(sample, found.separator)[found.skipped :]
     return replace(found, encoding=encoding), rows[0] if rows else []

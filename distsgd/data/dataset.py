@@ -160,11 +160,15 @@ class InputSchema:
     width: int | None
     """Length D of the lists in the one list column; None if every column has single values."""
 
-    label: str
-    """Name of the label column, which is never a feature."""
+    labels: tuple[str, ...]
+    """Names of the label columns, which are never features: one, unless targets are labels or numbers."""
 
-    label_kind: Literal["integer", "string"] | None
-    """What the labels are; booleans count as the integers 0 and 1. None if rows are read without them."""
+    label_kind: Literal["integer", "string", "labels", "numbers"] | None
+    """What targets are: classes that are integers (as booleans are) or strings, labels of 0 and 1, or numbers. None if
+    rows are read without them."""
+
+    label_width: int | None = None
+    """Length C of the lists in the one label column; None if label columns have single values."""
 
     weight: str | None = None
     """Name of the column of weights, which is never a feature; None if each row counts once."""
@@ -183,6 +187,11 @@ class InputSchema:
 
     fitted: Inputs | None = None
     """What the training rows say of categories and missing values; None as long as they have not been looked at."""
+
+    @property
+    def label(self) -> str:
+        """Name of the only label column, or of the first one."""
+        return self.labels[0]
 
     @property
     def labelled(self) -> bool:
@@ -241,7 +250,7 @@ class DataSet:
     train: Rows
     val: Rows | None
     classes: NDArray[Any]
-    """(C,) int64 or unicode, sorted: what the class indices stand for."""
+    """(C,) what the outputs stand for: classes, int64 or unicode, sorted; or the names of labels or numbers."""
 
     feature_names: tuple[str, ...]
     schema: InputSchema

@@ -26,10 +26,10 @@ from distsgd.data.columns import (
     storage_dtype,
 )
 from distsgd.data.dataset import ArrayRows, InputSchema
-from distsgd.data.labels import LabelEncoder
 from distsgd.data.normalization import Moments, Normalization
 from distsgd.data.refusals import refusal
 from distsgd.data.sources import Source
+from distsgd.data.targets import TargetEncoder
 from distsgd.errors import DataError
 from distsgd.system.memory import memory_limit
 
@@ -37,18 +37,20 @@ from distsgd.system.memory import memory_limit
 class RowBuilder:
     """Collects the rows of a source that are marked in `chosen` (N,), in source order."""
 
-    def __init__(self, source: Source, chosen: NDArray[np.bool_], dtype: np.dtype[Any] | None = None) -> None:
+    def __init__(
+        self, source: Source, chosen: NDArray[np.bool_], encoder: TargetEncoder, dtype: np.dtype[Any] | None = None
+    ) -> None:
         self._source = source
         self.chosen = chosen
         self._seen = self._filled = 0
         count = int(chosen.sum())
         self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
-        self.y = np.empty(count, np.int64)
+        self.y = encoder.empty(count)
         self.weights = None if source.weights is None else source.weights[chosen]
         self.notices: tuple[str, ...] = ()
 
-    def append(self, X: NDArray[Any], y: NDArray[np.int64], normalization: Normalization | None) -> None:
-        """Append the chosen ones of the source's next rows, X (n, D) and y (n,)."""
+    def append(self, X: NDArray[Any], y: NDArray[Any], normalization: Normalization | None) -> None:
+        """Append the chosen ones of the source's next rows, X (n, D) and y (n, ...)."""
         chosen = self.chosen[self._seen : self._seen + len(y)]
         self._seen += len(y)
         if not chosen.all():
@@ -86,7 +88,7 @@ class RowBuilder:
 
 def fill_training(
     source: Source,
-    encoder: LabelEncoder,
+    encoder: TargetEncoder,
     train: RowBuilder,
     val: RowBuilder | None,
     normalize: Literal["none", "unit", "standard"],
@@ -129,10 +131,10 @@ def fill_training(
 
 
 def fill_held_out(
-    source: Source, encoder: LabelEncoder, normalization: Normalization, dtype: np.dtype[Any]
+    source: Source, encoder: TargetEncoder, normalization: Normalization, dtype: np.dtype[Any]
 ) -> RowBuilder:
     """Return all rows of a held-out source, kept as the training rows' `dtype` and normalised as they were."""
-    part = RowBuilder(source, np.ones(source.num_rows, bool), dtype)
+    part = RowBuilder(source, np.ones(source.num_rows, bool), encoder, dtype)
     keep = dtype.kind in "iu"
     unknown = UnknownCategories()
     for X, y in _examples(source, encoder, unknown):
@@ -218,7 +220,7 @@ def _to_scan(schema: InputSchema) -> NDArray[np.bool_]:
 
 
 def _scan(
-    source: Source, encoder: LabelEncoder, chosen: NDArray[np.bool_], features: NDArray[np.bool_]
+    source: Source, encoder: TargetEncoder, chosen: NDArray[np.bool_], features: NDArray[np.bool_]
 ) -> Normalization:
     """Return zero mean and unit variance of some features in the chosen rows of a source, read for that alone."""
     statistics, start = _Statistics(source.schema, features), 0
@@ -246,7 +248,7 @@ def _only(schema: InputSchema, features: NDArray[np.bool_]) -> InputSchema:
     )
 
 
-def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> None:
+def _check_nonzero(source: Source, encoder: TargetEncoder, train: RowBuilder) -> None:
     """Refuse a column that became 0 in all rows when it was rounded to float32, although it is not."""
     zero, count = np.arange(train.X.shape[1]), block_rows(train.X.shape[1])
     for start in range(0, len(train.X), count):
@@ -265,20 +267,20 @@ def _check_nonzero(source: Source, encoder: LabelEncoder, train: RowBuilder) -> 
 
 def _examples(
     source: Source,
-    encoder: LabelEncoder,
+    encoder: TargetEncoder,
     unknown: UnknownCategories | None = None,
     schema: InputSchema | None = None,
-) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Yield a source's rows in order, in batches: features (n, D), checked, and label codes (n,).
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield a source's rows in order, in batches: features (n, D), checked, and targets (n, ...).
 
     With `schema` only its columns are read.
     """
     schema = schema or source.schema
     dtype = storage_dtype(source.schema) if fits_float32(source.schema) else np.dtype(np.float64)
-    for batch in source.batches([*schema.columns, schema.label]):
+    for batch in source.batches([*schema.columns, *schema.labels]):
         try:
             X = feature_block(batch.table, schema, dtype, unknown)
-            y = encoder.encode(batch.table.column(source.schema.label))
+            y = encoder.encode_rows(batch.table)
         except RowError as problem:
             raise refusal(source, batch, problem) from None
         yield X, y

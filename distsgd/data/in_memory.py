@@ -72,7 +72,7 @@ def in_memory(data: Any, config: DataConfig, *, held_out: bool = False) -> InMem
 def _of_arrays(X: Any, y: Any, w: Any = None, *, config: DataConfig, what: str) -> InMemory:
     named = isinstance(X, Mapping) or hasattr(X, "columns") or getattr(getattr(X, "dtype", None), "names", None)
     if named:
-        table, form, notices, name = _of_frame(X, what), FRAME, _notices(X, what), config.label
+        table, form, notices, name = _of_frame(X, what), FRAME, _notices(X, what), config.labels[0]
         if name in table.column_names:
             raise DataError(
                 f"{what}: X has a column {name!r}, which is the label's name; leave it out of X, or leave y out"
@@ -87,11 +87,6 @@ def _of_arrays(X: Any, y: Any, w: Any = None, *, config: DataConfig, what: str) 
         table, form, notices = pa.table({npzfile.FEATURES: _lists(values)}), ARRAYS, ()
         name = npzfile.LABEL
     labels = _column(y, f"{what}: y")
-    if pa.types.is_fixed_size_list(labels.type):
-        raise DataError(
-            f"{what}: y is of shape ({len(labels)}, {labels.type.list_size}); expected one label for each row, (N,): "
-            "y.ravel() for a single column, y.argmax(axis=1) for one-hot labels"
-        )
     if len(labels) != len(table):
         raise DataError(f"{what}: X has {len(table)} rows and y has {len(labels)}; expected one label for each row")
     table = table.append_column(name, labels)

@@ -23,8 +23,8 @@ MAX_LABEL_LENGTH = 1_000
 REMEDY = "labels are integers from 0, or strings: leave unlabelled rows out, or number the classes from 0"
 
 REGRESSION = (
-    "this looks like regression, and distsgd trains classifiers: choose another column with data.label, or make a few "
-    "classes of the numbers"
+    "this looks like regression: set model.loss=squared to predict the numbers, choose another column with data.label, "
+    "or make a few classes of them"
 )
 
 SOME_VALUES = 50
@@ -106,6 +106,14 @@ class LabelEncoder:
     def for_model(cls, schema: InputSchema, classes: NDArray[Any]) -> LabelEncoder:
         """Return an encoder for the classes (C,) of a trained model."""
         return cls(schema.label, classes, "is not among the model's classes; leave that row out")
+
+    def empty(self, count: int) -> NDArray[np.int64]:
+        """See TargetEncoder.empty."""
+        return np.empty(count, np.int64)
+
+    def encode_rows(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
+        """See TargetEncoder.encode_rows."""
+        return self.encode(rows.column(self._name))
 
     def encode(self, column: pa.Array) -> NDArray[np.int64]:
         """Return the codes (n,) of a batch's label column; RowError for a label that cannot be one."""

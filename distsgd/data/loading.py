@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
+from distsgd.core.losses import Target
 from distsgd.core.sampling import SPLIT_STREAM, keyed_permutation
 from distsgd.data.dataset import DataSet, digest_of
 from distsgd.data.normalization import BatchTransform
@@ -24,10 +25,12 @@ def load(
     *,
     data: Any = None,
     held_out_data: Any = None,
+    target: Target = "class",
     class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
 ) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
 
+    `target` is what the loss takes.
     The weights of classes go into those of the training rows; held-out rows have the weights of their column alone.
     `stage` is called with what is being done, and with how many rows have been read.
     `data` and `held_out_data` are rows in memory that take the place of `data.train` and `data.val`.
@@ -41,14 +44,17 @@ def load(
     from distsgd.data.labels import LabelEncoder, lacking
     from distsgd.data.sources import open_source
     from distsgd.data.suspicions import suspicions
+    from distsgd.data.targets import ArrayTargets, TargetEncoder
     from distsgd.data.weights import weighted, with_class_weights
 
     stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
-    source = weighted(open_source(config.train if data is None else in_memory(data, config), config).reporting(stage))
+    source = weighted(
+        open_source(config.train if data is None else in_memory(data, config), config, target=target).reporting(stage)
+    )
     held_out_location = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
     held_out = None
     if held_out_location is not None:
-        held_out = weighted(open_source(held_out_location, config, source).reporting(stage))
+        held_out = weighted(open_source(held_out_location, config, source, target=target).reporting(stage))
     check_memory(source, held_out)
     in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
     source = fitted(source, ~in_val, config)
@@ -56,12 +62,16 @@ def load(
         held_out = held_out.like(source)
     check_memory(source, held_out)
 
-    encoder = LabelEncoder.for_training(source.schema, config.classes)
-    train, val = RowBuilder(source, ~in_val), RowBuilder(source, in_val) if in_val.any() else None
+    encoder: TargetEncoder = ArrayTargets(source.schema)
+    if target == "class":
+        encoder = LabelEncoder.for_training(source.schema, config.classes)
+    train = RowBuilder(source, ~in_val, encoder)
+    val = RowBuilder(source, in_val, encoder) if in_val.any() else None
     normalization = fill_training(source, encoder, train, val, config.normalize)
     classes = encoder.finish([part.y for part in (train, val) if part], source.location)
     if held_out:
-        val = fill_held_out(held_out, LabelEncoder.for_held_out(held_out.schema, classes), normalization, train.X.dtype)
+        known = LabelEncoder.for_held_out(held_out.schema, classes) if target == "class" else encoder
+        val = fill_held_out(held_out, known, normalization, train.X.dtype)
 
     if class_weight is not None:
         train.weights = with_class_weights(train.weights, train.y, classes, class_weight)
@@ -85,7 +95,7 @@ def load(
             *source.notices,
             *(held_out.notices if held_out else ()),
             *encoder.notices,
-            *lacking(train.y, val.y if val else None, classes),
+            *(lacking(train.y, val.y if val else None, classes) if target == "class" else ()),
             *(val.notices if val else ()),
             *suspicions(rows, source.schema.inputs),
         ),

@@ -152,14 +152,14 @@ def open_rows(
     """
     types_there = {column.name: _arrow_type(column) for column in inputs.columns}
     if classes is not None:
-        types_there[config.label] = pa.string() if classes.dtype.kind == "U" else pa.int64()
+        types_there[config.labels[0]] = pa.string() if classes.dtype.kind == "U" else pa.int64()
     like = pa.schema(types_there)
     form, files = open_files(location, config, like)
     filled = [file for file in files if file.num_rows]
     if not filled:
         raise DataError(f"{location} has no rows")
     notices = form.notices(filled) if form.notices else ()
-    label = form.label or config.label
+    label = form.label or config.labels[0]
     features = [column.name for column in inputs.columns]
     wanted = {*features, *keep, *([label, config.weight or label] if classes is not None else [])}
     filled, _ = with_partitions(location, filled, wanted)
@@ -173,7 +173,7 @@ def open_rows(
         tuple(features),
         types,
         inputs.columns[0].width if inputs.columns[0].kind == "list" else None,
-        label,
+        (label,),
         label_kind,
         categorical=frozenset(column.name for column in inputs.columns if column.kind in ("category", "hash")),
         fitted=inputs,

@@ -53,10 +53,10 @@ class NpzFile:
                         headers[name] = _header(member)
         shape, _, dtype = headers[FEATURES]
         y_shape, _, y_dtype = headers.get(LABEL, (shape[:1], False, None))
-        if len(shape) != 2 or len(y_shape) != 1:
+        if len(shape) != 2 or len(y_shape) not in (1, 2) or not all(y_shape[1:]):
             raise DataError(
                 f"{path}: X has shape {shape} and y has shape {y_shape}; expected X (N, D), one flat row for each "
-                "example, and y (N,): reshape them"
+                "example, and y (N,), or (N, C) for labels or numbers: reshape them"
             )
         if shape[0] != y_shape[0]:
             raise DataError(f"{path}: X has {shape[0]} rows and y has {y_shape[0]}; expected one label for each row")
@@ -64,7 +64,8 @@ class NpzFile:
             raise DataError(f"{path}: X has shape {shape}; expected at least one feature")
         columns = {FEATURES: pa.list_(_arrow_type(path, FEATURES, dtype), shape[1])}
         if y_dtype is not None:
-            columns[LABEL] = _arrow_type(path, LABEL, y_dtype)
+            kind = _arrow_type(path, LABEL, y_dtype)
+            columns[LABEL] = kind if len(y_shape) == 1 else pa.list_(kind, y_shape[1])
         if weight is not None and weight in headers and weight not in columns:
             w_shape, _, w_dtype = headers[weight]
             if w_shape != shape[:1]:

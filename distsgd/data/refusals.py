@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distsgd.core.names import shortened
 from distsgd.data.columns import MissingLabel, MissingValue, RowError
 from distsgd.data.csvfile import CsvFile
 from distsgd.data.fitting import described, leaving_out
 from distsgd.data.repairs import rewriting
 from distsgd.data.sources import Source, SourceBatch
-from distsgd.data.unusable import LONGEST_SETTING
+from distsgd.data.unusable import LONGEST_SETTING, listing
 from distsgd.errors import DataError
 
 
 def refusal(source: Source, batch: SourceBatch, problem: RowError) -> DataError:
     """Return the error for a row of a batch, with a command that helps where there is one."""
     error = batch.error(problem.row, str(problem))
-    labels = missing_labels(batch.table.column(source.schema.label))
+    labels = _without_labels(source, batch)
     if isinstance(problem, MissingLabel) or (isinstance(problem, MissingValue) and labels[problem.row]):
         return _unlabelled(source, error)
     if isinstance(problem, MissingValue):
         return _missing_values(source, error)
     command = rewriting(source.files[0], problem.repair) if problem.repair and len(source.files) == 1 else None
     return DataError(f"{error}; for example: {command}") if command else error
+
+
+def _without_labels(source: Source, batch: SourceBatch) -> NDArray[np.bool_]:
+    """Return which rows (n,) of a batch lack a label."""
+    found = [missing_labels(batch.table.column(label)) for label in source.schema.labels]
+    return np.asarray(np.any(found, axis=0))
+
+
+def _filter(labels: Sequence[str]) -> str:
+    """Return the statement that keeps the rows of a frame `d` that have all labels."""
+    if len(labels) > 1:
+        return f"d = d.dropna(subset={list(labels)!r})"
+    return f"d = d[d[{labels[0]!r}].notna() & d[{labels[0]!r}].ne('')]"
 
 
 def missing_labels(column: pa.Array) -> NDArray[np.bool_]:
@@ -41,12 +55,12 @@ def missing_labels(column: pa.Array) -> NDArray[np.bool_]:
 
 def _unlabelled(source: Source, error: DataError) -> DataError:
     """Return the error with the number of rows that have no label, and the command that leaves them out."""
-    label = source.schema.label
-    found = [missing_labels(batch.table.column(label)) for batch in source.batches([label])]
+    labels = source.schema.labels
+    found = [_without_labels(source, batch) for batch in source.batches(labels)]
     missing = np.concatenate(found)
     count, total = int(missing.sum()), len(missing)
     have = "have" if count > 1 else "has"
-    text = f"{error}; {count:,} of {total:,} rows {have} no label in column {shortened(label)!r}: leave "
+    text = f"{error}; {count:,} of {total:,} rows {have} no label in {listing(labels)}: leave "
     text += "them out" if count > 1 else "it out"
     command = None
     if len(source.files) == 1:
@@ -55,7 +69,7 @@ def _unlabelled(source: Source, error: DataError) -> DataError:
             isinstance(file, CsvFile) and source.kept is None and missing[total - count :].all()
         ):  # a total below the table, for example
             command = file.without_end(total - count)
-        command = command or rewriting(file, f"d = d[d[{label!r}].notna() & d[{label!r}].ne('')]")
+        command = command or rewriting(file, _filter(labels))
     return DataError(f"{text}, with {command}" if command else text)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from distsgd.config import DataConfig
 from distsgd.core.frames import only_count
+from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.datafile import DataFile, doubt
 from distsgd.data.dataset import InputSchema
@@ -32,9 +33,10 @@ INDEX = re.compile(r"__index_level_\d+__")
 
 def resolve(
     file: DataFile,
-    label: str,
+    labels: Sequence[str],
     config: DataConfig,
     *,
+    target: Target = "class",
     labelled: bool = True,
     empty: Collection[str] = (),
     alone: bool = False,
@@ -47,38 +49,44 @@ def resolve(
     names all of them, and what to add to the command line.
     """
     names = file.schema.names
-    if labelled and Counter(names)[label] > 1:
-        raise DataError(
-            f"{file.path}: {names.count(label)} columns have the name {shortened(label)!r}; rename all but one"
-        )
+    for name in labels:
+        if labelled and names.count(name) > 1:
+            raise DataError(
+                f"{file.path}: {names.count(name)} columns have the name {shortened(name)!r}; rename all but one"
+            )
+    label = next((name for name in labels if name not in names), labels[0])
     lacking = labelled and label not in names
     guess = _likely_label(file, label) if lacking else label
-    weight = _weight(file, label, config, labelled=labelled)
-    keep = {guess, weight or guess, *(config.features or ())}
+    weight = _weight(file, labels, config, labelled=labelled)
+    keep = {guess, *labels, weight or guess, *(config.features or ())}
     left_out = _index_columns(file, keep) + [(name, "no values") for name in empty if name not in keep]
     chosen = config.features
     if chosen is None:
-        skipped = {guess, config.weight, *config.exclude, *(name for name, _ in left_out)}
+        skipped = {guess, *labels, config.weight, *config.exclude, *(name for name, _ in left_out)}
         chosen = tuple(dict.fromkeys(name for name in names if name not in skipped))
     if not lacking:
-        _check_chosen(file, label, chosen, config, left_out)
+        _check_chosen(file, labels, chosen, config, left_out)
     unusable = problems(file, [name for name in chosen if name in names and name != guess], config)
     hint = dates_hint(file, unusable, alone)
     if lacking:
         near = f" (did you mean {shortened(guess)!r}?)" if _near(label, [guess]) else ""
         listed = f"{file.path}: no column {shortened(label)!r}{near} for data.label; the columns are "
         listed += f"{listing(names)}; which one is the label?"
+        if len(labels) > 1:
+            raise DataError(listed)
         raise DataError(f"{listed} {named(unusable)}{remedy(unusable, chosen, config, guess)}{hint}")
     if unusable:
         raise DataError(f"{file.path}: {named(unusable)}{remedy(unusable, chosen, config, None)}{hint}")
     types = [values_type(file.schema.field(name).type) for name in chosen]
+    kind, width = _label_kind(file, labels, target) if labelled else (None, None)
     holds_lists = is_list(file.schema.field(chosen[0]).type)
     return InputSchema(
         chosen,
         tuple(numpy_name(kind) for kind in types),
         _list_width(file, chosen[0]) if holds_lists else None,
-        label,
-        _label_kind(file, label) if labelled else None,
+        tuple(labels),
+        kind,
+        width,
         weight=weight,
         categorical=frozenset(name for name, kind in zip(chosen, types, strict=True) if is_category(kind)),
         left_out=tuple(left_out),
@@ -131,53 +139,91 @@ def _index_columns(file: DataFile, keep: set[str]) -> list[tuple[str, str]]:
 
 
 def _check_chosen(
-    file: DataFile, label: str, chosen: tuple[str, ...], config: DataConfig, left_out: Sequence[tuple[str, str]]
+    file: DataFile,
+    labels: Sequence[str],
+    chosen: tuple[str, ...],
+    config: DataConfig,
+    left_out: Sequence[tuple[str, str]],
 ) -> None:
     """Refuse a choice of columns that is empty, repeats one, or names the label or what is not there."""
     names = dict.fromkeys(file.schema.names)
     counts = Counter(chosen)
     for name in config.features or ():
-        if name == label:
+        if name in labels:
             raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is the label; leave it out")
         if name == config.weight:
             raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is data.weight; leave it out")
         if name not in names:
-            near = nearest(shortened(name), [shortened(known) for known in names if known != label])
+            near = nearest(shortened(name), [shortened(known) for known in names if known not in labels])
             raise DataError(
                 f"{file.path}: no column {shortened(name)!r}{near} for the features; "
                 f"the columns are {listing(list(names))}"
             )
         if counts[name] > 1:
             raise DataError(f"data.features names {shortened(name)!r} twice; name it once")
-    if label in config.exclude and label in names:
-        raise DataError(f"{file.path}: data.exclude names {shortened(label)!r}, which is the label; leave it out")
+    for label in labels:
+        if label in config.exclude and label in names:
+            raise DataError(f"{file.path}: data.exclude names {shortened(label)!r}, which is the label; leave it out")
     if not chosen:
         rest = "".join(f"; {shortened(name)!r} is left out: {reason}" for name, reason in left_out[:SHOWN])
         raise DataError(
-            f"{file.path}: no feature column; expected at least one beside the label {shortened(label)!r}{rest}"
+            f"{file.path}: no feature column; expected at least one beside the label {listing(labels)}{rest}"
         )
 
 
-def _label_kind(file: DataFile, label: str) -> Literal["integer", "string"]:
+def _label_kind(
+    file: DataFile, labels: Sequence[str], target: Target
+) -> tuple[Literal["integer", "string", "labels", "numbers"], int | None]:
+    """Return what the labels are, and the length of their lists if they are some."""
+    if target != "class":
+        return _array_kind(file, labels, target)
+    (label,) = labels
     found = file.schema.field(label).type
     kind = label_type(found)
+    if is_list(found) and is_number(values_type(found)):
+        raise DataError(
+            f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}, and a label is one class for each "
+            "row: set model.loss=logistic for independent labels of 0 and 1, or model.loss=squared for numbers; of "
+            "one-hot labels take argmax(axis=1), of a single column ravel()"
+        )
     if kind is None:
         raise DataError(
             f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}; labels are integers or strings: "
             "cast it, or choose another column with data.label"
         )
-    return kind
+    return kind, None
 
 
-def _weight(file: DataFile, label: str, config: DataConfig, *, labelled: bool) -> str | None:
+def _array_kind(
+    file: DataFile, labels: Sequence[str], target: Literal["labels", "numbers"]
+) -> tuple[Literal["labels", "numbers"], int | None]:
+    """Return the kind of labels that are single numbers in their columns, or lists in the only one."""
+    wanted = "labels are 0 or 1 (model.loss=logistic)" if target == "labels" else "model.loss=squared predicts numbers"
+    for label in labels:
+        found = file.schema.field(label).type
+        if not is_number(values_type(found)):
+            reason = doubt(file, label)
+            raise DataError(
+                f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}, and {wanted}"
+                + (f": {reason}" if reason else ": cast it, choose another column with data.label, or another loss")
+            )
+        if is_list(found) and len(labels) > 1:
+            raise DataError(
+                f"{file.path}: label column {shortened(label)!r} holds lists, and data.label names {len(labels)} "
+                "columns; name that column alone, or columns of single values"
+            )
+    return target, _list_width(file, labels[0]) if is_list(file.schema.field(labels[0]).type) else None
+
+
+def _weight(file: DataFile, labels: Sequence[str], config: DataConfig, *, labelled: bool) -> str | None:
     """Return the column of weights; None if there is none, or if rows are only to be predicted."""
     name = config.weight
     if name is None or not labelled:
         return None
-    if name == label:
+    if name in labels:
         raise DataError(f"{file.path}: data.weight names {shortened(name)!r}, which is the label; correct one of them")
     if file.schema.names.count(name) != 1:
-        known = [shortened(other) for other in file.schema.names if other != label]
+        known = [shortened(other) for other in file.schema.names if other not in labels]
         found = f"no column {shortened(name)!r}{nearest(shortened(name), known)}"
         if name in file.schema.names:
             found = f"{file.schema.names.count(name)} columns have the name {shortened(name)!r}"
@@ -201,7 +247,5 @@ def _list_width(file: DataFile, column: str) -> int:
         first = next((b.column(column)[0] for b in file.batches([column], 1) if b.num_rows), None)
         width = len(first) if first is not None and first.is_valid else 0
     if width < 1:
-        raise DataError(
-            f"{file.path}: the lists of column {shortened(column)!r} hold no values; expected one for each feature"
-        )
+        raise DataError(f"{file.path}: the lists of column {shortened(column)!r} hold no values; expected one at least")
     return width

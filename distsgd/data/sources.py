@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
+from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.columns import check_same, check_types, in_order_of, storage_dtype
 from distsgd.data.datafile import DataFile, place, row_error
@@ -95,7 +96,7 @@ class Source:
         DataError if a file cannot be read or does not hold as many rows as it claims.
         """
         if names is None:
-            names = [*self.schema.columns, *([self.schema.label] if self.schema.labelled else [])]
+            names = [*self.schema.columns, *(self.schema.labels if self.schema.labelled else [])]
         value_bytes = max(kind.itemsize for kind in self.schema.stored_types)
         max_rows = max(1, min(65_536, BATCH_BYTES // (value_bytes * self.schema.num_features)))
         done, total = 0, sum(file.num_rows for file in self.files)
@@ -126,7 +127,12 @@ class Source:
 
 
 def open_source(
-    given: str | InMemory, config: DataConfig, training: Source | None = None, *, labelled: bool = True
+    given: str | InMemory,
+    config: DataConfig,
+    training: Source | None = None,
+    *,
+    target: Target = "class",
+    labelled: bool = True,
 ) -> Source:
     """Open what `given` names or holds, and check that all its files have the same columns, and those of `training`.
 
@@ -147,8 +153,10 @@ def open_source(
             f"{location}: data.label is {config.label!r}, and in {form.name} files labels are the array {form.label}; "
             "leave it unset"
         )
-    label = form.label or config.label
-    filled, left_out = with_partitions(location, filled, {label, config.weight or label, *(config.features or ())})
+    labels = (form.label,) if form.label else config.labels
+    filled, left_out = with_partitions(
+        location, filled, {*labels, *([config.weight] if config.weight else []), *(config.features or ())}
+    )
     notices += left_out
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
     if training is None:
@@ -159,7 +167,9 @@ def open_source(
     alone = len(filled) == 1
     try:
         empty = _empty_columns(filled) if training is None else ()
-        schemas = [resolve(file, label, config, labelled=labelled, empty=empty, alone=alone) for file in filled]
+        schemas = [
+            resolve(file, labels, config, target=target, labelled=labelled, empty=empty, alone=alone) for file in filled
+        ]
         for file, schema in zip(filled[1:], schemas[1:], strict=True):
             check_same(file, schema, schemas[0], filled[0].path)
             check_types(file, schema, schemas[0], filled[0].path, None)
@@ -215,7 +225,7 @@ def open_files(
     for file in files:
         if file.num_rows < 0:
             raise DataError(f"{file.path} claims to have {file.num_rows} rows; it is damaged: write it again")
-    return form, files if form.harmonize is None else form.harmonize(files, config.label, like)
+    return form, files if form.harmonize is None else form.harmonize(files, config.labels[0], like)
 
 
 def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:

@@ -61,6 +61,10 @@ IDENTIFIER = re.compile(r"index|level_\d+|id|uuid|row|no|nr|#|", re.IGNORECASE)
 """Names that an index may have: one with a value of its own in every row."""
 
 
+CLASS = (np.dtype(np.int64), ())
+"""The target of rows that have a class each."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """Columns in evenly spaced training rows, with the classes."""
@@ -69,7 +73,7 @@ class Sample:
     X: NDArray[np.float32]
     """(n, K): numbers as they are stored; the place of a category among the categories, -1 for none."""
     y: NDArray[np.int64]
-    """(n,)."""
+    """(n,); zeros if targets are no classes, which no column then determines."""
 
 
 def suspicions(rows: Rows, inputs: Inputs) -> tuple[str, ...]:
@@ -134,7 +138,7 @@ def _places(inputs: Inputs) -> list[tuple[str, slice]]:
 def _sample(rows: Rows, places: Sequence[tuple[str, slice]], count: int) -> Sample:
     """Return columns in at most `count` rows, in the order of the rows."""
     index = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))
-    X, y = np.empty((len(index), len(places)), np.float32), np.empty(len(index), np.int64)
+    X, y = np.empty((len(index), len(places)), np.float32), np.zeros(len(index), np.int64)
     for block, part in _blocks(rows, index, y):
         for number, (_, place) in enumerate(places):
             X[block, number] = part[:, place.start] if place.stop - place.start == 1 else _category(part[:, place])
@@ -148,7 +152,7 @@ def _blocks(rows: Rows, index: NDArray[np.int64], y: NDArray[np.int64]) -> Itera
     for start in range(0, len(index), size):
         block = slice(start, min(start + size, len(index)))
         part = stored[: block.stop - start]
-        rows.gather(index[block], part, y[block])
+        rows.gather(index[block], part, y[block] if rows.target == CLASS else None)
         yield block, part
 
 

@@ -28,7 +28,14 @@ class RunSpec:
     def beginning(cls, config: Config, data: DataSet, start: Snapshot | None = None) -> RunSpec:
         """Return the spec of a run that resumes from `start`, or starts at step 0 if that is None."""
         model = config.model
-        net = Net(data.train.features, model.hidden, len(data.classes), activation=model.activation)
+        net = Net(
+            data.train.features,
+            model.hidden,
+            len(data.classes),
+            activation=model.activation,
+            loss=model.loss,
+            label_smoothing=config.train.label_smoothing,
+        )
         if start is None:
             flat = net.initial(config.train.seed, model.scale)
             slots = {name: np.zeros_like(flat) for name in update_rule(config.optim).slots}

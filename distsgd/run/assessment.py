@@ -49,7 +49,8 @@ def assess(records: Sequence[Mapping[str, Any]], confusion: Confusion | None, cl
     about_best = {} if best is None else {"best_epoch": best["epoch"], "best_val_loss": best["val/loss"]}
     overfitting = None if best is None else overfitting_remark(best, validated[-1])
     if confusion is None:
-        return Assessment(**about_best, remarks=[overfitting] if overfitting else [])
+        useless = useless_remark(validated[-1]) if validated else None
+        return Assessment(**about_best, remarks=[remark for remark in (useless, overfitting) if remark])
     remarks = [guessing_remark(confusion, classes), overfitting]
     return Assessment(
         majority_share=confusion.majority_share,
@@ -84,6 +85,16 @@ def guessing_remark(confusion: Confusion, classes: Sequence[Any]) -> str | None:
         f"{how} than guessing: {confusion.majority_share:.4f} of the held-out rows are of class "
         f"{classes[confusion.majority]!r}, and {confusion.correct.sum() / confusion.rows.sum():.4f} are "
         "predicted correctly; look at the features and data.normalize, try another optim.lr or more epochs"
+    )
+
+
+def useless_remark(last: Mapping[str, Any]) -> str | None:
+    """Return a sentence if predicted numbers are no better than the mean of the held-out rows."""
+    if last.get("val/r2", 1.0) > 0:
+        return None
+    return (
+        f"no better than guessing: R² is {last['val/r2']:.4f}, and predicting the mean for every row gives 0; look at "
+        "the features and data.normalize, try another optim.lr or more epochs"
     )
 
 

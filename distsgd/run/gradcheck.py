@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from distsgd.config import Config
 from distsgd.core.gradcheck import Comparison
+from distsgd.core.losses import LOSSES
 from distsgd.data import load
 from distsgd.engine.gradcheck import check_first_batch
 from distsgd.engine.spec import RunSpec
@@ -16,5 +17,6 @@ def check(config: Config, samples: int, stage: Callable[[str], None]) -> tuple[R
 
     RefusedError as before training.
     """
-    spec = RunSpec.beginning(config, load(config.data, stage, class_weight=config.train.class_weight))
+    target, class_weight = LOSSES[config.model.loss].target, config.train.class_weight
+    spec = RunSpec.beginning(config, load(config.data, stage, target=target, class_weight=class_weight))
     return spec, *check_first_batch(spec, samples)

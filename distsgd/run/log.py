@@ -9,8 +9,6 @@ from distsgd.run.observer import Observer
 from distsgd.rundir.journal import Journal, difference
 from distsgd.system import faults
 
-VALIDATED = ("val/loss", "val/accuracy")
-
 NAMED_STEPS = 5
 """Maximum number of missing steps that a warning names."""
 
@@ -23,7 +21,7 @@ class RunLog:
         self._journal, self._plan, self._observer = journal, plan, observer
         self.warnings: list[str] = []
         self.validated: dict[str, float] = {}
-        """The newest validation's loss and accuracy; empty if there was none."""
+        """The newest validation's loss and scores, by their names in the journal; empty if there was none."""
         self._unwritten: list[dict[str, Any]] = []
         self._warned_of_difference = False
         have = [record for record in journal.records() if record["step"] <= start]
@@ -89,8 +87,8 @@ class RunLog:
         faults.reached("driver", 0, record["step"], "journaled")
 
     def _note_validation(self, record: dict[str, Any]) -> None:
-        if all(key in record for key in VALIDATED):
-            self.validated = {key: record[key] for key in VALIDATED}
+        if "val/loss" in record:
+            self.validated = {key: value for key, value in record.items() if key.startswith("val/")}
 
     def records(self, until: int) -> list[dict[str, Any]]:
         """Return the journal's lines up to step `until`."""

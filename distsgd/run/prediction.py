@@ -72,7 +72,7 @@ def predict(
         run = TrainedRun.open(run_dir)
         observer.stage(f"opening {data}")
         rows = open_rows(data, run.config.data, run.inputs, keep=keep)
-        schema = predictions.schema(rows.kept_schema, run.predictor.classes)
+        schema = predictions.schema(rows.kept_schema, run.predictor)
         _check_target(out, rows)
         size = part_rows(rows.features, len(run.predictor.classes))
         parts = stack.enter_context(parts_of(out, schema, _identity(run, rows, size)))

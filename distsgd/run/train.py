@@ -10,6 +10,7 @@ from typing import Any
 
 from distsgd.cluster.connection import address_of, joined
 from distsgd.config import IN_MEMORY, Config
+from distsgd.core.losses import LOSSES
 from distsgd.data import load
 from distsgd.errors import ConfigError, TrackingError
 from distsgd.run.lasting import check_run_directory, with_lasting_store
@@ -94,6 +95,7 @@ def _begin(
         observer.stage,
         data=data,
         held_out_data=held_out_data,
+        target=LOSSES[requested.model.loss].target,
         class_weight=requested.train.class_weight,
     )
     for notice in rows.notices:

@@ -40,7 +40,7 @@ class Classifier:
 
     net: Net
     flat: np.ndarray  # (P,) float32
-    classes: np.ndarray  # (C,) integers or strings
+    classes: np.ndarray  # (C,) classes, integers or strings; or the names of labels or numbers
     normalization: Normalization
     inputs: Inputs | None = None
     """The columns of the training data that the features are made of; None in a model of distsgd 0.1.0, which takes all
@@ -54,8 +54,9 @@ class Classifier:
     def __repr__(self) -> str:
         """Return the model's inputs and outputs in a line."""
         names = "" if self.inputs is None else f" ({_some([column.name for column in self.inputs.columns])})"
+        outputs = {"class": "classes", "labels": "labels", "numbers": "numbers"}[self.predictor.loss.target]
         classes = _some([str(label) for label in self.classes])
-        return f"<Classifier: {self.net.features} features{names}, {len(self.classes)} classes ({classes})>"
+        return f"<Classifier: {self.net.features} features{names}, {len(self.classes)} {outputs} ({classes})>"
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -71,7 +72,9 @@ class Classifier:
         )
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return class probabilities (n, C) float32 for a frame or features X (n, D), in the order of `classes`.
+        """Return probabilities (n, C) float32 for a frame or features X (n, D), in the order of `classes`.
+
+        A model of model.loss=hinge or squared has none, and raises DataError.
 
         Columns that the model was not trained on are ignored with a warning. DataError if X has the wrong shape, lacks
         a column, or has a value that is missing, not finite or of another type.
@@ -82,9 +85,19 @@ class Classifier:
             raise DataError(str(error)) from None
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class (n,) for a frame or features X (n, D); DataError as `predict_proba`."""
+        """Return the most probable class (n,) for a frame or features X (n, D); DataError as `predict_proba`.
+
+        With model.loss=logistic labels of 0 and 1 (n, C), with squared numbers (n, C), and (n,) if there is only one.
+        """
         try:
             return self.predictor.predict(X)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the scores (n, C) float32 for a frame or features X (n, D); DataError as `predict_proba`."""
+        try:
+            return self.predictor.decision_function(X)
         except ValueError as error:
             raise DataError(str(error)) from None
 

@@ -16,9 +16,14 @@ from distsgd.rundir.journal import Record
 PANELS = (
     ("loss", (("train/loss", "training, each mini-batch, with L2", "#8ab4d8"), ("val/loss", "held out", "#c44e52"))),
     ("accuracy", (("val/accuracy", "held out", "#2a7f4f"),)),
+    ("R²", (("val/r2", "held out", "#2a7f4f"),)),
 )
 
-SMALL_PANELS = (("val/loss", "validation loss", "#c44e52"), ("val/accuracy", "validation accuracy", "#2a7f4f"))
+SMALL_PANELS = (
+    ("val/loss", "validation loss", "#c44e52"),
+    ("val/accuracy", "validation accuracy", "#2a7f4f"),
+    ("val/r2", "validation R²", "#2a7f4f"),
+)
 
 LARGEST = 1e300
 """Larger values are drawn as this; matplotlib cannot leave a margin above the largest float."""
@@ -52,7 +57,8 @@ def learning_curve(records: Sequence[Record]) -> LearningCurve:
 def draw_curves(records: Sequence[Record], path: Path) -> None:
     """Write a small picture, 256 by 84 pixels, of validation loss and accuracy against the epoch, as an SVG file."""
     figure = Figure(figsize=(256 / 96, 84 / 96))  # the layout is fixed: matplotlib's own fails if labels are long
-    for number, (key, title, colour) in enumerate(SMALL_PANELS, start=1):
+    panels = [panel for panel in SMALL_PANELS if any(panel[0] in record for record in records)]
+    for number, (key, title, colour) in enumerate(panels, start=1):
         axes = figure.add_axes((0.5 * number - 0.37, 0.2, 0.36, 0.62))
         axes.locator_params(nbins=4)
         axes.yaxis.set_major_formatter("{x:.3g}")

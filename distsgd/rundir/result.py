@@ -37,6 +37,15 @@ class Result:
     val_loss: float | None
     """Mean loss over the held-out rows, without L2."""
     val_accuracy: float | None
+    """Fraction of the held-out rows whose class, or all of whose labels, are predicted."""
+    val_label_accuracy: float | None = None
+    """Fraction of the labels that are predicted, with model.loss=logistic."""
+    val_mse: float | None = None
+    """Mean squared error, with model.loss=squared; as the next two a mean over the numbers of a row."""
+    val_mae: float | None = None
+    """Mean absolute error."""
+    val_r2: float | None = None
+    """R², 1 − mean squared error / variance; None if one of the numbers is the same in all held-out rows."""
     majority_share: float | None = None
     """Accuracy over the held-out rows of always predicting their most frequent class; None unless the run finished."""
     balanced_accuracy: float | None = None
@@ -78,6 +87,7 @@ class Result:
             "train/loss": self.train_loss,
             "val/loss": self.val_loss,
             "val/accuracy": self.val_accuracy,
+            **{key: value for key, value in self._other_scores().items() if value is not None},
             "majority_share": self.majority_share,
             "balanced_accuracy": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
@@ -95,6 +105,15 @@ class Result:
             "features": self.features,
             "warnings": self.warnings,
             "remarks": self.remarks,
+        }
+
+    def _other_scores(self) -> dict[str, float | None]:
+        """Return the scores that only some losses have."""
+        return {
+            "val/label_accuracy": self.val_label_accuracy,
+            "val/mse": self.val_mse,
+            "val/mae": self.val_mae,
+            "val/r2": self.val_r2,
         }
 
     @classmethod

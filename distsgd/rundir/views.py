@@ -31,7 +31,7 @@ def in_words(status: str, content: Mapping[str, Any], run_dir: str) -> str:
     """Return one line: how the run ended, its accuracy and losses if measured, its model and its directory."""
     steps, epochs = content["steps"], content["epochs"]
     parts = [status, f"{steps:,} step{'s' * (steps != 1)}", f"{epochs:g} epoch{'s' * (epochs != 1)}"]
-    parts += [f"{key} {content[key]:.4f}" for key in FIRST[2:] if content.get(key) is not None]
+    parts += [f"{key} {content[key]:.4f}" for key in (*FIRST[2:], "val/r2") if content.get(key) is not None]
     if content.get("weights_sha256"):
         parts.append(f"weights {content['weights_sha256'][:12]}")
     return f"<Result: {', '.join(parts)}, in {run_dir!r}>"

@@ -63,7 +63,7 @@ class ModelDescription:
     """The inputs and outputs of the trained model."""
 
     classes: str
-    """MLflow's type of the predictions: `long` or `string`."""
+    """MLflow's type of the predictions: `long` or `string`, `float` for numbers."""
     example: list[list[Any]]
     """A few training rows as they were in the files: a value for each column; none if a column was hashed."""
     inputs: str | None = None
@@ -72,6 +72,8 @@ class ModelDescription:
     """Names of the feature columns; None if the features are one array, whose elements are the example's values."""
     booleans: list[str] = field(default_factory=list)
     """Names of the boolean columns."""
+    width: int | None = None
+    """Number of labels or numbers in a prediction; None if it is a single value."""
     dtype: str = "float64"
     """NumPy type of the array, or of the first column."""
 
@@ -193,24 +195,26 @@ def _datasets(spec: RunSpec) -> list[DatasetDescription]:
 def _schema(data: DataSet) -> dict[str, Any]:
     """Return the rows' columns in MLflow's notation for data sets."""
     schema = data.schema
-    label = {"name": schema.label, "type": "string" if schema.label_kind == "string" else "long", "required": True}
+    kind = {"string": "string", "numbers": "double"}.get(str(schema.label_kind), "long")
+    labels = [{"name": name, "type": kind, "required": True} for name in schema.labels]
     inputs = data.inputs.columns
     if [column.kind for column in inputs] != ["list"]:
         columns = [{"name": c.name, "type": _column_type(c.dtype), "required": c.fill is None} for c in inputs]
-        return {"mlflow_colspec": _that_fit(columns, label)}
+        return {"mlflow_colspec": _that_fit(columns, labels)}
     spec = {"type": "tensor", "tensor-spec": {"dtype": inputs[0].dtype, "shape": [-1, inputs[0].width]}}
-    target = {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
+    dtype, shape = data.train.target
+    target = {"type": "tensor", "tensor-spec": {"dtype": dtype.name, "shape": [-1, *shape]}}
     return {"mlflow_tensorspec": {"features": json.dumps([spec]), "targets": json.dumps([target])}}
 
 
-def _that_fit(columns: list[dict[str, Any]], label: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the columns and the label; columns that exceed MLflow's limit are replaced by their number."""
-    room = MAX_SCHEMA_LENGTH - len(json.dumps({"mlflow_colspec": [label, _left_out(len(columns))]}))
+def _that_fit(columns: list[dict[str, Any]], labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the columns and the labels; columns that exceed MLflow's limit are replaced by their number."""
+    room = MAX_SCHEMA_LENGTH - len(json.dumps({"mlflow_colspec": [*labels, _left_out(len(columns))]}))
     for kept, column in enumerate(columns):
         room -= len(json.dumps(column)) + len(", ")
         if room < 0:
-            return [*columns[:kept], _left_out(len(columns) - kept), label]
-    return [*columns, label]
+            return [*columns[:kept], _left_out(len(columns) - kept), *labels]
+    return [*columns, *labels]
 
 
 def _left_out(count: int) -> dict[str, Any]:
@@ -221,9 +225,16 @@ def _column_type(kind: str) -> str:
     return {"b": "boolean", "i": "long", "u": "long", "f": "double", "U": "string"}[np.dtype(kind).kind]
 
 
+def _outputs(data: DataSet) -> str:
+    if data.schema.label_kind in ("labels", "numbers"):
+        return "long" if data.schema.label_kind == "labels" else "float"
+    return "string" if data.classes.dtype.kind == "U" else "long"
+
+
 def _model(data: DataSet) -> ModelDescription:
     return ModelDescription(
-        classes="string" if data.classes.dtype.kind == "U" else "long",
+        classes=_outputs(data),
+        width=len(data.classes) if data.train.target[1] and len(data.classes) > 1 else None,
         example=rows_as_in_files(data, EXAMPLE_ROWS),
         inputs=data.inputs.to_json(),
     )

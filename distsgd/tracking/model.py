@@ -99,6 +99,10 @@ def _signature(about: Mapping[str, Any]) -> ModelSignature:
     and turn null into false: the model checks its input itself, by name, with the same words everywhere.
     """
     outputs = Schema([ColSpec(about["classes"])])
+    if about.get("width"):
+        outputs = Schema(
+            [TensorSpec(np.dtype({"long": "int64"}.get(about["classes"], "float32")), (-1, about["width"]))]
+        )
     if about["inputs"] is None:
         return ModelSignature(inputs=_inputs_of_0_1_0(about), outputs=outputs)
     return ModelSignature(outputs=outputs, params=ParamSchema([ParamSpec(METHOD, DataType.string, METHODS[0])]))

@@ -54,7 +54,9 @@ def ending(result: Result, opening: str, picture: str | None) -> str:
 
 
 def _figures(result: Result) -> list[str]:
-    """Return the accuracy on the held-out rows, and what it is to be compared with."""
+    """Return the accuracy or R² on the held-out rows, and what it is to be compared with."""
+    if result.val_r2 is not None:
+        return [f"**Validation R² {result.val_r2:.4f}**", f"mean squared error {result.val_mse:.6g}"]
     if result.val_accuracy is None:
         return []
     share = "" if result.majority_share is None else f"guessing: {result.majority_share:.4f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,8 +43,8 @@ MAX_MODEL_PARAMETER_LENGTH = 500
 NOT_IN_NAMES = "/:.%\"'"
 """Characters that MLflow refuses in a model's name."""
 
-BEST = "best/val_accuracy"
-"""The highest validation accuracy so far. It is not in the journal."""
+BEST = {"val/accuracy": "best/val_accuracy", "val/r2": "best/val_r2"}
+"""The highest validation accuracy, or R², so far. It is not in the journal."""
 
 CURVES = "curves.svg"
 """Artifact that the run's description shows."""
@@ -61,7 +62,7 @@ class StoredRun:
         """Why the run is not a child of the run that it was started in; None if it is, or was started in none."""
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
-        self._best = 0.0
+        self._best: dict[str, float] = {}
         self._known: dict[str, set[int]] = {
             key: {metric.step for metric in client.get_metric_history(self.run_id, key)} for key in run.data.metrics
         }
@@ -94,11 +95,11 @@ class StoredRun:
             self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_PER_REQUEST])
 
     def _best_so_far(self, record: Record) -> dict[str, float]:
-        """Return the metric BEST at a validation. Lines come in order, from the beginning of the journal."""
-        if "val/accuracy" not in record:
-            return {}
-        self._best = max(self._best, float(record["val/accuracy"]))
-        return {BEST: self._best}
+        """Return the metrics BEST at a validation. Lines come in order, from the beginning of the journal."""
+        for key, best in BEST.items():
+            if key in record:
+                self._best[best] = max(self._best.get(best, -math.inf), float(record[key]))
+        return self._best if "val/loss" in record else {}
 
     def complete(
         self, path: Path, description: RunDescription, result: Result | None, records: Sequence[Record]
@@ -142,7 +143,7 @@ class StoredRun:
 
         MLflow's server, but not Databricks, hands out artifacts at an address beside that of its pages.
         """
-        has_picture = result.status == "FINISHED" and any("val/accuracy" in record for record in records)
+        has_picture = result.status == "FINISHED" and any("val/loss" in record for record in records)
         on_databricks = self._client.tracking_uri.startswith("databricks")
         picture = f"get-artifact?path={CURVES}&run_uuid={self.run_id}" if has_picture and not on_databricks else None
         have = self._client.get_run(self.run_id).data.tags
@@ -152,7 +153,8 @@ class StoredRun:
     def _show_in_table(self, parameters: Mapping[str, str]) -> None:
         """Give the experiment's table of runs columns for the metrics and for these parameters."""
         stored = self._client.get_experiment(self.experiment_id).tags.get(table.TAG)
-        view = table.view(stored, parameters)
+        numbers = parameters.get("model.loss") == "squared"
+        view = table.view(stored, parameters, table.NUMBER_METRICS if numbers else table.METRICS)
         if view != stored:
             self._client.set_experiment_tag(self.experiment_id, table.TAG, view)
 
@@ -168,7 +170,7 @@ class StoredRun:
 
         with locked_folder() as folder:
             draw_learning_curve(records, Path(folder, "learning_curve.svg"))
-            if any("val/accuracy" in record for record in records):
+            if any("val/loss" in record for record in records):
                 draw_curves(records, Path(folder, CURVES))
             for figure in sorted(Path(folder).glob("*.svg")):
                 self._client.log_artifact(self.run_id, str(figure))
@@ -214,10 +216,10 @@ class StoredRun:
     def _log_model_metrics(self, model_id: str, description: RunDescription, records: Sequence[Record]) -> None:
         """Link the last validation to the model and to the held-out rows."""
         rows = next((dataset for dataset in description.datasets if dataset.context == "validation"), None)
-        record = next((record for record in reversed(records) if "val/accuracy" in record), None)
+        record = next((record for record in reversed(records) if "val/loss" in record), None)
         if rows is None or record is None:
             return
-        for key in ("val/accuracy", "val/loss"):
+        for key in sorted((key for key in record if key.startswith("val/")), key=table.rank):
             self._client.log_metric(
                 self.run_id,
                 key,

@@ -232,7 +232,7 @@ class Tracker(NoTracker):
             new = reader.new()
             records += new
             waiting += new
-            validated = validated or any("val/accuracy" in record for record in new)
+            validated = validated or any("val/loss" in record for record in new)
             if validated or ending or time.monotonic() - began > FIRST_VALIDATION_S:
                 run.send(waiting)
                 waiting.clear()

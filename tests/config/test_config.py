@@ -20,6 +20,7 @@ from distsgd.errors import ConfigError, RefusedError
 OTHER_VALUES = {
     "model.hidden": 65,
     "model.activation": "gelu",
+    "model.loss": "hinge",
     "model.scale": 0.01,
     "optim.rule": "adam",
     "optim.lr": 0.2,
@@ -41,6 +42,7 @@ OTHER_VALUES = {
     "train.epochs": 2,
     "train.max_steps": 7,
     "train.seed": 1,
+    "train.label_smoothing": 0.1,
     "train.class_weight": "balanced",
     "train.sampling": "replacement",
     "train.on_nonfinite": "skip",

@@ -61,6 +61,6 @@ def test_blocks_give_the_confusion_of_all_rows_at_once(xp, count):
     predictor = Predictor(net=net, flat=flat, classes=np.arange(3), shift=np.zeros(6), scale=np.ones(6))
     expected = counted(rows.y, predictor.predict(rows.X), 3, cuts=1)
     for order in (blocks, blocks[::-1]):
-        found = evaluation(order, count, 3)
+        found = evaluation(order, net)
         assert found.confusion.matrix().tolist() == expected.matrix().tolist()
         assert found.metrics["val/accuracy"] == found.confusion.correct.sum() / count

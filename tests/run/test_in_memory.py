@@ -151,7 +151,10 @@ REFUSED = {
     "images": ((X[:, :, None], Y), r"X is of shape \(60, 3, 1\) and type float32; expected numbers \(N, D\)"),
     "text as features": ((X.astype(str), Y), "X is of shape .* expected numbers"),
     "a missing label": ((X, Y[1:]), "X has 60 rows and y has 59"),
-    "labels as a column": ((X, Y[:, None]), r"y is of shape \(60, 1\); expected one label for each row, \(N,\)"),
+    "labels as a column": (
+        (X, Y[:, None]),
+        r"label column 'y' is fixed_size_list.*one class for each row.*of a single column ravel\(\)",
+    ),
     "bytes": ((X, Y.astype("S1")), "y holds bytes; expected numbers or text"),
     "sparse": ((sparse.csr_array(X), Y), "X is sparse; expected a dense array"),
     "masked": ((np.ma.masked_array(X), Y), "X is a masked array"),
