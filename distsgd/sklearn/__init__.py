@@ -7,5 +7,6 @@ import is enough for the common case. What is different is in docs/sklearn.md.
 """
 
 from distsgd.sklearn.classifier import DistSGDClassifier
+from distsgd.sklearn.regressor import DistSGDRegressor
 
-__all__ = ["DistSGDClassifier"]
+__all__ = ["DistSGDClassifier", "DistSGDRegressor"]

@@ -11,24 +11,31 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight
 
 from distsgd.config import Config
+from distsgd.core.inputs import Inputs
 from distsgd.core.net import Parameters
-from distsgd.data import DataSet
+from distsgd.data import DataSet, Normalization
+from distsgd.data.arrays import array_data, array_rows, distinct
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.threads import THREADED_FLOPS
-from distsgd.errors import RefusedError, TrainingError
+from distsgd.errors import DataError, RefusedError, TrainingError
 from distsgd.run.fitting import FittedEpoch, fit
-from distsgd.rundir.classifier import weights_sha256
+from distsgd.rundir.classifier import Classifier, weights_sha256
 
 ACTIVATIONS = {"logistic": "sigmoid"}
 """Names of activations where scikit-learn's is another one."""
 
 SHARDS = 4
 """Shards of a mini-batch that is worth dividing; their number is part of the result, so it depends on shapes alone."""
+
+FEATURE_TYPES = (np.float64, np.float32)
+"""Types of features that are taken as they are; others become the first one."""
 
 BATCH_SIZE = 200
 """That of `MLPClassifier` for `batch_size="auto"`."""
@@ -38,6 +45,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share; see DistSGDClassifier."""
 
     _snapshot: Snapshot
+    _loss: ClassVar[str]
+    """Value of `model.loss`."""
+
     _score_name: ClassVar[str]
     """The metric of the held-out rows that early stopping goes by."""
 
@@ -78,6 +88,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         shards = min(shards, batch)
         values = {
             "model.hidden": hidden,
+            "model.loss": self._loss,
             "optim.lr": float(self.learning_rate_init),
             "optim.l2": float(self.alpha) / (2 * batch * mean_weight),  # as scikit-learn: alpha/2 ‖W‖² per mini-batch
             "optim.rule": self.solver,
@@ -180,6 +191,58 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self.best_loss_ = min(self.best_loss_, epoch.loss)
         self._no_improvement_count = 0 if gained else self._no_improvement_count + 1
         return incremental or self._no_improvement_count <= self.n_iter_no_change
+
+    def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
+        """Return the weights of the rows (N,), checked by scikit-learn."""
+        if sample_weight is None:
+            return None
+        weights: np.ndarray = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        return weights
+
+    def _learn(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray | None,
+        *,
+        outputs: int,
+        stratify: np.ndarray | None,
+        epochs: int | None,
+        goes_on: bool,
+    ) -> None:
+        """Train on checked arrays; for early stopping hold out some of the rows, of each class of `stratify` alike."""
+        parts, held_out = [X, y, *([] if weights is None else [weights])], None
+        if self.early_stopping and epochs is None:
+            split = train_test_split(
+                *parts, random_state=self.random_state, test_size=self.validation_fraction, stratify=stratify
+            )
+            parts, held_out = split[::2], split[1::2]
+            if len(held_out[0]) < 2:
+                raise ValueError(
+                    "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+                )
+        try:
+            train, val = array_rows(*parts), None if held_out is None else array_rows(*held_out)
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        if len(train) <= self._batch_size():
+            train = distinct(train)
+        mean_weight = 1.0 if train.w is None else float(train.w.mean(dtype=np.float64))
+        config = self._config(len(train), outputs, X.shape[1], mean_weight)
+        self._train(config, array_data(train, val, outputs), epochs=epochs, goes_on=goes_on)
+
+    def _keep(
+        self, outputs: np.ndarray, normalization: Normalization | None = None, inputs: Inputs | None = None
+    ) -> None:
+        """Keep the trained model, whose outputs (C,) stand for classes, or have names."""
+        D = self._net.features
+        self.model_ = Classifier(
+            net=self._net,
+            flat=self._snapshot.parameters,
+            classes=outputs,
+            normalization=normalization or Normalization(np.zeros(D), np.ones(D)),
+            inputs=inputs,
+        )
 
     @property
     def coefs_(self) -> list[np.ndarray]:

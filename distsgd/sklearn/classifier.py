@@ -7,18 +7,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from distsgd.config import Config
 from distsgd.core.inputs import Inputs
-from distsgd.data import Normalization, load
-from distsgd.data.arrays import array_data, array_rows, distinct
-from distsgd.errors import DataError, RefusedError
-from distsgd.rundir.classifier import Classifier
-from distsgd.sklearn.base import Estimator
+from distsgd.data import load
+from distsgd.errors import RefusedError
+from distsgd.sklearn.base import FEATURE_TYPES, Estimator
 from distsgd.sklearn.tables import in_arrays, is_table
 
 
@@ -40,6 +37,7 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `n_features_in_`, `feature_names_in_`, and `weights_sha256_` and `model_`, the trained `distsgd.Classifier`.
     """
 
+    _loss = "softmax"
     _score_name = "val/accuracy"
     classes_: np.ndarray
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -123,7 +121,7 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if len(classes) < 2:
             raise ValueError(f"Classifier can't train when only one class is present: all labels are {classes[0]!r}")
         self.classes_ = classes
-        self._learn(X, codes, sample_weight, epochs=None, goes_on=goes_on)
+        self._learn_labels(X, codes, sample_weight, epochs=None, goes_on=goes_on)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -137,50 +135,27 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         unknown = np.setdiff1d(codes, self.classes_)
         if unknown.size:
             raise ValueError(f"`y` has labels not in `classes`: {unknown}; `classes` are {self.classes_}")
-        self._learn(X, codes, sample_weight, epochs=1, goes_on=not first)
+        self._learn_labels(X, codes, sample_weight, epochs=1, goes_on=not first)
         return self
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return X (N, D) and y (N,) as arrays, checked by scikit-learn."""
-        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, reset=reset)
+        X, y = validate_data(self, X, y, dtype=FEATURE_TYPES, multi_output=True, reset=reset)
         check_classification_targets(y)
         return X, column_or_1d(y, warn=True)
 
-    def _learn(self, X: np.ndarray, y: np.ndarray, sample_weight: Any, *, epochs: int | None, goes_on: bool) -> None:
+    def _learn_labels(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: Any, *, epochs: int | None, goes_on: bool
+    ) -> None:
         """Train on checked arrays whose labels are among `classes_`."""
         codes = np.searchsorted(self.classes_, y).astype(np.int64)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weights = self._weights(sample_weight, X)
         if self.class_weight is not None:
             own = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)[codes]
             weights = own if weights is None else weights * own
-        rows = [X, codes, np.ones(len(X)) if weights is None else weights]
-        held_out = None
-        try:
-            if self.early_stopping and epochs is None:
-                split = train_test_split(
-                    *rows, random_state=self.random_state, test_size=self.validation_fraction, stratify=y
-                )
-                rows, held_out = split[::2], split[1::2]
-                if len(held_out[0]) < 2:
-                    raise ValueError(
-                        "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-                    )
-            train, val = (
-                None if part is None else array_rows(part[0], part[1], None if weights is None else part[2])
-                for part in (rows, held_out)
-            )
-        except DataError as error:
-            raise ValueError(str(error)) from None
-        assert train is not None
-        if len(train) <= self._batch_size():
-            train = distinct(train)
-        mean_weight = 1.0 if train.w is None else float(train.w.mean(dtype=np.float64))
-        outputs = len(self.classes_)
-        config = self._config(len(train), outputs, X.shape[1], mean_weight)
-        self._train(config, array_data(train, val, outputs), epochs=epochs, goes_on=goes_on)
+        self._learn(X, codes, weights, outputs=len(self.classes_), stratify=y, epochs=epochs, goes_on=goes_on)
         self.out_activation_ = "softmax"
-        D = X.shape[1]
-        self._finish(Normalization(np.zeros(D), np.ones(D)), None)
+        self._keep(self.classes_)
 
     def _fit_table(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """Train on a frame or on the files of a path, read and encoded as `distsgd.train` does."""
@@ -208,17 +183,8 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         config = self._config(len(data.train), len(data.classes), data.train.features, 1.0, **settings)
         self._train(config, data, epochs=None, goes_on=False)
         self.out_activation_ = "softmax"
-        self._finish(data.normalization, inputs)
+        self._keep(self.classes_, data.normalization, inputs)
         return self
-
-    def _finish(self, normalization: Normalization, inputs: Inputs | None) -> None:
-        self.model_ = Classifier(
-            net=self._net,
-            flat=self._snapshot.parameters,
-            classes=self.classes_,
-            normalization=normalization,
-            inputs=inputs,
-        )
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class (n,) for X as `fit` takes it."""
@@ -241,4 +207,4 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         if self.model_.inputs is not None:
             return in_arrays(X, self.model_.inputs)
-        return validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        return validate_data(self, X, dtype=FEATURE_TYPES, reset=False)
