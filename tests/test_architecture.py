@@ -35,7 +35,7 @@ HOMES = {
     "onnxruntime": ["export.onnx_file"],
     "safetensors": ["export.safetensors_file"],
     "skops": ["export.sklearn_pipeline"],
-    "sklearn": ["export.sklearn_pipeline", "run.metrics", "sklearn"],
+    "sklearn": ["export.sklearn_pipeline", "run.metrics", "run.array_metrics", "sklearn"],
     "click": ["cli"],
     "rich": ["cli.progress", "cli.bar"],
     "numpy": [
@@ -51,6 +51,7 @@ HOMES = {
         "sklearn",
         "run.evaluation",
         "run.metrics",
+        "run.array_metrics",
         "export",
     ],
 }

@@ -47,29 +47,30 @@ def evaluate(run: Path, data: str, out: Path | None, as_json: bool, log: bool) -
 
 def lines(found: Evaluation) -> list[str]:
     """Return the metrics, the table of classes, and where the files are."""
-    from distsgd.run.evaluation import numbers
+    from distsgd.run.evaluation import numbers, table_name
 
     values = [("rows", f"{found.metrics['rows']:,}")]
     values += [(name, f"{value:.4f}") for name, value in numbers(found.metrics).items()]
     values.append(("files", str(found.folder)))
     if found.view is not None:
         values += [("MLflow run", str(found.mlflow_run)), ("view", found.view)]
-    return [f"{name:<17}  {value}" for name, value in values] + ["", *table(found.metrics["per_class"])]
+    return [f"{name:<17}  {value}" for name, value in values] + ["", *table(found.metrics[table_name(found.metrics)])]
 
 
-def table(per_class: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the lines of the table of classes; of many classes, only those of lowest recall."""
-    shown = list(per_class.items())
+def table(rows_by_name: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the lines of the table of classes, labels or numbers; of many, only those of lowest recall, or R²."""
+    shown = list(rows_by_name.items())
+    columns = list(shown[0][1])
     if len(shown) > SHOWN:
-        shown = sorted((p for p in shown if p[1]["recall"] is not None), key=lambda pair: pair[1]["recall"])[:SHOWN]
+        key = "recall" if "recall" in columns else "r2"
+        shown = sorted((pair for pair in shown if pair[1][key] is not None), key=lambda pair: pair[1][key])[:SHOWN]
     names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name, _ in shown]
     width = max(map(len, ["class", *names]))
-    columns = ("rows", "predicted", "precision", "recall", "f1")
     rows = [f"{'class':<{width}}  " + "  ".join(f"{column:>9}" for column in columns)]
     for name, (_, values) in zip(names, shown, strict=True):
         rows.append(f"{name:<{width}}  " + "  ".join(f"{_cell(values[column]):>9}" for column in columns))
-    hidden = len(per_class) - len(shown)
-    return rows + ([f"... and {hidden:,} more classes in per_class.csv"] if hidden else [])
+    hidden = len(rows_by_name) - len(shown)
+    return rows + ([f"... and {hidden:,} more in the CSV file"] if hidden else [])
 
 
 def _cell(value: float | int | None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
 from distsgd.core.inputs import Column, Inputs
+from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.columns import MissingValue, RowError, UnknownCategories, feature_block
 from distsgd.data.datafile import DataFile
@@ -21,7 +22,9 @@ from distsgd.data.dataset import InputSchema
 from distsgd.data.kinds import is_list, is_number, is_text, label_type, numpy_name, plain, values_type
 from distsgd.data.labels import LabelEncoder
 from distsgd.data.partitions import with_partitions
+from distsgd.data.selection import array_kind
 from distsgd.data.sources import Source, SourceBatch, open_files
+from distsgd.data.targets import ArrayTargets, TargetEncoder
 from distsgd.data.unusable import listing
 from distsgd.data.weights import weights_of
 from distsgd.errors import DataError, nearest
@@ -36,8 +39,8 @@ class Examples:
 
     X: NDArray[Any]
     """(n, D): raw features, before they are normalised."""
-    y: NDArray[np.int64] | None
-    """(n,): class indices; None if the rows are read without labels."""
+    y: NDArray[Any] | None
+    """(n,): class indices; (n, C): labels or numbers; None if the rows are read without labels."""
     kept: pa.Table
     """The columns to carry along."""
     weights: NDArray[np.float32] | None = None
@@ -54,7 +57,7 @@ class ModelRows:
     source: Source
     keep: tuple[str, ...]
     """Columns to carry along."""
-    labels: LabelEncoder | None
+    labels: TargetEncoder | None
     """Encodes the labels; None if they are not read."""
     weight: str | None = None
     """The column of weights; None if they are not read."""
@@ -102,7 +105,7 @@ class ModelRows:
         while files and start >= files[0].num_rows:
             start -= files.pop(0).num_rows
         schema = self.source.schema
-        names = [*schema.columns, *([schema.label] if self.labels else []), *self.keep]
+        names = [*schema.columns, *(schema.labels if self.labels else ()), *self.keep]
         names += [self.weight] if self.weight else []
         dtype = np.dtype(np.float64)
         for batch in dataclasses.replace(self.source, files=tuple(files)).batches(list(dict.fromkeys(names))):
@@ -114,7 +117,7 @@ class ModelRows:
             try:
                 X = feature_block(rest.table, schema, dtype, self.unknown)
                 self._check_booleans(X)
-                y = self.labels.encode(rest.table.column(schema.label)) if self.labels else None
+                y = self.labels.encode_rows(rest.table) if self.labels else None
             except RowError as problem:
                 fill = "; this model was trained with data.missing=refuse, and takes no missing values"
                 hint = fill if isinstance(problem, MissingValue) else ""
@@ -143,15 +146,16 @@ def open_rows(
     *,
     keep: Sequence[str] = (),
     classes: NDArray[Any] | None = None,
+    target: Target = "class",
 ) -> ModelRows:
     """Open the rows that `location` names for a model with these inputs, which was trained with `config`.
 
-    With `classes` (C,) the labels are read, too, and the weights that the configuration names, if there are some;
-    without, there need be none. Columns that are neither features nor to
-    be kept are passed over. DataError, with all differences, for files that do not fit the model.
+    With `classes` (C,), what the outputs stand for, the labels are read, too, as the loss's `target` says, and the
+    weights that the configuration names, if there are some; without, there need be none. Columns that are neither
+    features nor to be kept are passed over. DataError, with all differences, for files that do not fit the model.
     """
     types_there = {column.name: _arrow_type(column) for column in inputs.columns}
-    if classes is not None:
+    if classes is not None and target == "class":
         types_there[config.labels[0]] = pa.string() if classes.dtype.kind == "U" else pa.int64()
     like = pa.schema(types_there)
     form, files = open_files(location, config, like)
@@ -159,26 +163,29 @@ def open_rows(
     if not filled:
         raise DataError(f"{location} has no rows")
     notices = form.notices(filled) if form.notices else ()
-    label = form.label or config.labels[0]
+    names = (form.label,) if form.label else config.labels
     features = [column.name for column in inputs.columns]
-    wanted = {*features, *keep, *([label, config.weight or label] if classes is not None else [])}
+    wanted = {*features, *keep, *((*names, config.weight or names[0]) if classes is not None else ())}
     filled, _ = with_partitions(location, filled, wanted)
     for file in filled:
         _check_fits(file, inputs)
         _check_kept(file, filled[0], keep)
-    label_kind = None if classes is None else _label_kind(filled[0], label)
+    kind, width = (None, None) if classes is None else _label_kind(filled, names, classes, target)
     schema = filled[0].schema
     types = tuple(numpy_name(values_type(schema.field(name).type)) for name in features)
     found = InputSchema(
         tuple(features),
         types,
         inputs.columns[0].width if inputs.columns[0].kind == "list" else None,
-        (label,),
-        label_kind,
+        names,
+        kind,
+        width,
         categorical=frozenset(column.name for column in inputs.columns if column.kind in ("category", "hash")),
         fitted=inputs,
     )
-    labels = None if classes is None else LabelEncoder.for_model(found, classes)
+    labels: TargetEncoder | None = None
+    if classes is not None:
+        labels = LabelEncoder.for_model(found, classes) if target == "class" else ArrayTargets(found)
     weight = None
     if labels is not None and config.weight is not None and all(config.weight in f.schema.names for f in filled):
         weight = config.weight
@@ -240,22 +247,36 @@ def _check_kept(file: DataFile, first: DataFile, keep: Sequence[str]) -> None:
             )
 
 
-def _label_kind(file: DataFile, label: str) -> Literal["integer", "string"]:
-    """Return what the labels of a file are; DataError if there are none."""
-    names = file.schema.names
-    if names.count(label) != 1:
-        near = nearest(label, [shortened(name) for name in names])
-        raise DataError(
-            f"{file.path}: {names.count(label) or 'no'} column{'s' * (label in names)} {shortened(label)!r}{near} for "
-            f"the label, which the model was trained with; the columns are {listing(names)}"
-        )
-    kind = label_type(file.schema.field(label).type)
-    if kind is None:
-        raise DataError(
-            f"{file.path}: label column {shortened(label)!r} is {_short(file.schema.field(label).type)}; expected "
-            "integers or strings"
-        )
-    return kind
+def _label_kind(
+    files: Sequence[DataFile], names: Sequence[str], outputs: NDArray[Any], target: Target
+) -> tuple[Literal["integer", "string", "labels", "numbers"], int | None]:
+    """Return what the labels of files are, and the length of their lists; DataError if there are none that fit."""
+    for file in files:
+        for name in names:
+            count = file.schema.names.count(name)
+            if count != 1:
+                near = nearest(name, [shortened(known) for known in file.schema.names])
+                raise DataError(
+                    f"{file.path}: {count or 'no'} column{'s' * (count > 1)} {shortened(name)!r}{near} for the label, "
+                    f"which the model was trained with; the columns are {listing(file.schema.names)}"
+                )
+    if target == "class":
+        found = files[0].schema.field(names[0]).type
+        kind = label_type(found)
+        if kind is None:
+            raise DataError(
+                f"{files[0].path}: label column {shortened(names[0])!r} is {_short(found)}; expected integers or "
+                "strings"
+            )
+        return kind, None
+    kinds = [array_kind(file, names, target) for file in files]
+    for file, (_, width) in zip(files, kinds, strict=True):
+        if (width or len(names)) != len(outputs):
+            raise DataError(
+                f"{file.path}: label column {shortened(names[0])!r} holds {width or 1} values, and the model has "
+                f"{len(outputs)} outputs"
+            )
+    return kinds[0]
 
 
 def _arrow_type(column: Column) -> pa.DataType:

@@ -176,7 +176,7 @@ def _label_kind(
 ) -> tuple[Literal["integer", "string", "labels", "numbers"], int | None]:
     """Return what the labels are, and the length of their lists if they are some."""
     if target != "class":
-        return _array_kind(file, labels, target)
+        return array_kind(file, labels, target)
     (label,) = labels
     found = file.schema.field(label).type
     kind = label_type(found)
@@ -194,7 +194,7 @@ def _label_kind(
     return kind, None
 
 
-def _array_kind(
+def array_kind(
     file: DataFile, labels: Sequence[str], target: Literal["labels", "numbers"]
 ) -> tuple[Literal["labels", "numbers"], int | None]:
     """Return the kind of labels that are single numbers in their columns, or lists in the only one."""

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.core.losses import LOSSES
 from distsgd.core.predictor import Predictor
 from distsgd.data.model_rows import ModelRows, open_rows
 from distsgd.errors import DataError
@@ -51,14 +50,12 @@ def evaluate(
     with stop_signals_raise():
         run = TrainedRun.open(run_dir)
         observer.stage(f"opening {data}")
-        rows = open_rows(data, run.config.data, run.inputs, classes=run.predictor.classes)
+        target = run.predictor.loss.target
+        rows = open_rows(data, run.config.data, run.inputs, classes=run.predictor.classes, target=target)
         folder = _made(run_dir / FOLDER if out is None else out)
-        y, predicted, probabilities, weights = _predictions(run.predictor, rows, observer)
+        found = _predictions(run.predictor, rows, observer)
         observer.stage("computing the metrics")
-        from distsgd.run.metrics import of_classes
-
-        measured = of_classes(y, predicted, probabilities, run.predictor.classes.tolist(), weights)
-        content = {"data": data, **measured}
+        content = {"data": data, **_measured(run.predictor, *found)}
         observer.stage("drawing")
         _write(folder, content, run.predictor)
         for notice in rows.notices:
@@ -77,35 +74,59 @@ def numbers(content: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in content.items() if isinstance(value, float)}
 
 
-def _predictions(
-    predictor: Predictor, rows: ModelRows, observer: Observer
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.float64] | None]:
-    """Return classes (n,), predicted ones (n,), probabilities (n, C) and weights (n,) of all rows that count."""
+Found = tuple[NDArray[Any], NDArray[Any], NDArray[np.float32], NDArray[np.float64] | None]
+"""Targets, what is predicted, outputs (n, C) as of `Predictor.predict_both`, and weights (n,), of rows that count."""
+
+
+def _measured(
+    predictor: Predictor,
+    y: NDArray[Any],
+    predicted: NDArray[Any],
+    outputs: NDArray[np.float32],
+    weights: NDArray[np.float64] | None,
+) -> dict[str, Any]:
+    """Return the metrics of what the model's loss predicts."""
+    from distsgd.run.array_metrics import of_labels, of_numbers
+    from distsgd.run.metrics import of_classes
+
+    loss, names = predictor.loss, predictor.classes.tolist()
+    if loss.target == "labels":
+        return of_labels(y, predicted, outputs, names, weights)
+    if loss.target == "numbers":
+        return of_numbers(y, predicted, names, weights)
+    return of_classes(y, predicted, outputs if loss.has_probabilities else None, names, weights)
+
+
+def _predictions(predictor: Predictor, rows: ModelRows, observer: Observer) -> Found:
+    """Return targets, predictions, outputs and weights of all rows that count; classes as their numbers in [0, C)."""
     N, C = len(rows), len(predictor.classes)
     needed, there = N * (3 * 8 * C + 24), memory_limit()  # scikit-learn computes with float64
     if needed > there:
         raise DataError(
-            f"the probabilities of {N:,} rows for {C:,} classes need {needed / 2**30:.1f} GiB of memory, and this "
-            f"process may use {there / 2**30:.1f}; evaluate fewer rows, or compute with the file of distsgd predict"
+            f"the outputs of {N:,} rows, {C:,} each, need {needed / 2**30:.1f} GiB of memory, and this process may use "
+            f"{there / 2**30:.1f}; evaluate fewer rows, or compute with the file of distsgd predict"
         )
-    examples = rows.parts(part_rows(rows.features, C))
     place = {label: number for number, label in enumerate(predictor.classes.tolist())}
-    y, predicted, done = np.empty(N, np.int64), np.empty(N, np.int64), 0
-    probabilities, weights = np.empty((N, C), np.float32), np.ones(N)
-    with by_threads(predictor, ((part.X, part) for part in examples)) as outputs:
-        for (labels, found), part in outputs:
+    ys, predictions, outputs, weights, done = [], [], np.empty((N, C), np.float32), np.ones(N), 0
+    pairs = ((part.X, part) for part in rows.parts(part_rows(rows.features, C)))
+    with by_threads(predictor, pairs) as computed:
+        for (predicted, found), part in computed:
             rows_here = slice(done, done + len(part))
             done += len(part)
-            y[rows_here], probabilities[rows_here] = part.y, found
-            predicted[rows_here] = [place[label] for label in labels.tolist()]
+            outputs[rows_here] = found
+            ys.append(part.y)
+            if predictor.loss.target == "class":
+                predictions.append(np.array([place[label] for label in predicted.tolist()], np.int64))
+            else:
+                predictions.append(predicted.reshape(len(part), C))
             if part.weights is not None:
                 weights[rows_here] = part.weights
             observer.stage(f"predicting: {done:,} of {N:,} rows")
-    given = probabilities if LOSSES[predictor.net.loss].has_probabilities else None
+    y, predicted = np.concatenate([y for y in ys if y is not None]), np.concatenate(predictions)
     if rows.weight is None:
-        return y, predicted, given, None
+        return y, predicted, outputs, None
     counts = weights > 0
-    return y[counts], predicted[counts], None if given is None else given[counts], weights[counts]
+    return y[counts], predicted[counts], outputs[counts], weights[counts]
 
 
 def _made(folder: Path) -> Path:
@@ -124,7 +145,8 @@ def _write(folder: Path, content: dict[str, Any], predictor: Predictor) -> None:
 
     try:
         write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-        write_atomically(folder / "per_class.csv", per_class_csv(content["per_class"]).encode())
+        name = table_name(content)
+        write_atomically(folder / f"{name}.csv", table_csv(name.removeprefix("per_"), content[name]).encode())
         if content["confusion_matrix"] is not None:
             figures.draw_confusion_matrix(
                 content["confusion_matrix"], content["classes"], folder / "confusion_matrix.svg"
@@ -150,14 +172,18 @@ def is_image(predictor: Predictor) -> bool:
     return len(kinds) == 1 and all(kind == "number" and np.dtype(dtype).kind in "iu" for kind, dtype in kinds)
 
 
-def per_class_csv(per_class: dict[str, dict[str, Any]]) -> str:
-    """Return the table of classes as CSV; what is undefined is left empty."""
+def table_name(content: dict[str, Any]) -> str:
+    """Return the key of the table of classes, labels or numbers."""
+    return "per_class" if "per_class" in content else "per_output"
+
+
+def table_csv(title: str, table: dict[str, dict[str, Any]]) -> str:
+    """Return a table as CSV with a line for each name; what is undefined is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for number, (label, values) in enumerate(per_class.items()):
+    for number, (name, values) in enumerate(table.items()):
         if not number:
-            writer.writerow(["class", *values])
-        writer.writerow(
-            [label, *("" if v is None else f"{v:.6f}" if isinstance(v, float) else v for v in values.values())]
-        )
+            writer.writerow([title, *values])
+        cells = ("" if v is None else f"{v:.6f}" if isinstance(v, float) else v for v in values.values())
+        writer.writerow([name, *cells])
     return text.getvalue()

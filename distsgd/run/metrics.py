@@ -58,9 +58,9 @@ def of_classes(
         str(label): {
             "rows": int(rows[number]),
             "predicted": int(predicted_rows[number]),
-            "precision": _number(ratios[0][number]),
-            "recall": _number(ratios[1][number]),
-            "f1": _number(ratios[2][number]),
+            "precision": number_or_none(ratios[0][number]),
+            "recall": number_or_none(ratios[1][number]),
+            "f1": number_or_none(ratios[2][number]),
         }
         for number, label in enumerate(classes)
     }
@@ -109,5 +109,6 @@ def _mean(values: Array) -> float:
     return float(np.mean(values))
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """Return a number, None for NaN."""
     return None if math.isnan(value) else float(value)

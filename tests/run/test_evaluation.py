@@ -131,6 +131,86 @@ def test_calibration_of_probabilities_that_are_right():
     assert expected_calibration_error(reliability(correct, np.minimum(1, confidence + 0.2))) > 0.1
 
 
+def several(count: int = 300) -> pa.Table:
+    """Rows with two labels and two numbers."""
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(count, 3)).astype(np.float32)
+    noise = rng.normal(size=(count, 2))
+    return pa.table(
+        {
+            **{f"x{i}": X[:, i] for i in range(3)},
+            "warm": (X[:, 0] + noise[:, 0] > 0).astype(int),
+            "wet": (X[:, 1] - X[:, 2] > 1).astype(int),
+            "u": X[:, 0] * 2 + 0.3 * noise[:, 0],
+            "v": X[:, 1] + 0.1 * noise[:, 1],
+        }
+    )
+
+
+def evaluated(loss: str, labels: list[str], exclude: list[str]) -> tuple[dict, pa.Table, distsgd.Classifier]:
+    table = several()
+    pq.write_table(table, "rows.parquet")
+    values = {"data.train": "rows.parquet", "data.label": labels, "data.exclude": exclude, "model.loss": loss}
+    distsgd.train(QUICK | values | {"run.dir": "run", "tracking.enabled": False, "optim.lr": 0.05})
+    found = invoke("evaluate", "run", "--data", "rows.parquet", "--json")
+    assert found.code == 0, found.err
+    return json.loads(found.out), table, distsgd.Classifier.load("run")
+
+
+def test_metrics_of_several_labels(own_folder):
+    measured, table, model = evaluated("logistic", ["warm", "wet"], ["u", "v"])
+    X = table.select(["x0", "x1", "x2"])
+    y = np.stack([table["warm"].to_numpy(), table["wet"].to_numpy()], axis=1)
+    predicted, p = model.predict(X), model.predict_proba(X)
+    assert measured["accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert measured["label_accuracy"] == pytest.approx(1 - sk.hamming_loss(y, predicted))
+    assert measured["macro_f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+    assert measured["roc_auc"] == pytest.approx(sk.roc_auc_score(y, p))
+    assert measured["log_loss"] == pytest.approx(sum(sk.log_loss(y[:, k], p[:, k]) for k in range(2)), rel=1e-5)
+    assert list(measured["per_class"]) == ["warm", "wet"]
+    assert measured["per_class"]["wet"]["rows"] == y[:, 1].sum()
+
+
+@pytest.mark.parametrize("labels", [["u", "v"], ["v"]])
+def test_metrics_of_numbers(labels, own_folder):
+    rest = [name for name in ("warm", "wet", "u", "v") if name not in labels]
+    measured, table, model = evaluated("squared", labels, rest)
+    y = np.stack([table[name].to_numpy() for name in labels], axis=1)
+    predicted = model.predict(table.select(["x0", "x1", "x2"])).reshape(y.shape)
+    assert measured["mse"] == pytest.approx(sk.mean_squared_error(y, predicted), rel=1e-6)
+    assert measured["mae"] == pytest.approx(sk.mean_absolute_error(y, predicted), rel=1e-6)
+    assert measured["r2"] == pytest.approx(sk.r2_score(y, predicted), rel=1e-6)
+    assert list(measured["per_output"]) == labels
+    found = invoke("evaluate", "run", "--data", "rows.parquet")
+    assert found.code == 0, found.err
+    assert "r2" in found.out
+    assert sorted(os.listdir("run/evaluation")) == ["evaluation.json", "per_output.csv"]
+
+
+def test_a_hinge_loss_has_no_probabilities(own_folder):
+    measured, table, model = evaluated("hinge", ["warm"], ["wet", "u", "v"])
+    predicted = model.predict(table.select(["x0", "x1", "x2"]))
+    assert measured["accuracy"] == pytest.approx(sk.accuracy_score(table["warm"].to_numpy(), predicted))
+    assert measured["log_loss"] is measured["ece"] is None
+    assert not Path("run/evaluation/calibration.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (several().drop(["wet"]), "no column 'wet' for the label"),
+        (several().set_column(4, "wet", pa.array([2] * 300)), "2 in the label column 'wet'"),
+        (several().set_column(4, "wet", pa.array(["a"] * 300)), "label column 'wet' is string"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(table, expected, own_folder):
+    evaluated("logistic", ["warm", "wet"], ["u", "v"])
+    pq.write_table(table, "other.parquet")
+    found = invoke("evaluate", "run", "--data", "other.parquet")
+    assert found.code == 2
+    assert expected in found.err
+
+
 MISFITS = {
     "no label": (rows().drop(["label"]), "no column 'label' for the label"),
     "a class that the model does not know": (
