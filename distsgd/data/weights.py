@@ -1,7 +1,8 @@
 """Weights of rows and of classes.
 
 A row of weight 0 is left out before anything else is done with the rows: the split, the order, the statistics and the
-classes are those of a table without it.
+classes are those of a table without it. Other weights go into the sums of losses and gradients alone: the statistics of
+normalisation, and the means that missing values become, count each row once.
 """
 
 from __future__ import annotations
