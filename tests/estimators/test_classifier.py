@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -219,3 +220,45 @@ def test_training_that_diverges_says_what_helps():
         DistSGDClassifier().fit(X_IRIS[:10], Y_IRIS[:10])
     with pytest.raises(ValueError, match="float32 cannot hold"):
         DistSGDClassifier().fit(X_IRIS * 1e40, Y_IRIS)
+
+
+IN_TASK = """
+import ray
+from sklearn.datasets import load_iris
+from distsgd.sklearn import DistSGDClassifier
+
+def sha(workers):
+    values = {"max_iter": 3, "random_state": 0, "num_shards": 2}
+    return DistSGDClassifier(workers=workers, **values).fit(*load_iris(return_X_y=True)).weights_sha256_
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+task = ray.remote(num_cpus=1)(sha)
+assert ray.get([task.remote(0)]) == ray.get([task.remote(1)]) == [sha(0)]
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_within_a_ray_task_it_trains_there_or_with_workers_of_that_ray():
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IN_TASK], env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_runs_in_threads_of_a_process_have_the_bits_of_one_alone(own_folder):
+    found: list[object] = []
+
+    def train() -> None:
+        found.append(distsgd.train({"run.workers": 0, "tracking.enabled": False, "train.epochs": 2}).weights_sha256)
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    train()
+    assert len(found) == 3
+    assert len(set(found)) == 1
