@@ -59,8 +59,8 @@ def _unlabelled(source: Source, error: DataError) -> DataError:
     found = [_without_labels(source, batch) for batch in source.batches(labels)]
     missing = np.concatenate(found)
     count, total = int(missing.sum()), len(missing)
-    have = "have" if count > 1 else "has"
-    text = f"{error}; {count:,} of {total:,} rows {have} no label in {listing(labels)}: leave "
+    have, column = "have" if count > 1 else "has", "columns" if len(labels) > 1 else "column"
+    text = f"{error}; {count:,} of {total:,} rows {have} no label in {column} {listing(labels)}: leave "
     text += "them out" if count > 1 else "it out"
     command = None
     if len(source.files) == 1:

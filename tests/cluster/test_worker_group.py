@@ -20,7 +20,7 @@ def group_of(monkeypatch, *, min_workers: int) -> tuple[WorkerGroup, list[Any]]:
     config = Config.build({"run.min_workers": min_workers})
     spec: Any = SimpleNamespace(net=SimpleNamespace(size=1))
     group, ended = WorkerGroup(config, workers=2, spec=spec, rows=spec, runtime_env={}), list[Any]()
-    monkeypatch.setattr(group, "_connections", SimpleNamespace(take_lost_peers=id, connect_ready=id))
+    monkeypatch.setattr(group, "connections", SimpleNamespace(take_lost_peers=id, connect_ready=id))
     monkeypatch.setattr(worker_group, "has_arrived", lambda reply: False)
     monkeypatch.setattr(worker_group, "end", lambda actor, location: ended.append(actor))
     return group, ended

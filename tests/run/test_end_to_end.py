@@ -36,6 +36,7 @@ RESULT = {
     "held_out_classes": int,
     "best_epoch": float,
     "best_val_loss": float,
+    "ended": type(None),
     "wall_s": float,
     "samples_per_s": float,
     "step_ms_p50": float,
