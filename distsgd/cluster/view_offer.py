@@ -56,7 +56,7 @@ class ViewServing:
     def join(self, offer: ViewOffer, member: int, computer: Computer, buffers: np.ndarray) -> None:
         """Join a view; `buffers` (2, P) are those that the computer's workers read. Raise MeshError if that fails."""
         mesh = offer.join(member, self.accepted, spin=self._spin)
-        for outdated in [number for number in self._followers if number < offer.view.number]:
+        for outdated in [number for number in list(self._followers) if number < offer.view.number]:
             self._followers.pop(outdated).close()
         self._followers[offer.view.number] = SliceFollower(
             net=offer.net,
@@ -69,5 +69,10 @@ class ViewServing:
         )
 
     def serve(self, view: int, step: int) -> None:
-        """Take part in a view from `step` on, until it is over. Raise KeyError if it has not been joined."""
-        self._followers.pop(view).serve(step)
+        """Take part in a view from `step` on, until it is over.
+
+        If it was not joined, or a later one was since, its connections are closed already, and the server ends it.
+        """
+        follower = self._followers.pop(view, None)
+        if follower is not None:
+            follower.serve(step)

@@ -180,11 +180,17 @@ class Mesh:
     def _run(self, what: str, step: int, *, learn: bool = False, meanwhile: Callable[[], None] | None = None) -> None:
         """Send and receive until all messages have come, or member 0's that the step is void."""
         left = {channel.stream.fileno(): channel for channel in self._channels if not channel.advance()}
+        if learn and self._deadlines.unsettled:
+            for channel in self._channels:
+                if channel.stream.fileno() not in left:
+                    self._learn(channel, 0.0)
         if left and meanwhile is not None:
             meanwhile()
         waiting, waited_s = select.poll(), 0.0
         for descriptor, channel in left.items():
             waiting.register(descriptor, _events(channel))
+        if self.member and (server := self._channels[0].stream.fileno()) not in left:
+            waiting.register(server, select.POLLRDHUP)
         while left:
             began = time.monotonic()
             wait_s = min(LOOK_S, self._left_s(left.values(), waited_s, what, step))
@@ -192,19 +198,21 @@ class Mesh:
             # If the whole machine was paused, it counts as LOOK_S at most.
             waited_s += min(time.monotonic() - began, wait_s)
             for descriptor, _ in ready:
+                if descriptor not in left:
+                    raise self._channels[0].ended()
                 channel = left[descriptor]
-                if channel.advance():
-                    del left[descriptor]
-                    waiting.unregister(descriptor)
-                    if channel.kind == b"V":
-                        return
-                    if learn:
-                        self._learn(channel, waited_s)
-                else:
+                if not channel.advance():
                     waiting.modify(descriptor, _events(channel))
-        if learn and not waited_s and self._deadlines.unsettled:
-            for channel in self._channels:
-                self._learn(channel, 0.0)
+                    continue
+                del left[descriptor]
+                if channel.kind == b"V":
+                    return
+                if channel.member == 0:  # who waits for another member, perhaps in vain, is to see the view end
+                    waiting.modify(descriptor, select.POLLRDHUP)
+                else:
+                    waiting.unregister(descriptor)
+                if learn:
+                    self._learn(channel, waited_s)
 
     def _wait(self, waiting: select.poll, timeout_ms: float) -> list[tuple[int, int]]:
         if self._spin_policy is None:
@@ -220,11 +228,8 @@ class Mesh:
         for channel in channels:
             limit_s = self._limit_s(channel.member)
             if waited_s >= limit_s:
-                problem = (
-                    f"{channel.name} has not sent {what} of step {step + 1} for {round(limit_s, 1):g} s, "
-                    f"by {channel.path}"
-                )
-                raise SlicesBrokenError(channel.member, problem, overdue=True)
+                problem = f"{channel.name} has not sent {what} of step {step + 1} for {round(limit_s, 1):g} s"
+                raise SlicesBrokenError(channel.member, f"{problem}, by {channel.path}", overdue=True)
             least_s = min(least_s, limit_s - waited_s)
         return least_s
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from distsgd.comm.messages import ERROR_BYTES
 from distsgd.comm.tcp_stream import Bytes, Stream, views
@@ -64,9 +65,21 @@ class Channel:
         """
         try:
             sent = self.stream.push(self.outgoing)
+        except ConnectionClosedError as error:
+            with suppress(ConnectionClosedError):  # what it said before, such as why it leaves, can still be read
+                self._receive()
+            raise self._gone(error) from None
+        try:
             return self._receive() and sent
         except ConnectionClosedError as error:
-            raise SlicesBrokenError(self.member, f"{self.name} is gone: {error}") from None
+            raise self._gone(error) from None
+
+    def ended(self) -> SlicesBrokenError:
+        """Return the error if member 0 has closed the connection, which it does when a view is over."""
+        return SlicesBrokenError(self.member, f"{self.name} has ended the view: {self.path} is closed")
+
+    def _gone(self, error: ConnectionClosedError) -> SlicesBrokenError:
+        return SlicesBrokenError(self.member, f"{self.name} is gone: {error}")
 
     def _receive(self) -> bool:
         try:

@@ -164,10 +164,11 @@ class SlicedServer(ParameterServer):
             self._leave(leader)
         except SlicesBrokenError as error:
             self._end_slices(leader, error)
-        with self._lock:
-            if self._snapshot_wanted:
-                self._snapshot = self._copy()
-                self._snapshot_made.notify_all()
+        finally:  # also if the run ends
+            with self._lock:
+                if self._snapshot_wanted and self._lost is None and leader.state_is_here:
+                    self._snapshot = self._copy()
+                    self._snapshot_made.notify_all()
 
     def _leave(self, leader: SliceLeader) -> None:
         """End the view between two steps; the others hold, and the whole state is here."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -162,3 +164,43 @@ def test_a_member_that_says_nothing_is_overdue():
         ) as e:
             mesh.gather(0, np.zeros(64, np.float32), finite=True, hold=False)
         assert e.value.overdue
+
+
+def test_why_a_member_leaves_is_read_although_it_takes_no_more_bytes():
+    with channel() as (found, other):
+        found.send(b"D", 4, np.zeros(16_000_000, np.float32))
+        found.expect((b"D",), 4, [bytearray(24)])
+        assert not found.advance()
+        other.sendall(HEAD.pack(b"F", 4, 9) + b"no memory")
+        other.close()  # with unread bytes: this end can send nothing any more
+        with pytest.raises(SlicesBrokenError, match=r"^no memory$") as e:
+            arrived(found)
+        assert e.value.failed
+
+
+def test_a_member_that_waits_for_another_one_notices_that_the_server_has_ended_the_view():
+    with tcp_pair() as (to_server, server), tcp_pair() as (to_other, _):
+        view = View.of(1, [1, 1, 1], num_shards=3, parameters=96)
+        streams = {0: ("the parameter server", Stream(to_server)), 2: ("worker 1", Stream(to_other))}
+        mesh = Mesh(view, 1, streams, 96, timeout_s=30.0, spin=True)
+        server.sendall(HEAD.pack(b"N", 4, 1 + 4 * 32) + bytes(1 + 4 * 32))
+        server.shutdown(socket.SHUT_WR)
+        began = time.monotonic()
+        with pytest.raises(SlicesBrokenError, match="the parameter server has ended the view: the connection from"):
+            mesh.gather(4, np.zeros(96, np.float32), finite=True, hold=False)
+        assert time.monotonic() - began < 15
+
+
+def test_who_is_never_waited_for_is_learned_from_too():
+    with tcp_pair() as (to_quick, quick), tcp_pair() as (to_slow, slow):
+        view = View.of(1, [1, 1, 1], num_shards=3, parameters=3)
+        streams = {1: ("worker 0", Stream(to_quick)), 2: ("worker 1", Stream(to_slow))}
+        mesh = Mesh(view, 0, streams, 3, timeout_s="auto", spin=False)
+        message = HEAD.pack(b"D", 0, 24) + bytes(24)
+        quick.sendall(message)
+        assert select.select([to_quick], [], [], 5)[0]
+        timer = threading.Timer(0.3, slow.sendall, [message])
+        timer.start()
+        mesh.scatter(0, [])
+        timer.join()
+        assert mesh._limit_s(2) < 60

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_training import serial_parameters, some_spec
+from runs import eventually
 from sliced_nodes import SlicedNodes, sliced_nodes
 
+from distsgd.cluster.view_offer import ViewServing
 from distsgd.core import numerics
 from distsgd.engine.serial import SerialLoop
 from distsgd.engine.spec import RunSpec
@@ -292,8 +294,21 @@ def test_an_update_that_is_not_finite_ends_the_run_with_the_state_before_it():
                 break
     assert 0 < before.step < 20
     with sliced_nodes(spec, [1, 1, 1]) as nodes:
-        server = nodes.head.server
+        server, found = nodes.head.server, []
+        asking = threading.Thread(target=lambda: found.append(server.snapshot()))
+
+        def ask(_: Any) -> None:
+            asking.start()
+            assert eventually(lambda: server._snapshot_wanted, 10)
+
+        failing(nodes, 0, "gather", before.step, ask)
         nodes.offer()
         with pytest.raises(NonFiniteError):
             server.run(12)
         assert_same_state(server.snapshot(), before)
+        asking.join(20)  # who waits for a snapshot gets it as well
+        assert_same_state(found[0], before)
+
+
+def test_a_view_that_was_not_joined_or_is_outdated_ends_at_once():
+    ViewServing(("endpoint", 0), threads=1, spin=False).serve(1, 0)
