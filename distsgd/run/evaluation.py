@@ -57,7 +57,7 @@ def evaluate(
         observer.stage("computing the metrics")
         content = {"data": data, **_measured(run.predictor, *found)}
         observer.stage("drawing")
-        _write(folder, content, run.predictor)
+        files = _write(folder, content, run.predictor)
         for notice in rows.notices:
             observer.note(notice)
         if not log:
@@ -65,7 +65,7 @@ def evaluate(
         observer.stage("sending the evaluation to MLflow")
         from distsgd.tracking.evaluation import log_evaluation
 
-        logged = log_evaluation(run_dir, numbers(content), folder)
+        logged = log_evaluation(run_dir, numbers(content), files)
         return Evaluation(content, folder, logged.run_id, logged.view)
 
 
@@ -139,28 +139,33 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _write(folder: Path, content: dict[str, Any], predictor: Predictor) -> None:
-    """Write `evaluation.json`, `per_class.csv` and the pictures; DataError if that fails."""
+def _write(folder: Path, content: dict[str, Any], predictor: Predictor) -> list[Path]:
+    """Write `evaluation.json`, a table and the pictures; return these files. DataError if that fails."""
     from distsgd.rundir import evaluation_figures as figures
 
+    written: list[Path] = []
+
+    def file(name: str) -> Path:
+        written.append(folder / name)
+        return written[-1]
+
     try:
-        write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_atomically(file("evaluation.json"), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         name = table_name(content)
-        write_atomically(folder / f"{name}.csv", table_csv(name.removeprefix("per_"), content[name]).encode())
+        write_atomically(file(f"{name}.csv"), table_csv(name.removeprefix("per_"), content[name]).encode())
         if content["confusion_matrix"] is not None:
-            figures.draw_confusion_matrix(
-                content["confusion_matrix"], content["classes"], folder / "confusion_matrix.svg"
-            )
+            figures.draw_confusion_matrix(content["confusion_matrix"], content["classes"], file("confusion_matrix.svg"))
         if content["calibration"] is not None:
-            figures.draw_reliability(content["calibration"], content["ece"], folder / "calibration.svg")
+            figures.draw_reliability(content["calibration"], content["ece"], file("calibration.svg"))
         shape = figures.image_shape(predictor.net.features)
         if shape is not None and is_image(predictor):
             parameters = predictor.net.split(predictor.flat)
             hidden = predictor.net.hidden
             titles = [f"unit {i}" for i in range(hidden)] if hidden else [str(c) for c in predictor.classes.tolist()]
-            figures.draw_first_layer(parameters.W1 if hidden else parameters.W2, shape, titles, folder / "weights.svg")
+            figures.draw_first_layer(parameters.W1 if hidden else parameters.W2, shape, titles, file("weights.svg"))
     except OSError as error:
         raise DataError(f"the evaluation cannot be written to {str(folder)!r}: {error.strerror}") from None
+    return written
 
 
 def is_image(predictor: Predictor) -> bool:

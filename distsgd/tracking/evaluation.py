@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distsgd.errors import TrackingError
@@ -20,8 +20,8 @@ ARTIFACTS = "evaluation"
 """Folder of the artifacts."""
 
 
-def log_evaluation(path: Path, metrics: Mapping[str, float], folder: Path) -> Synced:
-    """Log metrics and the files in `folder` to the MLflow run of a run directory; first what it lacks of the run.
+def log_evaluation(path: Path, metrics: Mapping[str, float], files: Sequence[Path]) -> Synced:
+    """Log metrics and files to the MLflow run of a run directory; first what it lacks of the run.
 
     Errors are those of `sync`.
     """
@@ -36,7 +36,7 @@ def log_evaluation(path: Path, metrics: Mapping[str, float], folder: Path) -> Sy
 
                 stored = Store(uri).open_run(path, described, running=False)
                 named = {f"{PREFIX}{name}": value for name, value in metrics.items()}
-                stored.log_evaluation(named, folder, ARTIFACTS)
+                stored.log_evaluation(named, files, ARTIFACTS)
         except Exception as error:  # mlflow raises its own errors and those of the libraries below it
             raise TrackingError(
                 f"the MLflow store {redacted(uri)!r} has not received the evaluation: {reason(error, uri)}; start the "

@@ -123,14 +123,13 @@ class StoredRun:
         if description.parent is not None:
             nesting.close(self._client, self.experiment_id, description.parent, end)
 
-    def log_evaluation(self, metrics: Mapping[str, float], folder: Path, artifacts: str) -> None:
-        """Log the metrics of an evaluation of the final weights, and the files in `folder` as artifacts."""
+    def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path], artifacts: str) -> None:
+        """Log the metrics of an evaluation of the final weights, and its files as artifacts."""
         now = int(time.time() * 1000)
         step = max((step for steps in self._known.values() for step in steps), default=0)
         self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
-        for file in sorted(folder.iterdir()):
-            if file.is_file():
-                self._client.log_artifact(self.run_id, str(file), artifacts)
+        for file in files:
+            self._client.log_artifact(self.run_id, str(file), artifacts)
 
     def _delete_duplicates(self, key: str) -> None:
         """Delete empty runs with the same key, left by requests that seemed to fail and were retried."""

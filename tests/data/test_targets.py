@@ -100,14 +100,16 @@ def test_numbers_are_finite():
     assert "row 7 (counted from 0): 1e+39 in the label column 'b'" in refusal(columns(y), "numbers", label=("a", "b"))
     y[7, 1], y[9, 0] = np.nan, np.nan
     message = refusal(columns(y), "numbers", label=("a", "b"))
-    assert "nan in the label column 'a'; 2 of 60 rows have no label in 'a', 'b': leave them out" in message
+    assert "nan in the label column 'a'; 2 of 60 rows have no label in columns 'a', 'b': leave them out" in message
     same = columns(np.full_like(y, 4))
     assert "every row has the same labels in 'a'" in refusal(same, "numbers", label="a")
 
 
 def test_rows_without_a_target_are_refused():
     table = pa.table({"x": X[:, 0], "y": [*LABELS[1:].tolist(), None]})
-    assert "null in the label column 'y'; 1 of 60 rows has no label in 'y'" in refusal(table, "labels", label="y")
+    assert "null in the label column 'y'; 1 of 60 rows has no label in column 'y'" in refusal(
+        table, "labels", label="y"
+    )
     table = pa.table({"x": X[:, 0], "y": [[0, 1, 1, 0], *LABELS[1:].tolist()]})
     assert "a list of 3 in the label column 'y', not 4" in refusal(table, "labels", label="y")
     table = pa.table({"x": X[:, 0], "y": [[0, 1, None], *LABELS[1:].tolist()]})

@@ -38,6 +38,7 @@ def sha(**values: object) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_and_of_workers_gives_the_same_bits():
     shas = {sha(threads=threads) for threads in (1, 2, "auto")}
     with distsgd.session():
@@ -73,6 +74,7 @@ def test_it_learns_like_scikit_learns_own(solver):
     assert ours[-1].loss_ == pytest.approx(theirs[-1].loss_, rel=0.3)
 
 
+@pytest.mark.slow
 def test_grid_search_pipeline_and_cross_validation_take_it():
     pipeline = make_pipeline(StandardScaler(), DistSGDClassifier(max_iter=30, learning_rate_init=0.02, random_state=0))
     search = GridSearchCV(pipeline, {"distsgdclassifier__learning_rate_init": [1e-6, 0.02]}, cv=3, n_jobs=2).fit(

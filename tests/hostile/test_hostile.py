@@ -84,7 +84,7 @@ def test_run_directories(case, sandbox):
     assert_treated_well(rundirs.check, case, sandbox)
 
 
-@few(max_examples=15)
+@few(max_examples=4)
 @given(case=journals.cases())
 @example(case=journals.Case("interrupted", ((0.03, b'{"step": 458, "epoch": 2.3}'), (0.4, b"x")), ()))
 @example(case=journals.Case("never checkpointed", (), (odd.Damage("swap lines", 1e-05, 7, b""),)))

@@ -236,16 +236,18 @@ def test_an_evaluation_becomes_part_of_the_run_in_mlflow(empty_store):
     import mlflow
 
     result = distsgd.train(QUICK | {"run.dir": "run", "tracking.uri": empty_store})
-    found = invoke("evaluate", "run", "--data", "digits", "--log")
+    Path(".env").write_text("PASSWORD=s3cret")  # and what else lies in a folder that is given
+    found = invoke("evaluate", "run", "--data", "digits", "--log", "--out", ".")
     assert found.code == 0, found.err
     assert str(result.mlflow_run_id) in found.out
     client = mlflow.MlflowClient(empty_store)
     run = client.get_run(str(result.mlflow_run_id))
-    measured = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    measured = json.loads(Path("evaluation.json").read_text())
     for name in ("accuracy", "log_loss", "roc_auc", "ece"):
         assert run.data.metrics[f"evaluate/{name}"] == pytest.approx(measured[name])
     assert run.info.status == "FINISHED"
     names = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
-    assert "evaluation/confusion_matrix.svg" in names
+    expected = ("evaluation.json", "per_class.csv", "confusion_matrix.svg", "calibration.svg", "weights.svg")
+    assert names == {f"evaluation/{name}" for name in expected}
     assert invoke("evaluate", "run", "--data", "digits", "--log").code == 0
     assert len(client.search_runs([run.info.experiment_id])) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from runs import invoke, options, slow_but_for
+from runs import invoke, options
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, r2_score
 
@@ -47,7 +47,8 @@ def values_of(loss: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("joined")
-@pytest.mark.parametrize("loss", slow_but_for(LOSSES, "squared"))
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
 def test_any_number_of_workers_gives_the_same_weights_and_figures(loss):
     frame().to_parquet("rows.parquet")
     runs = [

@@ -136,6 +136,7 @@ def test_parts_of_another_prediction_are_not_used(change, trained, own_folder, s
     assert Path("out.parquet").read_bytes() == Path("again.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_tasks_on_ray_give_the_same_bytes_in_order(trained, own_folder, small_parts, joined):
     pq.write_table(table(), "rows.parquet")
     prediction.predict(trained, "rows.parquet", Path("here.parquet"), keep=["id"])
