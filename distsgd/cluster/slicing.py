@@ -41,6 +41,11 @@ class Slicing:
         self._offered = False
         self._tries = 0
 
+    @property
+    def has_view(self) -> bool:
+        """Whether the server may be doing its steps together with other nodes."""
+        return self._offered
+
     def update(self, server: Any, tick: Tick, *, settle_s: float = SETTLE_S) -> None:
         """Make a view if there is none of the present members, who have not changed for `settle_s`.
 
@@ -103,7 +108,7 @@ class Slicing:
         return True
 
     def _failed(self, problem: object) -> bool:
-        """Note why there is no view, unless a member is gone, which is noticed elsewhere."""
-        if isinstance(problem, str) and self._tries == MAX_TRIES:
-            self._give_up(problem)
+        """Note why there is no view; if a member is gone, which is noticed elsewhere, others are wanted next."""
+        if self._tries == MAX_TRIES:
+            self._give_up(str(problem))
         return False

@@ -20,6 +20,7 @@ from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.core.backend import Device
 from distsgd.engine import validation
+from distsgd.engine.sliced_server import SNAPSHOT_S
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.validation import Evaluation
@@ -108,10 +109,10 @@ class RayTrainer:
             self._loss = error
             raise
 
-    def _ask(self, method: str) -> Any:
-        """Return the server's reply to a call without arguments."""
+    def _ask(self, method: str, more_s: float = 0.0) -> Any:
+        """Return the server's reply to a call without arguments, which may take `more_s` seconds more than others."""
         with self._noting_loss():
-            return await_server(getattr(self._server, method).remote(), self._config.run.reply_timeout_s)
+            return await_server(getattr(self._server, method).remote(), self._config.run.reply_timeout_s + more_s)
 
     def run(self, until: int, tick: Tick) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done.
@@ -161,7 +162,7 @@ class RayTrainer:
 
     def snapshot(self) -> Snapshot:
         """See ParameterServer.snapshot."""
-        snapshot: Snapshot = self._ask("snapshot")
+        snapshot: Snapshot = self._ask("snapshot", SNAPSHOT_S if self._slicing.has_view else 0.0)
         return snapshot
 
     def timings(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from distsgd.data.dataset import ArrayRows, DataSet, InputSchema
 from distsgd.data.normalization import BatchTransform, Normalization
+from distsgd.data.weights import LARGEST, SMALLEST
 from distsgd.errors import DataError
 
 
@@ -22,9 +23,13 @@ def array_rows(X: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None = 
         if (weights < 0).any():
             raise DataError(f"weight {weights.min():g} in sample_weight; expected numbers of at least 0")
         counted = weights > 0
-        X, y, w = X[counted], y[counted], np.ascontiguousarray(weights[counted], np.float32)
+        X, y, weights = X[counted], y[counted], weights[counted]
         if not len(X):
             raise DataError("all weights in sample_weight are 0; at least one row has to count")
+        if weights.min() < SMALLEST or weights.max() > LARGEST:
+            worst = weights.min() if weights.min() < SMALLEST else weights.max()
+            raise DataError(f"weight {worst:g} in sample_weight; expected 0, or {SMALLEST:g} to {LARGEST:g}")
+        w = np.ascontiguousarray(weights, np.float32)
     with np.errstate(over="ignore"):
         features = np.ascontiguousarray(X, np.float32)
     if X.dtype.itemsize > 4 and not np.isfinite(features).all():

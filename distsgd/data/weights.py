@@ -84,5 +84,14 @@ def with_class_weights(
                 near = nearest(shortened(name), map(shortened, places))
                 raise DataError(f"train.class_weight names {shortened(name)!r}{near}, which is no class; correct it")
             factors[places[name]] = factor
-    of_rows = factors.astype(np.float32)[y]
-    return of_rows if weights is None else weights * of_rows
+    with np.errstate(over="ignore", under="ignore"):  # which is refused
+        of_rows = factors.astype(np.float32)[y]
+        found: Weights = of_rows if weights is None else weights * of_rows
+    bad = (found < np.float32(SMALLEST)) | (found > np.float32(LARGEST))
+    if bad.any():
+        name = shortened(str(classes[y[np.argmax(bad)]]))
+        raise DataError(
+            f"train.class_weight gives a row of class {name!r} the weight {found[np.argmax(bad)]:g}; expected "
+            f"{SMALLEST:g} to {LARGEST:g}: choose weights nearer to 1"
+        )
+    return found

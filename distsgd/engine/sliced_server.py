@@ -22,8 +22,8 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.errors import NonFiniteError, ServerLostError, TrainingError, WorkerLostError
 from distsgd.system import faults
 
-SNAPSHOT_S = 60.0
-"""Seconds that a snapshot waits for the state that other nodes hold."""
+SNAPSHOT_S = 600.0
+"""Seconds that a snapshot waits for the state that other nodes hold: until the next step has been done."""
 
 
 class Link(server.Link, Protocol):

@@ -64,6 +64,7 @@ def of_numbers(y: Array, predicted: Array, names: Sequence[str], weights: Weight
     R² is None where a number is the same in all rows.
     """
     given: dict[str, Any] = {"sample_weight": weights, "multioutput": "raw_values"}
+    y, predicted = y.astype(np.float64), predicted.astype(np.float64)  # squares in float32 overflow
     squared, absolute = (
         metrics.mean_squared_error(y, predicted, **given),
         metrics.mean_absolute_error(y, predicted, **given),

@@ -126,6 +126,10 @@ def _predictions(predictor: Predictor, rows: ModelRows, observer: Observer) -> F
     if rows.weight is None:
         return y, predicted, outputs, None
     counts = weights > 0
+    if not counts.any():
+        raise DataError(
+            f"{rows.source.location}: every weight in column {rows.weight!r} is 0; expected rows with a weight above 0"
+        )
     return y[counts], predicted[counts], outputs[counts], weights[counts]
 
 

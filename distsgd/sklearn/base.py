@@ -133,7 +133,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, config: Config, data: DataSet, *, epochs: int | None, goes_on: bool) -> None:
         """Train from the last state if it `goes_on`, else from the beginning; for `epochs`, or until no gain."""
-        before = self._snapshot if goes_on else None
+        before = vars(self).get("_snapshot") if goes_on else None  # none if the first fit failed
         if before is None:
             self._best: Snapshot | None = None
             self.loss_curve_: list[float] = []

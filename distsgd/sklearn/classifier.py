@@ -204,7 +204,7 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return found
 
     def _features(self, X: Any) -> Any:
-        check_is_fitted(self, "classes_")
+        check_is_fitted(self, "model_")
         if self.model_.inputs is not None:
             return in_arrays(X, self.model_.inputs)
         return validate_data(self, X, dtype=FEATURE_TYPES, reset=False)

@@ -108,7 +108,7 @@ class DistSGDRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the predicted numbers (n,) or (n, C), float32 if X is, else float64."""
-        check_is_fitted(self, "n_iter_")
+        check_is_fitted(self, "model_")
         X = validate_data(self, X, dtype=FEATURE_TYPES, reset=False)
         whole = len(X) // BLOCK * BLOCK
         rest = np.zeros((-(-(len(X) - whole) // TILE) * TILE, X.shape[1]), X.dtype)

@@ -112,6 +112,12 @@ def test_a_table_gives_weights_of_classes():
         load(DataConfig(), data=(X, Y), class_weight={"7": 3.0})
 
 
+@pytest.mark.parametrize("factor", [1e-60, 1e300])
+def test_weights_of_classes_that_float32_cannot_hold_are_refused(factor):
+    with pytest.raises(DataError, match=r"train\.class_weight gives a row of class '1' the weight .* nearer to 1"):
+        load(DataConfig(), data=(X, Y), class_weight={"1": factor})
+
+
 def test_the_table_of_a_configuration():
     config = Config.build({"train": {"class_weight": {0: 2, "b": 0.5}}})
     assert config.train.class_weight == {"0": 2.0, "b": 0.5}

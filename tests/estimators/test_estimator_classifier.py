@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -264,3 +264,14 @@ def test_runs_in_threads_of_a_process_have_the_bits_of_one_alone(own_folder):
     train()
     assert len(found) == 3
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("weight", [1e-60, 1e60])
+def test_weights_that_float32_cannot_hold_are_refused_and_the_next_fit_begins_anew(weight):
+    X, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    model = DistSGDClassifier(max_iter=2)
+    with pytest.raises(ValueError, match="in sample_weight; expected 0, or 1e-20 to 1e"):
+        model.fit(X, y, sample_weight=np.full(20, weight))
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    assert model.partial_fit(X, y, classes=[0, 1]).predict(X).shape == (20,)
