@@ -18,7 +18,8 @@ from runs import RAY_ENVIRONMENT, SmallCluster, small_cluster
 
 from distsgd.core.backend import array_module, cuda_problem
 
-settings.register_profile("distsgd", deadline=None)  # the machine may be busy with something else
+# The machine may be busy with something else, and all tests together are to take less than five minutes.
+settings.register_profile("distsgd", deadline=None, max_examples=50)
 settings.load_profile("distsgd")
 # A shell that starts tests in the background, or with nohup, has these signals ignored, and runs would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
