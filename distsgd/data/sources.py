@@ -22,6 +22,7 @@ from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.data.selection import resolve
+from distsgd.data.unusable import listing
 from distsgd.errors import DataError, nearest
 
 BATCH_BYTES = 2**23
@@ -167,6 +168,8 @@ def open_source(
     alone = len(filled) == 1
     try:
         empty = _empty_columns(filled) if training is None else ()
+        if training is not None and labelled:
+            _check_labelled(filled, labels)
         schemas = [
             resolve(file, labels, config, target=target, labelled=labelled, empty=empty, alone=alone) for file in filled
         ]
@@ -193,6 +196,19 @@ def _empty_columns(files: Sequence[DataFile]) -> list[str]:
         nulls = {field.name for field in file.schema if pa.types.is_null(field.type)}
         found = {name: None for name in found if name in nulls}
     return list(found)
+
+
+def _check_labelled(files: Sequence[DataFile], labels: Sequence[str]) -> None:
+    """Refuse held-out rows without a label column of the training rows, where another column would be no remedy."""
+    for file in files:
+        names = file.schema.names
+        for name in labels:
+            if name not in names:
+                near = nearest(shortened(name), map(shortened, names))
+                raise DataError(
+                    f"{file.path}: no column {shortened(name)!r}{near} for data.label, which the training rows have; "
+                    f"the columns are {listing(names)}: held-out rows need their labels, so add it, or use other rows"
+                )
 
 
 def _check_excluded(location: str, files: Sequence[DataFile], config: DataConfig) -> None:

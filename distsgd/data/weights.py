@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from distsgd.core.names import shortened
 from distsgd.data.sources import Source, SourceBatch
+from distsgd.data.unusable import listing
 from distsgd.errors import DataError, nearest
 
 SMALLEST, LARGEST = 1e-20, 1e20
@@ -82,7 +83,10 @@ def with_class_weights(
         for name, factor in class_weight.items():
             if name not in places:
                 near = nearest(shortened(name), map(shortened, places))
-                raise DataError(f"train.class_weight names {shortened(name)!r}{near}, which is no class; correct it")
+                raise DataError(
+                    f"train.class_weight names {shortened(name)!r}{near}, which is no class; the classes are "
+                    f"{listing(list(places))}: correct it"
+                )
             factors[places[name]] = factor
     with np.errstate(over="ignore", under="ignore"):  # which is refused
         of_rows = factors.astype(np.float32)[y]

@@ -94,7 +94,8 @@ def useless_remark(last: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"no better than guessing: R² is {last['val/r2']:.4f}, and predicting the mean for every row gives 0; look at "
-        "the features and data.normalize, try another optim.lr or more epochs"
+        "the features and data.normalize, try another optim.lr or more epochs; labels are not normalised: divide large "
+        "ones, so that they are near 1"
     )
 
 

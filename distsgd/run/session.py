@@ -253,9 +253,12 @@ class Session:
     def _explained(self, error: NonFiniteError) -> NonFiniteError:
         """Return `error` with the rows that caused it and advice on what to do."""
         where = offending_rows(self.spec, self.checkpointing.newest)
+        advice = "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
+        if self.spec.config.model.loss == "squared":
+            advice += ". Labels are not normalised: divide large ones, so that they are near 1"
         return NonFiniteError(
             f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
-            "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
+            f"{advice}"
         )
 
     def _conclude(self, end: End) -> Result:

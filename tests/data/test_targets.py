@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_helpers import WRITERS, list_table, some_rows, wide_table
 
@@ -154,3 +155,16 @@ def test_list_features_beside_list_targets():
         DataConfig(label="scores"), data=table.append_column("scores", lists(NUMBERS)["scores"]), target="numbers"
     )
     assert data.train.features == 3
+
+
+@pytest.mark.parametrize("names", ["a,b,c", "a"])
+def test_held_out_rows_without_a_label_are_told_of_the_label_not_asked_for_another(names, tmp_path):
+    pq.write_table(columns(NUMBERS), tmp_path / "train.parquet")
+    lacking = names.rsplit(",", maxsplit=1)[-1]
+    pq.write_table(columns(NUMBERS).drop_columns(lacking), tmp_path / "new.parquet")
+    with pytest.raises(
+        DataError, match=f"no column '{lacking}'.* for data.label, which the training rows have"
+    ) as found:
+        loaded(tmp_path / "train.parquet", "numbers", val=str(tmp_path / "new.parquet"), label=names)
+    assert "which one is the label" not in str(found.value)
+    assert "--set data.label" not in str(found.value)

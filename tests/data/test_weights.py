@@ -108,7 +108,9 @@ def test_a_table_gives_weights_of_classes():
     found = load(DataConfig(), data=(X, Y, 2 * np.ones(60)), class_weight={"1": 3.0, "3": 0.5})
     assert found.train.w.tolist() == (2 * np.array([1, 3, 1, 0.5])[found.train.y]).tolist()
     assert set(found.val.w.tolist()) == {2.0}, "held-out rows are weighted by their column alone"
-    with pytest.raises(DataError, match=r"train\.class_weight names '7'.*, which is no class"):
+    with pytest.raises(
+        DataError, match=r"train\.class_weight names '7'.*, which is no class; the classes are '0', '1'.*: correct it"
+    ):
         load(DataConfig(), data=(X, Y), class_weight={"7": 3.0})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distsgd.cli.summary import summary
 from distsgd.engine.confusion import Confusion, pair_counts
-from distsgd.run.assessment import assess, confusion_table, per_class_table
+from distsgd.run.assessment import assess, confusion_table, per_class_table, useless_remark
 from distsgd.rundir.result import Result
 
 NAMES = [f"c{i:02}" for i in range(12)]
@@ -131,3 +131,8 @@ def _result(tmp_path) -> dict:
     numbers = dict.fromkeys(("samples_per_s", "step_ms_p50", "step_ms_p95", "mlflow_run_id"))
     values = {"status": "FINISHED", "weights_sha256": "", "steps": 30, "epochs": 3.0, "wall_s": 1.0, "numerics": {}}
     return values | numbers | {"train_loss": 0.1, "val_loss": 0.5, "val_accuracy": 0.75, "run_dir": tmp_path}
+
+
+def test_numbers_worse_than_their_mean_lead_to_the_scale_of_the_labels():
+    assert useless_remark({"val/r2": 0.1}) is None
+    assert "labels are not normalised" in str(useless_remark({"val/r2": -5.0}))
