@@ -71,24 +71,23 @@ class Deadlines:
     @classmethod
     def for_server(cls, timeout_s: Timeout) -> Self:
         """Return the deadlines of a server's peers."""
-        if timeout_s != "auto":
-            return cls.fixed(timeout_s)
-        return cls(least_s=FLOOR_S, first_s=FIRST_S, factor=FACTOR)
+        return cls._part(timeout_s, 1.0, 1.0)
 
     @classmethod
     def for_aggregator(cls, timeout_s: Timeout) -> Self:
         """Return the deadlines of an aggregator's workers, which are earlier than that of the aggregator."""
-        if timeout_s != "auto":
-            return cls.fixed(FIXED_BEHIND_AGGREGATOR * timeout_s)
-        part = BEHIND_AGGREGATOR
-        return cls(least_s=part * FLOOR_S, first_s=part * FIRST_S, factor=part * FACTOR)
+        return cls._part(timeout_s, BEHIND_AGGREGATOR, FIXED_BEHIND_AGGREGATOR)
 
     @classmethod
     def for_member(cls, timeout_s: Timeout) -> Self:
         """Return the deadlines of nodes that wait for each other's slices: the server is to notice a problem first."""
+        return cls._part(timeout_s, BETWEEN_MEMBERS, BETWEEN_MEMBERS)
+
+    @classmethod
+    def _part(cls, timeout_s: Timeout, part: float, fixed_part: float) -> Self:
+        """Return `part` of the deadlines that are learned, or `fixed_part` of a fixed timeout."""
         if timeout_s != "auto":
-            return cls.fixed(BETWEEN_MEMBERS * timeout_s)
-        part = BETWEEN_MEMBERS
+            return cls.fixed(fixed_part * timeout_s)
         return cls(least_s=part * FLOOR_S, first_s=part * FIRST_S, factor=part * FACTOR)
 
     def expect(self, assigned: Iterable[tuple[int, int]]) -> None:
