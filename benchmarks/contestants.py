@@ -38,6 +38,8 @@ class Contestant:
     """Shards that distsgd splits a mini-batch into; None means one per worker."""
     needs: str | None = None
     """An optional module that it requires."""
+    overrides: tuple[str, ...] = ()
+    """Further settings of distsgd's, `KEY=VALUE`."""
 
     def missing(self) -> str | None:
         """Return why it cannot run here, or None if it can."""
@@ -49,6 +51,9 @@ class Contestant:
 OURS = Contestant("distsgd", "distsgd, a shard for each worker", "distsgd_run")
 OURS_DEFAULT = Contestant(
     "distsgd-default", f"distsgd, {DEFAULT_SHARDS} shards", "distsgd_run", num_shards=DEFAULT_SHARDS
+)
+OURS_PORTABLE = Contestant(
+    "distsgd-portable", "distsgd, portable", "distsgd_run", overrides=("train.arithmetic=portable",)
 )
 BOUND = Contestant("bound", "arithmetic alone, plain NumPy", "bound")
 
@@ -93,7 +98,7 @@ def command(contestant: Contestant, shape: Shape, data: Path, settings: Settings
     }
     program = [sys.executable, "-m", f"benchmarks.peers.{contestant.module}"]
     given = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
-    return [*program, *given, *(f"--set={override}" for override in settings.overrides)]
+    return [*program, *given, *(f"--set={override}" for override in (*settings.overrides, *contestant.overrides))]
 
 
 def measure(contestant: Contestant, shape: Shape, data: Path, settings: Settings) -> dict[str, Any]:

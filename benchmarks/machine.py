@@ -6,12 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import threadpoolctl
 
-PACKAGES = ("distsgd", "numpy", "ray", "scikit-learn", "torch")
+PACKAGES = ("distsgd", "numpy", "ray", "scikit-learn", "torch", "lightgbm", "xgboost-cpu")
 
 
 def cores() -> int:
@@ -31,6 +32,15 @@ def facts() -> dict[str, Any]:
         "blas": ", ".join(blas),
         **_versions(),
     }
+
+
+def in_words(facts: Mapping[str, Any], packages: Sequence[str] = PACKAGES[1:]) -> str:
+    """Return a line with processor, cores, system, the versions of those of the packages that are there, and BLAS."""
+    versions = ", ".join(f"{name} {facts[name]}" for name in packages if name in facts)
+    return (
+        f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, {versions}; "
+        f"{facts['blas']}."
+    )
 
 
 def load_average() -> float:

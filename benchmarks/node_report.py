@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.node_contestants import CONTESTANTS, MESH, OURS_NODES, OURS_ONE_NODE, SOCKETS
 from benchmarks.scaling_report import grid
 from benchmarks.shapes import Shape
@@ -60,8 +61,5 @@ def table(results: Results) -> list[str]:
 
 def markdown(results: Results, facts: Mapping[str, Any], conditions: str) -> str:
     """Return the table, below a line with the machine and the conditions."""
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("numpy", "torch", "ray") if name in facts)
-    machine = f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, {versions}"
-    return "\n".join(
-        [f"{machine}; {facts['blas']}. {conditions}", "", "Milliseconds a step, medians:", "", *table(results)]
-    )
+    about = machine.in_words(facts, ("numpy", "torch", "ray"))
+    return "\n".join([f"{about} {conditions}", "", "Milliseconds a step, medians:", "", *table(results)])

@@ -26,6 +26,7 @@ from benchmarks.peers.common import L2, LR
 from benchmarks.shapes import Shape, StoredType, make_data
 from benchmarks.stopwatch import Stopwatch
 from distsgd.cluster.actors import ServerActor
+from distsgd.cluster.launching import Label
 from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
@@ -56,7 +57,7 @@ SERVER_HOOKS = {
     "distsgd.comm.dispatcher:Dispatcher._await_slowest": "wait",
     "distsgd.comm.exchange:Exchange.collect": "wait",
     "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
-    "distsgd.engine.aggregation:_block_sum": "reduce",
+    "distsgd.engine.aggregation:Aggregation._block_sum": "reduce",
     "distsgd.core.update_rules:SGD.update": "update",
     "distsgd.engine.aggregation:_is_finite": "check finite",
     "distsgd.engine.aggregation:Aggregation.update": "threads",
@@ -82,6 +83,7 @@ class ProfiledServer(ServerActor):
 
     def close(self) -> None:
         """Disconnect the workers and release what would otherwise be released when the actor's process exits."""
+        self._reporter.close()
         self._acceptor.close()
         self._dispatcher.close()
         self._blas.__exit__(None, None, None)
@@ -99,9 +101,9 @@ class ProfiledWorker:
             self._watch.reset()
         return self._worker.compute(step, flat, shards, out)
 
-    def prefetch(self, step: int, shards: range) -> None:
+    def prefetch(self, step: int, shards: range, *, update_here: bool) -> None:
         """See Worker.prefetch."""
-        self._worker.prefetch(step, shards)
+        self._worker.prefetch(step, shards, update_here=update_here)
 
 
 def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
@@ -164,7 +166,8 @@ class Profile:
 def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile:
     """Train for `seconds` and return where the time went."""
     spec = RunSpec.beginning(config, load(config.data))
-    server = ProfiledServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
+    label = Label("profile", "server")
+    server = ProfiledServer(label=label, config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     keywords = {"net": spec.net, "sampler": spec.plan.sampler, "transform": spec.data.transform}

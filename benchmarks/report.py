@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks import machine
 from benchmarks.contestants import CONTESTANTS, OURS, Contestant
 from benchmarks.shapes import Shape
 from benchmarks.summary import Row, milliseconds, ratio_text
@@ -46,9 +47,7 @@ def markdown(results: Results, facts: Mapping[str, Any], conditions: str) -> str
     contestants = [c for c in CONTESTANTS if any(row.contestant == c.name for rows in results.values() for row in rows)]
     peers = [contestant for contestant in contestants if contestant is not OURS]
     lines = [
-        f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; Python {facts['python']}, "
-        + ", ".join(f"{name} {facts[name]}" for name in ("numpy", "torch", "scikit-learn", "ray") if name in facts)
-        + f"; {facts['blas']}. {conditions}",
+        f"{machine.in_words(facts, ('numpy', 'torch', 'scikit-learn', 'ray'))} {conditions}",
         "",
         "Milliseconds a step, medians:",
         "",

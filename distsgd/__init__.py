@@ -15,19 +15,22 @@ from distsgd.errors import DistsgdError
 from distsgd.version import __version__
 
 if TYPE_CHECKING:
-    from distsgd.api import train
+    from distsgd.api import sweep, train
     from distsgd.cluster.connection import session
     from distsgd.config import Config
     from distsgd.rundir.classifier import Classifier
     from distsgd.rundir.result import Result
+    from distsgd.sweeps.result import SweepResult
 
-__all__ = ["Classifier", "Config", "DistsgdError", "Result", "__version__", "session", "train"]
+__all__ = ["Classifier", "Config", "DistsgdError", "Result", "SweepResult", "__version__", "session", "sweep", "train"]
 
 _HOMES = {
     "Classifier": "rundir.classifier",
     "Config": "config",
     "Result": "rundir.result",
+    "SweepResult": "sweeps.result",
     "session": "cluster.connection",
+    "sweep": "api",
     "train": "api",
 }
 

@@ -13,6 +13,7 @@
     ├── CheckpointError         exit 1: a checkpoint could not be written
     ├── ExportError             exit 1: an exported model would not predict the same, and was not written
     ├── TrackingError           exit 1: `distsgd sync` could not log a run to MLflow
+    ├── JobError                exit code of the job: it failed, was stopped, or was lost sight of
     └── Stopped                 exit 129, 130 or 143: SIGHUP, Ctrl-C or SIGTERM; resumable
 
 Every message says what was found, what was expected, and what to do.
@@ -34,6 +35,10 @@ class DistsgdError(Exception):
     exit_code = 1
 
 
+class RunWarning(UserWarning):
+    """What `distsgd.train` warns of in Python where no progress is shown, such as a column that looks like an index."""
+
+
 class RefusedError(DistsgdError):
     """The input, the configuration or the resources were refused before the first step."""
 
@@ -48,7 +53,7 @@ class DataError(RefusedError):
     """The data cannot be trained on. The message is one line, whatever names the files, columns and types have."""
 
     def __init__(self, message: str) -> None:
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        line = printable(message)
         if len(line) > MAX_DATA_MESSAGE:
             line = f"{line[: MAX_DATA_MESSAGE - 500]} … {line[-500:]}"
         super().__init__(line)
@@ -90,6 +95,14 @@ class TrackingError(DistsgdError):
     """A run could not be logged to MLflow."""
 
 
+class JobError(DistsgdError):
+    """A job on a cluster failed, was stopped, or nothing is known of it any more."""
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Stopped(DistsgdError):  # noqa: N818 - a request to stop is not an error
     """The run was asked to stop by a signal; it has checkpointed and can be resumed."""
 
@@ -101,6 +114,11 @@ class Stopped(DistsgdError):  # noqa: N818 - a request to stop is not an error
     def exit_code(self) -> int:  # type: ignore[override]
         """128 plus the signal's number, as a shell reports it: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + int(self.signum)
+
+
+def printable(text: str) -> str:
+    """Return a text of others, such as a name, in one line that controls no terminal: other characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

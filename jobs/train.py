@@ -1,7 +1,7 @@
-"""Entry point for Ray Jobs: `ray job submit --working-dir . -- python jobs/train.py CONFIG --set KEY=VALUE ...`.
+"""Entry point for Ray Jobs: `ray job submit --working-dir . -- python jobs/train.py CONFIG ...`.
 
-Runs `distsgd train` from the checkout that contains this file, with the same arguments and exit codes. Ray Jobs copy
-the checkout to the cluster and set RAY_ADDRESS; stopping the job sends SIGTERM, and the run writes a checkpoint.
+Runs `distsgd train` from the checkout that contains this file, with the same arguments and exit codes. Ray Jobs
+copy the checkout to the cluster and set RAY_ADDRESS; stopping the job sends SIGTERM, and the run writes a checkpoint.
 """
 
 from __future__ import annotations

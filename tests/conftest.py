@@ -14,17 +14,26 @@ import fake_cupy
 import numpy as np
 import pytest
 from hypothesis import settings
+from repeats import is_repeat
 from runs import RAY_ENVIRONMENT, SmallCluster, small_cluster
 
 from distsgd.core.backend import array_module, cuda_problem
 
 # The machine may be busy with something else, and all tests together are to take less than five minutes.
-settings.register_profile("distsgd", deadline=None, max_examples=50)
+settings.register_profile("distsgd", deadline=None, max_examples=30)
 settings.load_profile("distsgd")
 # A shell that starts tests in the background, or with nohup, has these signals ignored, and runs would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.update(RAY_ENVIRONMENT)  # before anything imports ray, which reads it once
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, where CI is set, slow tests that repeat what others show."""
+    if os.environ.get("CI"):
+        repeats = [item for item in items if is_repeat(item.nodeid)]
+        config.hook.pytest_deselected(items=repeats)
+        items[:] = [item for item in items if not is_repeat(item.nodeid)]
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def _store_template(tmp_path_factory) -> Path:
+def store_template(tmp_path_factory) -> Path:
     """An empty MLflow database; making its tables takes more than a second, copying them nothing."""
     from distsgd.tracking.quiet import quiet_mlflow
 
@@ -75,9 +84,9 @@ def _store_template(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def empty_store(own_folder, _store_template) -> str:
+def empty_store(own_folder, store_template) -> str:
     """The URI of an empty MLflow database `mlflow.db` in the current folder, which is the test's own."""
-    shutil.copy(_store_template, own_folder / "mlflow.db")
+    shutil.copy(store_template, own_folder / "mlflow.db")
     return f"sqlite:///{own_folder / 'mlflow.db'}"
 
 

@@ -75,11 +75,20 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __setitem__(self, key: Any, value: Any) -> None:
         self._array[_index(key)] = _host(value)
 
+    def __neg__(self) -> ndarray:
+        return ndarray(-self._array)
+
+    def view(self, dtype: Any) -> ndarray:
+        return ndarray(self._array.view(dtype))
+
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(self._array.reshape(*shape))
 
     def dot(self, other: ndarray) -> ndarray:
         return ndarray(np.asarray(self._array.dot(_host(other))))
+
+    def astype(self, dtype: Any) -> ndarray:
+        return ndarray(self._array.astype(dtype))
 
     def fill(self, value: float) -> None:
         self._array.fill(value)
@@ -126,7 +135,7 @@ def _in_place(name: str) -> Any:
     return operator
 
 
-for _name in ("sum", "max", "all"):
+for _name in ("sum", "max", "min", "all"):
     setattr(ndarray, _name, _method(_name))
 for _name in ("add", "sub", "mul", "truediv", "matmul"):
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
@@ -157,7 +166,8 @@ maximum, minimum, absolute, copysign = map(_function, ("maximum", "minimum", "ab
 expm1, tanh, sqrt = map(_function, ("expm1", "tanh", "sqrt"))
 exp, log, square, isfinite, matmul, dot = map(_function, ("exp", "log", "square", "isfinite", "matmul", "dot"))
 abs, log1p, maximum, negative = map(_function, ("abs", "log1p", "maximum", "negative"))  # noqa: A001
-argmax, count_nonzero = map(_function, ("argmax", "count_nonzero"))
+sign, left_shift, right_shift, bitwise_and = map(_function, ("sign", "left_shift", "right_shift", "bitwise_and"))
+argmax, count_nonzero, array = map(_function, ("argmax", "count_nonzero", "array"))
 empty, zeros, ones, full, arange = map(_new, ("empty", "zeros", "ones", "full", "arange"))
 
 

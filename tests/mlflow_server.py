@@ -7,17 +7,18 @@ import os
 import signal
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-START_S = 90
+START_S = 180
 
 
 def free_port() -> int:
@@ -29,25 +30,35 @@ def free_port() -> int:
 class MlflowServer:
     """`mlflow server` on 127.0.0.1 with one worker, its database and artifacts in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        """`options` and `environment` are further ones; with `--uvicorn-opts` for a certificate, the server has TLS."""
         self._folder, self._port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
+        self._options, self._environment = options, environment or {}
+        scheme = "https" if any("--ssl-certfile" in option for option in options) else "http"
+        self.uri = f"{scheme}://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--artifacts-destination", str(self._folder / "artifacts"), *self._options]
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "TMPDIR": str(self._folder)}
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # whose stores would stay behind in /dev/shm
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment = {name: value for name, value in environment.items() if not name.startswith("MLFLOW_TRACKING_")}
         with open(self._folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self._folder,
+                env=environment | self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
-        deadline = time.monotonic() + START_S
+        deadline, trusting = time.monotonic() + START_S, ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as reply:
+            address = f"{self.uri}/health"
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2, context=trusting) as reply:
                 if reply.status == 200:
                     return
             time.sleep(0.1)
@@ -64,9 +75,11 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+def mlflow_server(
+    folder: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[MlflowServer]:
     """Yield a running server; none of its processes is left afterwards."""
-    server = MlflowServer(folder)
+    server = MlflowServer(folder, options, environment)
     server.start()
     try:
         yield server

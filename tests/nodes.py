@@ -82,11 +82,17 @@ class Nodes:
 
 @contextlib.contextmanager
 def ray_nodes(
-    cpus: Sequence[int], environment: Mapping[str, str], *, delay_ms: float = 0.0, rate: str | None = None
+    cpus: Sequence[int],
+    environment: Mapping[str, str],
+    *,
+    of_nodes: Sequence[Mapping[str, str]] = (),
+    delay_ms: float = 0.0,
+    rate: str | None = None,
 ) -> Iterator[Nodes]:
     """Yield a cluster with a node for each number of CPUs; neither a process nor a file of it is left afterwards.
 
-    `environment` has what Ray's processes need, such as the token; see `network` for `delay_ms` and `rate`.
+    `environment` has what Ray's processes need, such as the token, `of_nodes` further variables for the first nodes;
+    see `network` for `delay_ms` and `rate`.
     """
     with (
         scratch_folder() as folder,  # which goes even if the tests are killed
@@ -95,7 +101,8 @@ def ray_nodes(
         cluster = Nodes(links, [])
         try:
             for number, count in enumerate(cpus):
-                cluster.nodes.append(_start(folder, links, number, count, environment))
+                own = of_nodes[number] if number < len(of_nodes) else {}
+                cluster.nodes.append(_start(folder, links, number, count, {**environment, **own}))
                 if number == 0:
                     _await_start(cluster.nodes)
             _await_start(cluster.nodes)

@@ -28,10 +28,11 @@ from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.backend import Device
 from distsgd.data import ArrayRows, BatchTransform, DataSet, InputSchema, Normalization
-from distsgd.engine.serial import SerialLoop
+from distsgd.engine.computing import worker_for
+from distsgd.engine.plan import summation
+from distsgd.engine.portable_serial import serial_loop
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.worker import Worker
 
 START_S = 60.0
 
@@ -61,22 +62,24 @@ def some_spec(*, rows: int = 96, features: int = 6, classes: int = 3, dtype: str
     return RunSpec.beginning(config, data)
 
 
-def worker_of(spec: RunSpec, device: Device = "cpu") -> Worker:
+def worker_of(spec: RunSpec, device: Device = "cpu") -> Any:
     """Return a worker for a run."""
     data = spec.data
-    return Worker(
-        net=spec.net,
+    return worker_for(
+        spec.net,
+        spec.plan.bounds,
         sampler=spec.plan.sampler,
         train=data.train,
         val=data.val,
         transform=data.transform,
         device=device,
+        end=spec.plan.total_steps,
     )
 
 
 def serial_parameters(spec: RunSpec, steps: int) -> bytes:
     """Return the bytes of the parameters after so many steps of the serial loop."""
-    loop, state = SerialLoop(spec), spec.start
+    loop, state = serial_loop(spec), spec.start
     with numerics.pinned_blas(1, None), np.errstate(all="ignore"):
         for _ in range(steps):
             state, _ = loop.step(state)
@@ -132,9 +135,9 @@ def training(
 ) -> Iterator[Training]:
     """Yield a server whose workers have connected; afterwards none of their processes is left."""
     keywords = {"deadlines": Deadlines.fixed(timeout_s), "arrival_timeout_s": 30.0, "spin": False} | dispatcher
-    num_shards = spec.config.train.num_shards
     made = Dispatcher(spec.net.size, **keywords)
-    acceptor = Acceptor(made, PeerSettings(spec.net.size, num_shards, spin=keywords["spin"]), cores=cores)
+    settings = PeerSettings.of(spec.net.size, summation(spec.config), spin=keywords["spin"])
+    acceptor = Acceptor(made, settings, cores=cores)
     server = ParameterServer(
         config=spec.config, net=spec.net, plan=spec.plan, start=spec.start, link=made, threads=threads
     )

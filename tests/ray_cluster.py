@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_server import free_port
+from runs import command
 
 START_S = 90
 STOP_S = 30
@@ -37,17 +38,43 @@ class RayCluster:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self._token = token.read_text()
+        self._faults = folder / "faults" / "faults.json"
+        self._faults.parent.mkdir()
+        self._faults.write_text("[]")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         self.environment = inherited | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "DISTSGD_FAULTS": str(self._faults),
             **environment,
         }
 
+    def inject(self, *faults: tuple[str, int]) -> None:
+        """Have drivers be sent signals at steps, each once, in place of what was asked for before."""
+        for struck in self._faults.parent.glob("*.struck"):
+            struck.unlink()
+        moments = [
+            {"role": "driver", "index": 0, "step": step, "moment": "journaled", "signal": name} for name, step in faults
+        ]
+        self._faults.write_text(json.dumps(moments))
+
+    def await_fault(self, number: int) -> None:
+        """Wait until the fault of that number has been injected."""
+        self._wait_until((self._faults.parent / f"{number}.struck").exists, 2 * START_S)
+
     def start(self, *, nodes: int) -> None:
         """Start the head and further nodes, each with one CPU, and wait until they take jobs."""
+        self._start_head()
+        for number in range(
+            1, nodes
+        ):  # each with a folder of its own, or they would delete each other's working copies
+            folder = f"--temp-dir={self.folder}/{number}"
+            self._start_node(f"--address={self.address}", f"--dashboard-agent-listen-port={free_port()}", folder)
+        self._wait_until(lambda: len(self.get("/nodes?view=summary")["data"]["summary"]) == nodes)
+
+    def _start_head(self) -> None:
         port, dashboard_port, agent_port = (
             address.rpartition(":")[2] for address in (self.address, self.dashboard, self.agent)
         )
@@ -59,12 +86,17 @@ class RayCluster:
         ]
         self._start_node(*head, "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}")
         self._wait_until(lambda: self.get("/api/jobs/") is not None)
-        for number in range(
-            1, nodes
-        ):  # each with a folder of its own, or they would delete each other's working copies
-            folder = f"--temp-dir={self.folder}/{number}"
-            self._start_node(f"--address={self.address}", f"--dashboard-agent-listen-port={free_port()}", folder)
-        self._wait_until(lambda: len(self.get("/nodes?view=summary")["data"]["summary"]) == nodes)
+
+    def restart_head(self) -> None:
+        """Kill all that runs on the only node, the head, and start it again at the same addresses."""
+        (head,) = self._nodes
+        for pid in self.processes():
+            if "distsgd.cli submit" not in command(pid):  # which is elsewhere, as it were
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        head.wait(STOP_S)
+        self._nodes.clear()
+        self._start_head()
 
     def _start_node(self, *options: str) -> None:
         command = ["ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", *options]
@@ -78,8 +110,8 @@ class RayCluster:
             )
         self._nodes.append(node)
 
-    def _wait_until(self, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_S
+    def _wait_until(self, ready: Callable[[], bool], seconds: float = START_S) -> None:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and all(node.poll() is None for node in self._nodes):
             with contextlib.suppress(OSError):
                 if ready():

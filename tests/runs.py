@@ -179,6 +179,12 @@ def timeless(run_dir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in journal(run_dir)]
 
 
+def chains(run_dir: Path) -> list[tuple[int, str]]:
+    """Return step and chained digest of each line of a run's proof."""
+    lines = map(json.loads, (run_dir / "proof.jsonl").read_text().splitlines())
+    return [(line["step"], line["chain"]) for line in lines]
+
+
 def result(run_dir: Path) -> dict[str, Any]:
     """Return a run's `result.json`."""
     return dict(json.loads((run_dir / "result.json").read_text()))

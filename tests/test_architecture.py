@@ -28,16 +28,26 @@ HOMES = {
     "pyarrow": ["data"],
     "threadpoolctl": ["core.accumulation", "core.numerics"],
     "annotated_types": ["config"],
-    "pydantic": ["config", "rundir.result", "tracking.description", "tracking.run_id"],
-    "matplotlib": ["rundir.figure", "rundir.evaluation_figures", "rundir.result"],
+    "pydantic": ["config", "rundir.result", "sweeps.store", "tracking.description", "tracking.run_id"],
+    "matplotlib": [
+        "compare.pictures",
+        "rundir.figure",
+        "rundir.evaluation_figures",
+        "rundir.range_figure",
+        "rundir.result",
+    ],
     "IPython": ["cli.notebook"],
+    "yaml": ["submission.kubernetes"],
     "onnx": ["export.onnx_graph"],
     "onnxruntime": ["export.onnx_file"],
     "safetensors": ["export.safetensors_file"],
     "skops": ["export.sklearn_pipeline"],
     "sklearn": ["export.sklearn_pipeline", "run.metrics", "run.array_metrics", "sklearn"],
     "click": ["cli"],
-    "rich": ["cli.progress", "cli.bar"],
+    "optuna": ["sweeps.search"],
+    "rich": ["cli.progress", "cli.bar", "cli.compare", "cli.sweep_progress"],
+    "scipy": ["compare.statistics"],
+    "sqlalchemy": ["tracking.reading_database"],
     "numpy": [
         "core",
         "data",
@@ -53,11 +63,13 @@ HOMES = {
         "run.metrics",
         "run.array_metrics",
         "export",
+        "compare",
+        "verify",
     ],
 }
 """The packages or modules in which alone a library may be imported; `lint-imports` guards the package's own imports."""
 
-HEAVY = ["ray", "mlflow", "pyarrow", "sklearn", "pandas", "scipy", "matplotlib", "cupy", "torch"]
+HEAVY = ["ray", "mlflow", "optuna", "pyarrow", "sklearn", "pandas", "scipy", "matplotlib", "cupy", "torch"]
 
 
 def modules() -> dict[str, Path]:
@@ -162,13 +174,16 @@ def uses(attribute: str) -> set[str]:
 
 def test_ray_is_started_or_joined_in_one_place_each_and_actors_by_the_trainer_and_the_worker_group():
     assert uses("init") == {"cluster.local_ray", "cluster.joining"}
+    kinds = {"ServerActor", "WorkerActor", "AggregatorActor"}
     actors = {
         module
-        for module in uses("remote")
-        for name in ("ServerActor", "WorkerActor", "AggregatorActor")
-        if any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree(module)))
+        for module in modules()
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and any(isinstance(value, ast.Name) and value.id in kinds for value in node.args)
     }
     assert actors == {"cluster.trainer", "cluster.worker_group", "cluster.connections"}
+    others = {"cluster.prediction", "cluster.resources", "cluster.rpc", "cluster.sharing", "cluster.trial_pool"}
+    assert uses("remote") == {"cluster.launching", *others}
 
 
 def loaded_by(code: str, *, cwd: Path) -> set[str]:
@@ -209,7 +224,18 @@ result.model.predict([[0.0, 1.0]])
 
 
 def test_what_is_public():
-    assert distsgd.__all__ == ["Classifier", "Config", "DistsgdError", "Result", "__version__", "session", "train"]
+    names = [
+        "Classifier",
+        "Config",
+        "DistsgdError",
+        "Result",
+        "SweepResult",
+        "__version__",
+        "session",
+        "sweep",
+        "train",
+    ]
+    assert distsgd.__all__ == names
     for name in set(distsgd.__all__) - {"__version__"}:
         assert getattr(distsgd, name).__module__.startswith("distsgd.")
         assert getattr(distsgd, name).__name__ == name

@@ -183,6 +183,7 @@ def test_what_the_profile_times_exists(hook):
     assert callable(getattr(owner, name))
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_step_accounts_for_it(tmp_path):
     command = [sys.executable, "-m", "benchmarks.profile_step", "--shape", str(TINY), "--seconds", "0.2"]
     environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}

@@ -15,10 +15,15 @@ import pytest
 from runs import invoke
 
 from distsgd.cli import main
+from distsgd.cli.options import SWEEP_OPTIONS
 from distsgd.config import Config, parse_assignments, read_toml
+from distsgd.sweeps.options import SearchOptions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+IN_ORDER = ("tutorial.md", "recipes.md")
+"""Pages whose commands build on each other; tests/test_walkthroughs.py runs them."""
+
+PAGES = [REPOSITORY / "README.md", *(p for p in sorted((REPOSITORY / "docs").glob("*.md")) if p.name not in IN_ORDER)]
 
 ELSEWHERE = {
     "pytest": ".ci/run",
@@ -33,13 +38,16 @@ ELSEWHERE = {
     "docker": "tests/test_compose.py; it needs Docker",
     "sh": "tests/test_compose.py",
     "export": "tests/cluster/test_jobs.py",
+    **dict.fromkeys(("mkdir", "(umask", "ray", "echo", "until", "kill"), "tests/submission/test_own_cluster.py"),
 }
 """What is run elsewhere, by the first word of a command, and where."""
 
-USE = ("predict", "evaluate", "export")
+USE = ("predict", "evaluate", "export", "compare", "verify")
 """Commands that need a run."""
 
 QUICK = ["--workers", "0", "--set", "train.max_steps=3", "--set", "tracking.enabled=false"]
+
+QUICK_OPTIONS = {"train": QUICK, "find-lr": [*QUICK[:2], *QUICK[4:]]}
 
 PROGRAMS = {"distsgd", "ray", "python", *ELSEWHERE}
 
@@ -104,7 +112,7 @@ def test_every_command_is_one_that_a_test_knows():
 
 @pytest.mark.parametrize(
     "command",
-    [command for command in OURS if not any(word in command for word in ("sync", "cuda", "distsgd ui", "--log"))],
+    [c for c in OURS if not any(w in c for w in ("sync", "cuda", "distsgd ui", "--log", "distsgd sweep", "submit"))],
 )
 def test_a_command_of_ours_runs(command, checkout):
     words = shlex.split(command)[1:]
@@ -113,7 +121,7 @@ def test_a_command_of_ours_runs(command, checkout):
         assert invoke(*begun, *QUICK).code == 0
     if words[0] in USE:
         assert invoke("train", "--data", "train.parquet", "--run-dir", words[1], *QUICK).code == 0
-    found = invoke(*words, *(QUICK if words[0] == "train" else []))
+    found = invoke(*words, *QUICK_OPTIONS.get(words[0], []))
     assert found.code == 0, found.err
     assert found.out or "--resume" in words
 
@@ -129,10 +137,27 @@ def test_a_run_is_sent_to_mlflow_by_the_command(command, checkout, monkeypatch):
     assert "FINISHED" in found.out or "MLflow run" in found.out
 
 
+@pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd sweep")])
+def test_a_sweep_can_be_made(command):
+    """Sweeps are run in tests/sweeps."""
+    given = main.commands["sweep"].make_context("sweep", shlex.split(command)[2:]).params
+    if not given["resume"]:
+        base = Config.build(parse_assignments(given["assignments"]))
+        asked = SearchOptions.parsed(**{name: given[name] for name in SWEEP_OPTIONS})
+        assert asked.space(base).settings > 1
+
+
 @pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd ui")])
 def test_a_command_that_serves_until_it_is_interrupted_is_valid(command):
     """It is run in tests/tracking/test_pages.py."""
     main.commands["ui"].make_context("ui", shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("command", [command for command in OURS if command.startswith("distsgd submit")])
+def test_a_command_that_submits_prints_what_it_would(command, checkout):
+    found = invoke(*shlex.split(command.replace("$PWD", str(checkout)))[1:], "--print")
+    assert (found.code, found.err) == (0, "")
+    assert "--run-dir" in found.out
 
 
 @pytest.mark.parametrize("command", [command for command in OURS if "cuda" in command])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shutil
 import stat
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads `!override`, which replaces a list instead of adding to it."""
+
+
+Loader.add_constructor("!override", Loader.construct_sequence)
+SECURE = yaml.load((REPOSITORY / "docker-compose.secure.yml").read_text(encoding="utf-8"), Loader)
 RAY = ("head", "worker")
 EXAMPLES_OF_SECRETS = re.compile(r"pass(word)?\s*[=:]\s*\w|://[^/\s]*:[^/\s]*@", re.IGNORECASE)
 
@@ -108,7 +118,8 @@ def test_mlflow_keeps_artifacts_and_knows_its_names():
 
 def test_image_has_the_exact_versions_and_holds_no_secret():
     dockerfile = (REPOSITORY / SERVICES["head"]["build"]["dockerfile"]).read_text(encoding="utf-8")
-    assert re.search(r"^RUN pip install -c constraints.txt '\.\[postgres\]'$", dockerfile, re.MULTILINE)
+    assert "pip install -c constraints.txt '.[auth,postgres]'" in dockerfile
+    assert re.search("^RUN pip install --no-deps [.]$", dockerfile, re.MULTILINE)
     assert re.search(r"^USER (?!root)\w+$", dockerfile, re.MULTILINE)
     ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in ignored  # all but what is named
@@ -116,6 +127,58 @@ def test_image_has_the_exact_versions_and_holds_no_secret():
     copied = {word for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE) for word in line.split()[:-1]}
     assert named == copied
     assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_images_are_pinned_and_our_own_has_our_version():
+    images = {service["image"] for service in SERVICES.values()}
+    assert f"localhost/distsgd:{version('distsgd')}" in images
+    dockerfile = (REPOSITORY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    images |= set(re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE))
+    assert len(images) == 3
+    assert all(re.search(r":\d+\.\d+(\.\d+)?(-\w+)*$", image) for image in images)
+
+
+def test_links_lead_to_the_published_port():
+    default = re.fullmatch(r"\$\{DISTSGD_LINK_URI:-(.*)\}", SERVICES["head"]["environment"]["DISTSGD_LINK_URI"])[1]
+    assert default == f"http://{SERVICES['mlflow']['ports'][0].rpartition(':')[0]}"
+    assert re.fullmatch(
+        r"\$\{DISTSGD_LINK_URI:-https://localhost:5000\}", SECURE["services"]["head"]["environment"]["DISTSGD_LINK_URI"]
+    )
+
+
+def test_the_secure_file_adds_to_the_plain_one_and_its_server_differs_in_login_and_tls_alone():
+    assert set(SECURE["services"]) <= set(SERVICES)
+    plain, secure = (found["services"]["mlflow"]["command"][-1].split() for found in (COMPOSE, SECURE))
+    added = {word for word in secure if word not in plain}
+    assert "--app-name" in added
+    assert not {word for word in plain if word not in secure} - {'"--timeout-worker-healthcheck=120"'}
+    for service in SECURE["services"].values():
+        assert "ports" not in service
+        for secret in service["secrets"]:
+            assert (secret if isinstance(secret, str) else secret["source"]) in SECURE["secrets"]
+
+
+@pytest.mark.timeout(60)
+def test_certificates_and_the_login_are_made_once(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("the command openssl, which makes certificates, is not installed")
+    script = tmp_path / "docker" / "make-secrets.sh"
+    script.parent.mkdir()
+    shutil.copy(REPOSITORY / "docker" / "make-secrets.sh", script)
+
+    def made() -> dict[str, str]:
+        subprocess.run(["sh", str(script), "--secure"], check=True, timeout=50)
+        return {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+
+    first = made()
+    assert set(first) == {*COMPOSE["secrets"], *SECURE["secrets"], "ray_authority_key"}
+    assert first["mlflow_password"] in first["mlflow_login"]
+    _, *nodes = ipaddress.ip_network(SECURE["networks"]["cluster"]["ipam"]["config"][0]["subnet"]).hosts()
+    certificate = str(tmp_path / "secrets" / "ray_node_certificate")
+    shown = ["openssl", "x509", "-in", certificate, "-noout", "-ext", "subjectAltName"]
+    names = subprocess.run(shown, check=True, timeout=50, capture_output=True, text=True).stdout
+    assert set(re.findall(r"IP Address:([\d.]+)", names)) == {"127.0.0.1", *map(str, nodes)}
+    assert made() == first
 
 
 @pytest.mark.timeout(60)

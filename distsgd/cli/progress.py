@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -79,7 +79,7 @@ class PlainObserver(Observer):
         self._stage, self._reported, self._closed = "", "", False
         self._printed = self._since = clock()
 
-    def __enter__(self) -> PlainObserver:
+    def __enter__(self) -> Self:
         self._watching.start()
         return self
 
@@ -130,6 +130,11 @@ class PlainObserver(Observer):
             self._stage = ""
             self._print(opening(spec, run_dir, nodes))
 
+    def tracked(self, link: str) -> None:
+        """Print it in a Ray job, whose log is read elsewhere while it runs; others see it when they have finished."""
+        if self._timed:
+            self.note(f"MLflow run: {link}")
+
     def logged(self, record: Mapping[str, Any]) -> None:
         """Print the record if it ends an epoch, or if the last line is old."""
         now, step, plan = self._clock(), record["step"], self._plan
@@ -156,7 +161,7 @@ class LiveObserver(Observer):
         self._stage, self._since = "", 0.0
         self._live = Live(self, console=console, refresh_per_second=8, transient=True)
 
-    def __enter__(self) -> LiveObserver:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 

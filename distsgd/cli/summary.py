@@ -31,6 +31,8 @@ def summary(result: Result) -> list[tuple[str, str]]:
         ("val loss", _val_loss(result)),
         ("val accuracy", _accuracy(result)),
         ("label acc.", _number("{:.4f} (of single labels)", result.val_label_accuracy)),
+        ("val macro-F1", _number("{:.4f}", result.val_macro_f1)),
+        ("val ROC-AUC", _number("{:.4f}", result.val_roc_auc)),
         ("val R²", _number("{:.4f}", result.val_r2)),
         ("val MSE", _number("{:.6g}", result.val_mse)),
         ("val MAE", _number("{:.6g}", result.val_mae)),
@@ -39,7 +41,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
         ("samples/s", _number("{:,.0f}", result.samples_per_s)),
         ("model", os.path.relpath(path / "model.npz") if path.is_relative_to(Path.cwd()) else str(path / "model.npz")),
         ("MLflow run", result.mlflow_run_id),
-        ("view", view_command(stored.uri, stored.experiment_id, stored.run_id, path) if stored else None),
+        ("view", view_command(stored, path) if stored else None),
     ]
     lines += [("note", remark) for remark in result.remarks]
     return [(name, value) for name, value in lines if value is not None]

@@ -23,7 +23,7 @@ def ui(run_dir: Path | None, port: int | None, experiment: str) -> None:
 
     uri, run = pages.store_of(run_dir)
     if uri.startswith("http"):
-        click.echo(pages.link(uri, run, experiment))
+        click.echo(pages.link(uri, run, experiment, pages.link_uri(uri, run)))
         return
     try:
         with stop_signals_raise(), pages.server(uri, port) as (address, process):

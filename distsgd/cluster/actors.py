@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from distsgd.cluster.launching import Label, Labelled
+from distsgd.cluster.ray_metrics import Reporter
 from distsgd.cluster.view_offer import ViewOffer
 from distsgd.comm.acceptor import Acceptor
 from distsgd.comm.aggregator import NodeAggregator
@@ -25,18 +27,22 @@ from distsgd.comm.tcp_stream import Stream
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.core.net import Net
-from distsgd.engine.plan import Plan
+from distsgd.engine.plan import Plan, summation
 from distsgd.engine.slice_leader import SliceLeader
 from distsgd.engine.sliced_server import SlicedServer, SlicesStatus
 from distsgd.engine.snapshot import Snapshot
 from distsgd.system import faults
 
+REPORTED = {
+    "distsgd_step": "step",
+    "distsgd_train_loss": "train/loss",
+    "distsgd_step_ms": "time/step_ms",
+    "distsgd_samples_per_second": "time/samples_per_s",
+}
+"""What the server reports of a record."""
+
 START_S = 60.0
 """Minimum start timeout of a process, in seconds; `run.timeout_s`, which is for steps, may be shorter."""
-
-
-CALLS_NOT_RECORDED = {"enable_task_events": False}
-"""Options for all actors: Ray would record every call of theirs, which took 60 MiB of the head node in an hour."""
 
 
 class Location(NamedTuple):
@@ -62,20 +68,21 @@ def node_address() -> str:
     return next(str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == node_id())
 
 
-class DispatchingActor:
+class DispatchingActor(Labelled):
     """A dispatcher and the acceptor that workers connect to: the common part of server and aggregator."""
 
     def __init__(
-        self, *, config: Config, net: Net, workers: int, deadlines: Deadlines, arrival_timeout_s: float
+        self, *, label: Label, config: Config, net: Net, workers: int, deadlines: Deadlines, arrival_timeout_s: float
     ) -> None:
+        self._label = label
         cores = len(os.sched_getaffinity(0))
-        num_shards = config.train.num_shards
+        self._summation = summation(config)
         self._dispatcher = Dispatcher(
             net.size, deadlines=deadlines, arrival_timeout_s=arrival_timeout_s, spin=workers < cores
         )
         one_each = cores if workers == cores and config.run.blas_threads == 1 else 0
         self._acceptor = Acceptor(
-            self._dispatcher, PeerSettings(net.size, num_shards, spin=workers <= cores), cores=one_each
+            self._dispatcher, PeerSettings.of(net.size, self._summation, spin=workers <= cores), cores=one_each
         )
         self._threads = cores
 
@@ -99,25 +106,32 @@ class DispatchingActor:
 class ServerActor(DispatchingActor):
     """The parameter server as a Ray actor; it answers other calls while `run` trains."""
 
-    def __init__(self, *, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
+    def __init__(self, *, label: Label, config: Config, net: Net, plan: Plan, start: Snapshot, workers: int) -> None:
         self._blas = numerics.pinned_blas(config.run.blas_threads, None)
         self._blas.__enter__()
         # If all workers are lost at once, replacements are starting; if there are none, the driver ends the run.
         super().__init__(
+            label=label,
             config=config,
             net=net,
             workers=workers,
             deadlines=Deadlines.for_server(config.run.timeout_s),
             arrival_timeout_s=max(config.run.reply_timeout_s, START_S),
         )
-        self._parameter_chunks, self._num_shards = ParameterChunks(self._dispatcher.buffers), config.train.num_shards
-        self._transfer_s = transfer_s(config.run.timeout_s, self._dispatcher.buffers[0].nbytes)
+        self._parameter_chunks = ParameterChunks(self._dispatcher.buffers)
+        self._transfer_s = transfer_s(config.run.timeout_s, self._summation.dtype.itemsize * net.size)
         self._accepted = AcceptedMembers()
         self._offered: SliceLeader | None = None
         self._spins = workers < self._threads
         self._server = SlicedServer(
             config=config, net=net, plan=plan, start=start, link=self._dispatcher, threads=self._threads
         )
+        self._reporter = Reporter(label, self._measured)
+
+    def _measured(self) -> dict[str, float]:
+        """Return what is reported to Ray: the newest record of the journal, by other names."""
+        record = self._server.last_record or {}
+        return {name: float(record[key]) for name, key in REPORTED.items() if key in record}
 
     def join(self, actor: Any, name: str, host: str, pid: int, weight: int) -> None:
         """Add a peer that is reached by Ray calls: a worker, or an aggregator that represents `weight` workers."""
@@ -128,7 +142,7 @@ class ServerActor(DispatchingActor):
             pid,
             weight=weight,
             parameter_chunks=self._parameter_chunks,
-            num_shards=self._num_shards,
+            summation=self._summation,
             timeout_s=self._transfer_s,
         )
         self._dispatcher.members.join(peer)
@@ -153,7 +167,7 @@ class ServerActor(DispatchingActor):
             self._accepted.add(stream, introduction)
             return
         buffers, timeout_s = self._dispatcher.buffers, self._transfer_s
-        peer = TcpPeer(stream, introduction, buffers, self._num_shards, timeout_s=timeout_s)
+        peer = TcpPeer(stream, introduction, buffers, self._summation, timeout_s=timeout_s)
         self._dispatcher.members.join(peer)
 
     def join_view(self, offer: ViewOffer, member: int) -> str | None:
@@ -164,14 +178,15 @@ class ServerActor(DispatchingActor):
             return str(error)
         if self._offered is not None:  # its view was not joined by all others
             self._offered.close()
-        computer = NodeAggregator(self._dispatcher, self._num_shards)
+        computer = NodeAggregator(self._dispatcher, self._summation)
         self._offered = SliceLeader(net=offer.net, plan=offer.plan, mesh=mesh, computer=computer, names=offer.names)
         return None
 
     def use_view(self) -> None:
         """Use the view that was joined last from the next step on."""
         leader, self._offered = self._offered, None
-        self._server.use_slices(leader)
+        if leader is not None:
+            self._server.use_slices(leader)
 
     def slices(self) -> SlicesStatus:
         """See SlicedServer.slices."""

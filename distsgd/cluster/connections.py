@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location
+from distsgd.cluster.actors import Location
 from distsgd.cluster.gradient_actors import AggregatorActor
+from distsgd.cluster.launching import Launcher
 from distsgd.cluster.rpc import (
     SERVER,
     Tick,
@@ -72,10 +72,10 @@ class Connections:
     """
 
     def __init__(
-        self, config: Config, net: Net, workers: Workers, *, runtime_env: dict[str, Any], start_timeout_s: float
+        self, config: Config, net: Net, workers: Workers, *, launcher: Launcher, start_timeout_s: float
     ) -> None:
         self._config, self._net, self._workers = config, net, workers
-        self._runtime_env, self._start_timeout_s = runtime_env, start_timeout_s
+        self._launcher, self._start_timeout_s = launcher, start_timeout_s
         self._timeout_s = config.run.reply_timeout_s
         self._aggregators: dict[str, ManagedAggregator] = {}  # by node
         self._server: Any = None
@@ -163,18 +163,11 @@ class Connections:
 
     def _start_aggregator(self, node: str, workers: int) -> ManagedAggregator:
         strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        actor: Any = (
-            ray.remote(AggregatorActor)
-            .options(
-                num_cpus=0,
-                max_concurrency=4,
-                runtime_env=self._runtime_env,
-                scheduling_strategy=strategy,
-                **CALLS_NOT_RECORDED,
-            )
-            .remote(config=self._config, net=self._net, workers=workers)
-        )
         name = f"the aggregator of node {node[:8]}"
+        options = {"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": strategy}
+        actor = self._launcher.start(
+            AggregatorActor, name, options=options, config=self._config, net=self._net, workers=workers
+        )
         try:
             location: Location = await_reply(actor.location.remote(), name, self._start_timeout_s)
         except DistsgdError:

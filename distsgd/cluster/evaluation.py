@@ -20,7 +20,7 @@ from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_state import Alive, ManagedWorker
 from distsgd.comm.deadlines import FACTOR, FIRST_S, FLOOR_S, Timeout
 from distsgd.core.backend import Device
-from distsgd.engine.validation import BlockResult
+from distsgd.engine.validation import NO_EXTRAS, BlockResult, Extras
 from distsgd.errors import ResourceError, WorkerLostError
 
 PARAMETERS_PER_S = 1e6
@@ -64,7 +64,7 @@ class BlockEvaluator:
         """The recent time per block in seconds, by process."""
 
     def evaluate(
-        self, flat: Any, count: int, poll: Callable[[], bool], *, confusion: bool = False
+        self, flat: Any, count: int, poll: Callable[[], bool], extras: Extras = NO_EXTRAS
     ) -> list[BlockResult] | None:
         """Return the results of blocks 0 to `count` in any order, with the parameters that `flat` refers to.
 
@@ -74,7 +74,7 @@ class BlockEvaluator:
         owed, found, requests = deque([range(count)]), list[BlockResult](), dict[Any, _Request]()
         last_seen = next_poll = time.monotonic()
         while owed or requests:
-            self._hand_out(flat, owed, requests, confusion)
+            self._hand_out(flat, owed, requests, extras)
             now = time.monotonic()
             if requests:
                 last_seen = now
@@ -97,7 +97,7 @@ class BlockEvaluator:
                 next_poll = time.monotonic() + TICK_S
         return found
 
-    def _hand_out(self, flat: Any, owed: deque[range], requests: dict[Any, _Request], confusion: bool) -> None:
+    def _hand_out(self, flat: Any, owed: deque[range], requests: dict[Any, _Request], extras: Extras) -> None:
         """Assign outstanding blocks to idle workers."""
         busy = {id(request.actor) for request in requests.values()}
         able = self._group.workers.able()
@@ -109,7 +109,7 @@ class BlockEvaluator:
                 size = min(share, self._most(process), len(blocks))
                 if size < len(blocks):
                     owed.appendleft(blocks[size:])
-                reply = state.actor.evaluate.remote(flat, blocks[:size], confusion)
+                reply = state.actor.evaluate.remote(flat, blocks[:size], extras)
                 timeout_s = self._allowed_s(process, size)
                 requests[reply] = _Request(worker, process, state.actor, blocks[:size], time.monotonic(), timeout_s)
 

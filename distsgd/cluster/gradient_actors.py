@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from distsgd.cluster.actors import DispatchingActor, Location, node_address, node_id
+from distsgd.cluster.launching import Label, Labelled
+from distsgd.cluster.ray_metrics import Reporter, WaitingShare
 from distsgd.cluster.view_offer import ViewOffer, ViewServing
 from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.comm.aggregator import NodeAggregator
@@ -30,13 +33,13 @@ from distsgd.core import numerics
 from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.data import Rows
+from distsgd.engine.computing import worker_for
 from distsgd.engine.slice_owner import Computer
-from distsgd.engine.validation import BlockResult
-from distsgd.engine.worker import Worker
+from distsgd.engine.validation import BlockResult, Extras
 from distsgd.system import faults
 
 
-class GradientActor(ABC):
+class GradientActor(Labelled, ABC):
     """An actor that computes gradients for the server: for one that it is connected to, or through Ray calls."""
 
     _endpoint: Endpoint | TcpEndpoint
@@ -111,12 +114,14 @@ def _joined(views: ViewServing, offer: ViewOffer, member: int, computer: Compute
 class AggregatorActor(DispatchingActor, GradientActor):
     """An aggregator as a Ray actor."""
 
-    def __init__(self, *, config: Config, net: Net, workers: int) -> None:
+    def __init__(self, *, label: Label, config: Config, net: Net, workers: int) -> None:
         # An aggregator without workers fails at once, so that the server reassigns its shards.
         deadlines = Deadlines.for_aggregator(config.run.timeout_s)
-        super().__init__(config=config, net=net, workers=workers, deadlines=deadlines, arrival_timeout_s=0.0)
-        self._aggregator = NodeAggregator(self._dispatcher, config.train.num_shards)
-        self._num_shards, self._spins = config.train.num_shards, workers < self._threads
+        super().__init__(
+            label=label, config=config, net=net, workers=workers, deadlines=deadlines, arrival_timeout_s=0.0
+        )
+        self._aggregator = NodeAggregator(self._dispatcher, self._summation)
+        self._spins = workers < self._threads
         self._views = ViewServing(("endpoint", 0), threads=self._threads, spin=self._spins)
 
     def connect_tcp(self, address: TcpAddress, secret: Secret, name: str, weight: int, transfer_s: float) -> str | None:
@@ -130,7 +135,7 @@ class AggregatorActor(DispatchingActor, GradientActor):
         if isinstance(stream, str):
             return stream
         role, spins = ("endpoint", 0), self._spins
-        endpoint = TcpEndpoint(stream, buffers, self._num_shards, spin=spins, role=role, timeout_s=transfer_s)
+        endpoint = TcpEndpoint(stream, buffers, self._summation, spin=spins, role=role, timeout_s=transfer_s)
         self._serve(endpoint, self._aggregator)
         return None
 
@@ -146,8 +151,8 @@ class AggregatorActor(DispatchingActor, GradientActor):
 class WorkerActor(GradientActor):
     """A worker as a Ray actor; `initialize` does the work of a constructor, so that its errors reach the driver."""
 
-    def __init__(self, number: int, restart: int) -> None:
-        self._number, self._restart = number, restart
+    def __init__(self, *, label: Label, number: int, restart: int) -> None:
+        self._label, self._number, self._restart = label, number, restart
         self._views = ViewServing(("worker", number), threads=len(os.sched_getaffinity(0)), spin=True)
 
     def location(self) -> Location:
@@ -159,9 +164,16 @@ class WorkerActor(GradientActor):
         faults.reached("worker", self._number, self._restart, "initializing")
         self._blas = numerics.pinned_blas(spec.blas_threads, spec.blas_kernel)
         self._blas.__enter__()
-        self._worker = Worker(
-            net=spec.net, sampler=spec.sampler, train=train, val=val, transform=spec.transform, device=spec.device
+        self._worker = worker_for(
+            spec.net,
+            spec.bounds,
+            sampler=spec.sampler,
+            train=train,
+            val=val,
+            transform=spec.transform,
+            device=spec.device,
         )
+        self._reporter = Reporter(self._label, WaitingShare(lambda: self._worker.busy_s, time.monotonic))
         return numerics.fingerprint(spec.device)
 
     def connect(self, address: str) -> str | None:
@@ -183,8 +195,7 @@ class WorkerActor(GradientActor):
             return stream
         buffers, role = np.empty((2, worker.net.size), np.float32), ("worker", self._number)
         self._buffers = buffers
-        num_shards = worker.sampler.num_shards
-        endpoint = TcpEndpoint(stream, buffers, num_shards, spin=True, role=role, timeout_s=transfer_s)
+        endpoint = TcpEndpoint(stream, buffers, worker.summation, spin=True, role=role, timeout_s=transfer_s)
         self._serve(endpoint, worker)
         return None
 
@@ -199,7 +210,7 @@ class WorkerActor(GradientActor):
         faults.reached("worker", self._number, step + 1, "computed")
         return partials
 
-    def evaluate(self, flat: np.ndarray, blocks: range, confusion: bool) -> list[BlockResult]:
+    def evaluate(self, flat: np.ndarray, blocks: range, extras: Extras) -> list[BlockResult]:
         """See Worker.evaluate."""
         faults.reached("worker", self._number, sys.maxsize, "validating")
-        return self._worker.evaluate(flat, blocks, confusion=confusion)
+        return self._worker.evaluate(flat, blocks, extras)

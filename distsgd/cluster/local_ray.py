@@ -8,7 +8,9 @@ import logging
 import os
 import resource
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from distsgd.cluster.joining import first_lines, leave
@@ -63,11 +65,42 @@ def start(wanted: LocalRay) -> Iterator[None]:
     _check_descriptors()
     # Ray gives its workers a low priority in favour of its own processes, which a step does not need.
     niceness = {"RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0")}
-    with scratch_folder() as folder, contextlib.ExitStack() as stack:
+    with scratch_folder() as folder, _lasting_thread() as do, contextlib.ExitStack() as stack:
         stack.callback(_leave, os.getpid())
         with _environment_set(wanted.environment | niceness):
-            _initialize(str(folder), wanted)
+            do(lambda: _initialize(str(folder), wanted))
         yield
+
+
+@contextlib.contextmanager
+def _lasting_thread() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Yield a function that does something in a thread that lives as long as the context: the main one, or a new one.
+
+    Linux kills Ray's processes when the thread ends that has started them, and Ray then ends this process.
+    """
+    if threading.current_thread() is threading.main_thread():
+        yield lambda work: work()
+        return
+    done, over = Future[None](), threading.Event()
+
+    def live(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+            over.wait()
+
+    def do(work: Callable[[], None]) -> None:
+        # As a daemon it outlives the handlers at the interpreter's exit, which may be what ends Ray.
+        threading.Thread(target=live, args=(work,), name="ray", daemon=True).start()
+        done.result()
+
+    try:
+        yield do
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from distsgd.config import Config
 from distsgd.core.backend import Device, array_module, cuda_problem
+from distsgd.engine.plan import summation
 from distsgd.errors import ResourceError
 
 PER_CORE = 4
@@ -23,6 +25,10 @@ class Cluster:
 
     cpus: float
     gpus: float
+    cpus_of_nodes: tuple[float, ...]
+    """A process has to fit on one of them."""
+    gpus_of_nodes: tuple[float, ...]
+    """In the same order."""
     local: bool
     """Whether this run has started it, so that its processes have the run's environment variables already."""
     runtime_env: dict[str, Any]
@@ -34,8 +40,39 @@ class Cluster:
         import ray
 
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        runtime_env = {} if local else {"env_vars": environment}
-        return cls(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0), local=local, runtime_env=runtime_env)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return cls(
+            cpus=total.get("CPU", 0.0),
+            gpus=total.get("GPU", 0.0),
+            cpus_of_nodes=tuple(resources.get("CPU", 0.0) for resources in nodes),
+            gpus_of_nodes=tuple(resources.get("GPU", 0.0) for resources in nodes),
+            local=local,
+            runtime_env={} if local else {"env_vars": environment},
+        )
+
+    def places(self, cpus: int, gpus: float = 0.0) -> int:
+        """Return how many processes with so many CPUs and GPUs each fit on the nodes together."""
+        of_cpus = [int(of_node // cpus) for of_node in self.cpus_of_nodes]
+        if not gpus:
+            return sum(of_cpus)
+        if gpus < 1:  # a fraction is of a single GPU
+            of_gpus = [int(of_node) * int(1 / gpus + 1e-6) for of_node in self.gpus_of_nodes]
+        else:
+            of_gpus = [int(of_node // gpus) for of_node in self.gpus_of_nodes]
+        return sum(map(min, of_cpus, of_gpus))
+
+    def described(self) -> str:
+        """Return what it has, and what its nodes have, in words."""
+        kinds = Counter(zip(self.cpus_of_nodes, self.gpus_of_nodes, strict=True))
+        nodes = [f"{count} with {_amounts(*kind)}" for kind, count in kinds.items()]
+        several = len(self.cpus_of_nodes) != 1
+        return f"{_amounts(self.cpus, self.gpus)} on {len(self.cpus_of_nodes)} node" + (
+            f"s ({', '.join(nodes)})" if several else ""
+        )
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU{'s' * (cpus != 1)} and {gpus:g} GPU{'s' * (gpus != 1)}"
 
 
 def cores() -> int:
@@ -55,7 +92,7 @@ def default_workers(config: Config, cpus: float) -> int:
     """Return `run.workers`, or the value of `auto` for `cpus` CPUs."""
     if isinstance(config.run.workers, int):
         return config.run.workers
-    return max(1, min(int(cpus) // config.run.blas_threads, config.train.num_shards))
+    return max(1, min(int(cpus) // config.run.blas_threads, summation(config).num_shards))
 
 
 def check_local(config: Config) -> None:

@@ -25,7 +25,10 @@ SETTLE_S = 1.0
 """Seconds without a change after which a view is made: workers often come and go together."""
 
 MAX_TRIES = 2
-"""Views of the same members that are made if they end by a problem."""
+"""Views of the same members that are made if they end by a problem soon."""
+
+HEALTHY_S = 60.0
+"""A view that lasted so long does not count as tried."""
 
 
 class Slicing:
@@ -67,7 +70,10 @@ class Slicing:
         """Find out whether the view is over."""
         status: SlicesStatus = await_server(server.slices.remote(), self._run.reply_timeout_s)
         if status.ended >= self._number:
-            self._offered, self._since = False, time.monotonic()
+            now = time.monotonic()
+            if now - self._since >= HEALTHY_S:
+                self._tries = 0
+            self._offered, self._since = False, now
             if self._tries == MAX_TRIES:
                 self._give_up(status.problem)
 
@@ -90,9 +96,10 @@ class Slicing:
         view = View.of(
             self._number,
             [here, *(member.weight for member in members)],
-            num_shards=spec.config.train.num_shards,
+            num_shards=spec.plan.sampler.num_shards,
             parameters=spec.net.size,
             grain=grain(spec.config.optim),
+            arithmetic=spec.net.arithmetic,
         )
         names = [SERVER, *(member.name for member in members)]
         offer = ViewOffer(view=view, names=names, addresses=addresses, secret=tcp.secret, net=spec.net, plan=spec.plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsgd.cluster.actors import CALLS_NOT_RECORDED, Location, ServerActor
+from distsgd.cluster.actors import Location, ServerActor
 from distsgd.cluster.evaluation import BlockEvaluator, first_block_s
+from distsgd.cluster.launching import Launcher
 from distsgd.cluster.rows import SharedRows
-from distsgd.cluster.rpc import TICK_S, Tick, await_server, end, no_tick
+from distsgd.cluster.rpc import SERVER, TICK_S, Tick, alive_nodes, await_server, end, no_tick
 from distsgd.cluster.slicing import Slicing
 from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_spec import WorkerSpec
@@ -23,11 +25,14 @@ from distsgd.engine import validation
 from distsgd.engine.sliced_server import SNAPSHOT_S
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.validation import Evaluation
+from distsgd.engine.validation import NO_EXTRAS, Evaluation, Extras
 from distsgd.errors import ServerLostError
 
 GROW_S = 5.0
 """Seconds between two checks of the cluster's size, if the number of workers follows it."""
+
+STARTING = threading.Lock()
+"""Held while workers start: of two runs in threads of a process each could have half of the CPUs, and wait for more."""
 
 
 class RayTrainer:
@@ -40,7 +45,7 @@ class RayTrainer:
         *,
         workers: int,
         device: Device,
-        runtime_env: dict[str, Any],
+        launcher: Launcher,
         stage: Callable[[str], None],
         wanted: Callable[[], int] | None = None,
     ) -> None:
@@ -48,7 +53,7 @@ class RayTrainer:
 
         `stage` is called with what is being done.
         """
-        self._config, self._net, self._plan, self._runtime_env = spec.config, spec.net, spec.plan, runtime_env
+        self._config, self._net, self._plan, self._launcher = spec.config, spec.net, spec.plan, launcher
         self._wanted, self._looked = wanted, time.monotonic()
         self._replaced = self._looked
         self._stopped = False
@@ -57,36 +62,62 @@ class RayTrainer:
         self._location: Location | None = None
         self._loss: ServerLostError | None = None
         self._group = WorkerGroup(
-            spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, runtime_env=runtime_env
+            spec.config, workers=workers, spec=WorkerSpec.of(spec, device), rows=rows, launcher=launcher
         )
         self._slicing = Slicing(spec, self._group)
         timeout_s = spec.config.run.timeout_s
         first_s = first_block_s(timeout_s, spec.net.size, device)
         self._evaluator = BlockEvaluator(self._group, timeout_s, first_s=first_s)
         try:
-            self._group.start(stage)
-            stage("starting the parameter server and connecting the workers")
-            self._start_server(spec.start)
+            self._start_actors(spec.start, workers, stage)
         except BaseException:
             self.close()
             raise
         self.numerics = self._group.numerics
         self.nodes = self._group.workers.node_count()
 
-    def _start_server(self, start: Snapshot) -> None:
-        """Start a server at a state of training, where most workers are, and connect all workers to it."""
-        node, workers = self._group.workers.busiest_node()
+    def _start_actors(self, start: Snapshot, workers: int, stage: Callable[[str], None]) -> None:
+        """Start all actors and connect them; a server that is lost meanwhile is replaced once."""
+        expected: tuple[str | None, int] | None = None
+        with STARTING:
+            self._group.start()
+            nodes = alive_nodes()
+            if len(nodes) == 1:  # processes take a second to start: the server's does so beside the workers'
+                expected = next(iter(nodes)), workers
+                self._launch_server(start, *expected)
+            self._group.await_ready(stage)
+        stage("starting the parameter server and connecting the workers")
+        found = self._group.workers.busiest_node()
+        if expected not in (None, found):  # nodes have joined, and have got workers
+            end(self._server, self._location)
+        if expected != found:
+            self._launch_server(start, *found)
+        try:
+            self._connect_server()
+        except ServerLostError as error:
+            if not self._config.run.max_restarts:
+                raise
+            self._group.workers.note(f"{error}; a new one is started")
+            self.recover(start)
+
+    def _launch_server(self, start: Snapshot, node: str | None, workers: int) -> None:
+        """Have a server started at a state of training, on a node with so many workers."""
         here = str(ray.get_runtime_context().get_node_id())
         strategy = NodeAffinitySchedulingStrategy(node_id=node or here, soft=True)
-        remote = ray.remote(ServerActor).options(
-            num_cpus=0,
-            max_concurrency=4,
-            runtime_env=self._runtime_env,
-            scheduling_strategy=strategy,
-            **CALLS_NOT_RECORDED,
-        )
         self._location = self._loss = None
-        self._server = remote.remote(config=self._config, net=self._net, plan=self._plan, start=start, workers=workers)
+        self._server = self._launcher.start(
+            ServerActor,
+            SERVER,
+            options={"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": strategy},
+            config=self._config,
+            net=self._net,
+            plan=self._plan,
+            start=start,
+            workers=workers,
+        )
+
+    def _connect_server(self) -> None:
+        """Connect all workers to the server that was launched last."""
         with self._noting_loss():
             self._location = await_server(self._server.location.remote(), self._group.start_timeout_s)
             self._group.connect_all(self._server, self._location)
@@ -96,7 +127,8 @@ class RayTrainer:
         """Start a new server in place of a lost one; it resumes from the earlier state `start`."""
         end(self._server, self._location)
         self._group.drop_dead_nodes()
-        self._start_server(start)
+        self._launch_server(start, *self._group.workers.busiest_node())  # where most workers are
+        self._connect_server()
 
     @contextlib.contextmanager
     def _noting_loss(self) -> Iterator[None]:
@@ -170,8 +202,10 @@ class RayTrainer:
         timings: dict[str, float] = self._ask("timings")
         return timings
 
-    def evaluate(self, tick: Tick, *, confusion: bool = False, weights: np.ndarray | None = None) -> Evaluation | None:
-        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`.
+    def evaluate(
+        self, tick: Tick, extras: Extras = NO_EXTRAS, *, weights: np.ndarray | None = None
+    ) -> Evaluation | None:
+        """Return what the held-out rows give; None if `tick` has called `stop`.
 
         The weights are the last ones, or `weights` (P,). `tick` is called several times a second. The workers share the
         rows, also those of a worker that dies meanwhile.
@@ -187,7 +221,7 @@ class RayTrainer:
 
         flat = ray.put(self._ask("current_parameters") if weights is None else weights)
         blocks = validation.block_count(self._held_out)
-        found = self._evaluator.evaluate(flat, blocks, poll, confusion=confusion)
+        found = self._evaluator.evaluate(flat, blocks, poll, extras)
         return None if found is None else validation.evaluation(found, self._net)
 
     def close(self) -> None:

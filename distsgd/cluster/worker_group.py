@@ -8,9 +8,10 @@ from typing import Any
 
 import ray
 
-from distsgd.cluster.actors import CALLS_NOT_RECORDED, START_S, Location
+from distsgd.cluster.actors import START_S, Location
 from distsgd.cluster.connections import Connections
 from distsgd.cluster.gradient_actors import WorkerActor
+from distsgd.cluster.launching import Launcher
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.rpc import TICK_S, Tick, await_reply, end, has_arrived
 from distsgd.cluster.worker_spec import WorkerSpec
@@ -30,26 +31,29 @@ class WorkerGroup:
         workers: int,
         spec: WorkerSpec,
         rows: SharedRows,
-        runtime_env: dict[str, Any],
+        launcher: Launcher,
     ) -> None:
-        self._config, self._runtime_env = config, runtime_env
+        self._config, self._launcher = config, launcher
         self._spec, self._rows = spec, rows
         self.start_timeout_s = max(config.run.reply_timeout_s, START_S)
         """Seconds within which a process has to be placed, and again to be initialized."""
         self.workers = Workers(config, workers)
         self.connections = Connections(
-            config, spec.net, self.workers, runtime_env=runtime_env, start_timeout_s=self.start_timeout_s
+            config, spec.net, self.workers, launcher=launcher, start_timeout_s=self.start_timeout_s
         )
         """How they are connected to the server."""
         self.numerics: dict[str, str] = {}
 
-    def start(self, stage: Callable[[str], None]) -> None:
-        """Start all workers and wait until they are ready; call `stage` with how many are.
+    def start(self) -> None:
+        """Ask Ray for the processes of all workers, and have them initialized."""
+        for worker in self.workers.all:
+            self._advance(worker)
+
+    def await_ready(self, stage: Callable[[str], None]) -> None:
+        """Wait until all workers are ready; call `stage` with how many are.
 
         Raise ResourceError if there is no room for one, and whatever error one has in its initialization.
         """
-        for worker in self.workers.all:
-            self._advance(worker)
         while replies := [reply for worker in self.workers.all if (reply := _awaited(worker)) is not None]:
             count = len(self.workers.all)
             stage(f"starting {count} worker{'s' * (count != 1)}: {count - len(replies)} ready")
@@ -59,7 +63,7 @@ class WorkerGroup:
                 if isinstance(worker.state, Pending) and worker.state.deadline < time.monotonic():
                     raise ResourceError(
                         f"{worker.name} has not answered for {self.start_timeout_s:g} s: the cluster's CPUs or GPUs "
-                        "may be taken by other jobs"
+                        "may be taken by other jobs, or by other runs of this process: start them one after the other"
                     )
 
     def _advance(self, worker: ManagedWorker) -> None:
@@ -85,9 +89,9 @@ class WorkerGroup:
         """Ask Ray for a process, and have it initialized when there is one."""
         run = self._config.run
         gpus = run.gpus_per_worker if self._spec.device == "cuda" else 0
-        options = {"num_cpus": run.blas_threads, "num_gpus": gpus, "runtime_env": self._runtime_env}
-        options |= CALLS_NOT_RECORDED
-        actor: Any = ray.remote(WorkerActor).options(**options).remote(worker.number, worker.restarts)
+        options = {"num_cpus": run.blas_threads, "num_gpus": gpus}
+        restart = worker.restarts
+        actor = self._launcher.start(WorkerActor, worker.name, options=options, number=worker.number, restart=restart)
         placed = actor.location.remote()
         initialized = actor.initialize.remote(self._spec, self._rows.train, self._rows.val)
         deadline = time.monotonic() + self.start_timeout_s
@@ -96,7 +100,7 @@ class WorkerGroup:
     def _compare(self, worker: ManagedWorker, fingerprint: dict[str, str]) -> None:
         """Compare a worker's arithmetic with the first one's; a difference is something the user should know."""
         self.numerics = self.numerics or fingerprint
-        if fingerprint != self.numerics:
+        if fingerprint != self.numerics and self._spec.net.arithmetic == "fast":
             self.workers.notices.append(
                 f"{worker.name} computes with {fingerprint}, and others with {self.numerics}: the last bits depend on "
                 "which of them computes what; run.blas_kernel holds all to one kernel"

@@ -8,6 +8,7 @@ from distsgd.core.backend import Device
 from distsgd.core.net import Net
 from distsgd.core.sampling import Sampler
 from distsgd.data import BatchTransform
+from distsgd.data.bounds import RunBounds
 from distsgd.engine.spec import RunSpec
 
 
@@ -21,6 +22,8 @@ class WorkerSpec:
     device: Device
     blas_threads: int
     blas_kernel: str | None
+    bounds: RunBounds | None = None
+    """See Plan.bounds."""
 
     @classmethod
     def of(cls, spec: RunSpec, device: Device) -> WorkerSpec:
@@ -32,4 +35,5 @@ class WorkerSpec:
             device=device,
             blas_threads=spec.config.run.blas_threads,
             blas_kernel=spec.config.run.blas_kernel,
+            bounds=spec.plan.bounds,
         )

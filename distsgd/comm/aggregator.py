@@ -13,15 +13,15 @@ import numpy as np
 
 from distsgd.comm.dispatcher import Dispatcher
 from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import PartialSum, Summation
 from distsgd.system import faults
 
 
 class NodeAggregator:
     """Combines the workers of a node into one peer."""
 
-    def __init__(self, dispatcher: Dispatcher, num_shards: int) -> None:
-        self._dispatcher, self._num_shards = dispatcher, num_shards
+    def __init__(self, dispatcher: Dispatcher, summation: Summation) -> None:
+        self._dispatcher, self._summation = dispatcher, summation
         self._rows = list(dispatcher.buffers)
         self._scratch: dict[int, np.ndarray] = {}  # sums that are not yet complete, by the number of their buffer
 
@@ -37,11 +37,11 @@ class NodeAggregator:
         buffer = next((number for number, row in enumerate(self._rows) if np.may_share_memory(flat, row)), step % 2)
         if not np.may_share_memory(flat, self._rows[buffer]):
             self._rows[buffer][:] = flat
-        partials = self._dispatcher.exchange(step, buffer, shards)
+        partials = self._dispatcher.exchange(step, buffer, shards, update_here=False)
         faults.reached("aggregator", 0, step + 1, "gathered")
-        roots = reduction.maximal_subtrees(shards, self._num_shards)
+        roots = self._summation.nodes(shards)
         if out is None:
-            out = [np.empty(len(flat), np.float32) for _ in roots]
+            out = [np.empty(len(flat), self._summation.dtype) for _ in roots]
         with np.errstate(all="ignore"):  # the server checks every result
             return [self._sum(root, partials, row) for root, row in zip(roots, out, strict=False)]
 
@@ -52,7 +52,7 @@ class NodeAggregator:
                 row = self._scratch[buffer] = np.empty_like(out)
             return left.combined(right, np.add(left.gradient, right.gradient, out=row))
 
-        return reduction.sum_over(root, partials, add)
+        return reduction.sum_over(root, partials, add, plan=self._summation.additions)
 
-    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
+    def prefetch(self, step: int, shards: range, *, update_here: bool) -> None:
         """Do nothing: the workers prefetch their next rows once they have answered."""

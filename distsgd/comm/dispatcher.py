@@ -46,14 +46,15 @@ class Dispatcher:
         """The two parameter buffers (2, P) that `exchange` chooses from."""
         return self.parameter_buffers.rows
 
-    def exchange(self, step: int, buffer: int, shards: range) -> list[PartialSum]:
+    def exchange(self, step: int, buffer: int, shards: range, *, update_here: bool = True) -> list[PartialSum]:
         """Return the gradients of `shards` for step `step`, with the parameters in `buffers[buffer]`.
 
+        Unless the update is all made on this node, workers gather their next rows meanwhile, however long that takes.
         The arrays are valid until the next call. Raise WorkerLostError if no peer is left and none joins in time,
         TrainingError if a computation fails, and InterruptedStepError after `Membership.interrupt`.
         """
         members = self.members
-        now = Exchange(members, step, buffer, self._deadlines)
+        now = Exchange(members, step, buffer, self._deadlines, update_here=update_here)
         assignments = members.assignments(shards)
         for descriptor, peer, run in assignments:
             now.start(descriptor, peer, run)

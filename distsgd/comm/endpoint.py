@@ -15,7 +15,6 @@ from distsgd.comm.memory import Segment
 from distsgd.comm.messages import HELLO, MAGIC, TASK, PeerSettings, encode_error, reply_layout
 from distsgd.comm.spinning import SpinPolicy
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError, WaitTimeoutError
-from distsgd.core import reduction
 from distsgd.core.reduction import PartialSum
 from distsgd.system import faults
 
@@ -30,10 +29,10 @@ class GradientComputer(Protocol):
         """Return the partial sums of a contiguous range of shards, with their gradients in `out`."""
         ...
 
-    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
+    def prefetch(self, step: int, shards: range, *, update_here: bool) -> None:
         """Gather the rows of the shards that are likely to be requested next.
 
-        `server_is_here` says whether the server works on this node meanwhile.
+        `update_here` says whether the parameters are meanwhile updated on this node, and nowhere else.
         """
         ...
 
@@ -70,8 +69,8 @@ class Endpoint:
             try:
                 settings = PeerSettings.decode(message)
                 parameter_buffers = Segment.attach(descriptors[0], 2, parameters, writable=False)
-                count = reduction.max_subtrees(settings.num_shards)
-                slots = Segment.attach(descriptors[1], count, parameters, writable=True)
+                summation = settings.summation
+                slots = Segment.attach(descriptors[1], summation.max_nodes, parameters, summation.dtype, writable=True)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -92,12 +91,12 @@ class Endpoint:
             with suppress(ConnectionClosedError, struct.error):  # a malformed task is not from a server of this version
                 while True:
                     self._connection.wait_unbounded(self._spin_policy)
-                    step, lo, hi, buffer = TASK.unpack(self._connection.receive())
-                    self._compute(worker, step, range(lo, hi), buffer)
+                    step, lo, hi, buffer, here = TASK.unpack(self._connection.receive())
+                    self._compute(worker, step, range(lo, hi), buffer, update_here=bool(here))
         finally:
             self._connection.close()
 
-    def _compute(self, worker: GradientComputer, step: int, shards: range, buffer: int) -> None:
+    def _compute(self, worker: GradientComputer, step: int, shards: range, buffer: int, *, update_here: bool) -> None:
         """Answer one task, then prefetch for the next one."""
         faults.reached("worker", self._number, step + 1, "asked")
         try:
@@ -107,7 +106,7 @@ class Endpoint:
             faults.reached("worker", self._number, step + 1, "computed")
             self._connection.send(answer)
             faults.reached("worker", self._number, step + 1, "answered")
-            worker.prefetch(step + 1, shards)
+            worker.prefetch(step + 1, shards, update_here=update_here)
         except ConnectionClosedError:
             raise
         except Exception as error:  # whatever it is, the server has to report it

@@ -24,8 +24,9 @@ LOOK_S = 1.0
 class Exchange:
     """The requests and answers of one step."""
 
-    def __init__(self, members: Membership, step: int, buffer: int, deadlines: Deadlines) -> None:
+    def __init__(self, members: Membership, step: int, buffer: int, deadlines: Deadlines, *, update_here: bool) -> None:
         self._members, self._step, self._buffer, self._deadlines = members, step, buffer, deadlines
+        self._update_here = update_here
         # Seconds that `collect` has waited. If the whole machine was paused, it counts as LOOK_S at most.
         self._waited_s = 0.0
         self._earliest_s = deadlines.least_s  # no peer's time is over before that
@@ -41,7 +42,7 @@ class Exchange:
     def start(self, descriptor: int, peer: Peer, shards: range) -> None:
         """Send `shards` to a peer; if it is lost, add them to `owed`."""
         try:
-            peer.start(self._step, shards, self._buffer)
+            peer.start(self._step, shards, self._buffer, update_here=self._update_here)
             self.busy[descriptor] = (peer, shards)
         except PeerTimeoutError as error:
             self._lose(descriptor, shards, str(error), kill=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from distsgd.comm.deadlines import FIRST_S, FLOOR_S, Deadlines, Timeout, transfer_s
 from distsgd.comm.exchange import LOOK_S
-from distsgd.comm.mesh_channel import ORDERS, Channel
+from distsgd.comm.mesh_channel import CULPRIT, ORDERS, Channel
 from distsgd.comm.messages import ERROR_BYTES
 from distsgd.comm.spinning import SpinPolicy
 from distsgd.comm.tcp_messages import sums
@@ -45,17 +45,17 @@ class Mesh:
         spin: bool,
     ) -> None:
         """`streams` has the name of each other member and the connection to it; `parameters` is P."""
-        self.view, self.member = view, member
-        self._channels = [Channel(other, *streams[other]) for other in sorted(streams)]
+        self.view, self.member, dtype = view, member, view.summation.dtype
+        self._channels = [Channel(other, *streams[other], members=len(view.shards)) for other in sorted(streams)]
         self._deadlines = Deadlines.for_server(timeout_s) if member == 0 else Deadlines.for_member(timeout_s)
         self._deadlines.expect((channel.member, len(view.shards[channel.member])) for channel in self._channels)
-        self._transfer_s = transfer_s(timeout_s, 4 * parameters)
+        self._transfer_s = transfer_s(timeout_s, dtype.itemsize * parameters)
         self._extra_s = self._transfer_s - FLOOR_S if timeout_s == "auto" else 0.0
         self._leader_s = LEADER_S + self._extra_s if timeout_s == "auto" else 3 * timeout_s
         self._spin_policy = SpinPolicy() if spin else None
         own, counts = view.slices[member], [len(view.roots[channel.member]) for channel in self._channels]
         # Only the parts of the rows that are received into use memory.
-        self._rows = [[np.empty(parameters, np.float32) for _ in range(count)] for count in counts]
+        self._rows = [[np.empty(parameters, dtype) for _ in range(count)] for count in counts]
         self._sums = [bytearray(sums(count).size) for count in counts]
         self._targets: list[list[Bytes]] = [
             [head, *(row[own] for row in rows)] for head, rows in zip(self._sums, self._rows, strict=True)
@@ -84,7 +84,7 @@ class Mesh:
         return found
 
     def squares(self, step: int, own: Sequence[float], counts: Sequence[int]) -> list[float]:
-        """Send the squared norms of the own blocks and return those of all blocks; each member has `counts` blocks."""
+        """Send the squared norms of the own blocks and return those of all; each member sends `counts` numbers."""
         found = [np.empty(counts[channel.member]) for channel in self._channels]
         for channel, target in zip(self._channels, found, strict=True):
             channel.send(b"W", step, np.array(own, np.float64))
@@ -160,10 +160,11 @@ class Mesh:
         self._channels[0].send(b"T", step, *(vector[own] for vector in state))
         self._run("that it has received the state", step)
 
-    def report(self, step: int, problem: str, *, failed: bool = False) -> None:
-        """As another member, tell member 0 why this one leaves, if it still listens."""
+    def report(self, step: int, problem: str, *, member: int | None = None, failed: bool = False) -> None:
+        """As another member, tell member 0 why this one leaves, and which `member` is the problem if not this one."""
         channel, text = self._channels[0], problem.encode(errors="replace")[:ERROR_BYTES]
-        channel.send(b"F" if failed else b"L", step, text)
+        culprit = CULPRIT.pack(self.member if member is None else member)
+        channel.send(b"F" if failed else b"L", step, culprit, text)
         with suppress(ConnectionClosedError, WaitTimeoutError):
             channel.stream.send(*channel.outgoing, timeout_s=self._transfer_s)
 

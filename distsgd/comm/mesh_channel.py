@@ -8,6 +8,7 @@ so a vector goes straight to where it is needed.
     N  a byte of flags, then the sender's new slice
     F  the text of an error in a computation, which ends the run
     L  the sender leaves, and why
+       (both begin with the member that is the problem: the sender, or one that it cannot reach)
 and from member 0 alone, which also answers for all others:
     B  begin at a step: the parameters, then the receiver's slice of the update rule's state
     G  go on with the next step          S  send your slice of the state          Q  leave
@@ -28,6 +29,8 @@ from distsgd.core.slices import SlicesBrokenError
 
 HEAD = struct.Struct("<cqq")  # kind, step, bytes that follow
 
+CULPRIT = struct.Struct("<q")
+
 ORDERS = (b"G", b"S", b"Q")
 """What member 0 says to one that waits for it."""
 
@@ -35,8 +38,9 @@ ORDERS = (b"G", b"S", b"Q")
 class Channel:
     """The connection to one other member."""
 
-    def __init__(self, member: int, name: str, stream: Stream) -> None:
-        self.member, self.name, self.path = member, name, stream.path
+    def __init__(self, member: int, name: str, stream: Stream, *, members: int) -> None:
+        """`members` is how many the view has."""
+        self.member, self.name, self.path, self._members = member, name, stream.path, members
         self.stream = stream
         self.kind = b""
         """The kind of the message that is arriving, or has arrived; empty before its head is there."""
@@ -81,6 +85,13 @@ class Channel:
     def _gone(self, error: ConnectionClosedError) -> SlicesBrokenError:
         return SlicesBrokenError(self.member, f"{self.name} is gone: {error}")
 
+    def _reported(self) -> SlicesBrokenError:
+        """Return the error that the other side has reported: its own, or that another member is lost to it."""
+        (culprit,), text = CULPRIT.unpack_from(self._text), self._text[CULPRIT.size :].decode(errors="replace")
+        if culprit == self.member or not 0 <= culprit < self._members:
+            return SlicesBrokenError(self.member, text, failed=self.kind == b"F")
+        return SlicesBrokenError(culprit, f"{self.name} reports: {text}")
+
     def _receive(self) -> bool:
         try:
             if self._expected and not self.kind:
@@ -92,16 +103,15 @@ class Channel:
         except BlockingIOError:
             return False
         if self.kind in (b"F", b"L"):
-            text = self._text.decode(errors="replace")
-            raise SlicesBrokenError(self.member, text, failed=self.kind == b"F")
+            raise self._reported()
         self._expected = ()
         return True
 
     def _check_head(self) -> None:
         kind, step, size = HEAD.unpack(self._head)
-        if kind in (b"F", b"L") and 0 <= size <= ERROR_BYTES:
+        if kind in (b"F", b"L") and CULPRIT.size <= size <= CULPRIT.size + ERROR_BYTES:
             self._text = bytearray(size)
-            self._targets = (self._text,) if size else ()
+            self._targets = (self._text,)
         elif kind == b"V" and b"D" in self._expected and self.member == 0 and size == 0:
             self._targets = ()
         else:

@@ -12,9 +12,11 @@ import json
 import struct
 from dataclasses import dataclass
 
+from distsgd.core.reduction import SUMMATIONS, Summation
+
 HELLO = struct.Struct("<8sqq")  # MAGIC, the worker's number, P
-MAGIC = b"distsgd2"
-TASK = struct.Struct("<qqqq")  # step, first shard, one past the last, parameter buffer
+MAGIC = b"distsgd4"
+TASK = struct.Struct("<qqqqq")  # step, first shard, one past the last, parameter buffer, whether the update is here
 HEAD = struct.Struct("<cqqq")  # D or F, step, first shard, one past the last
 
 HANDSHAKE_S = 30.0
@@ -41,12 +43,25 @@ class PeerSettings:
     spin: bool
     """Whether there are enough cores for waits to poll before they block."""
 
+    arithmetic: str = "fast"
+    """How gradients are added, a key of `reduction.SUMMATIONS`; it determines the type of their sums."""
+
     core: int | None = None
     """The core that the worker pins itself to, as an index into those that it may use; None for no pinning."""
 
     def encode(self) -> bytes:
         """Return the settings as a message."""
         return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def of(cls, parameters: int, summation: Summation, *, spin: bool) -> PeerSettings:
+        """Return the settings for gradients that are added in one way."""
+        return cls(parameters, summation.num_shards, spin, summation.arithmetic)
+
+    @property
+    def summation(self) -> Summation:
+        """How gradients are added."""
+        return SUMMATIONS[self.arithmetic](self.num_shards)
 
     @classmethod
     def decode(cls, message: bytes) -> PeerSettings:
@@ -57,7 +72,8 @@ class PeerSettings:
         except (TypeError, ValueError, RecursionError):
             raise ValueError("the process that listens here did not answer with settings for a worker") from None
         kinds = (type(settings.parameters), type(settings.num_shards), type(settings.spin))
-        if kinds != (int, int, bool) or type(settings.core) not in (int, type(None)) or settings.num_shards < 1:
+        known = settings.arithmetic in tuple(SUMMATIONS) and type(settings.core) in (int, type(None))
+        if kinds != (int, int, bool) or settings.num_shards < 1 or not known:
             raise ValueError(
                 f"the process that listens here answered with invalid settings for a worker: {fields}"[:300]
             )

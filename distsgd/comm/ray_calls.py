@@ -19,12 +19,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
-from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import PartialSum, Summation
 from distsgd.errors import WorkerLostError
 
-CHUNK = 24_000
-"""Numbers per chunk: 96 KB, below the 100 KB up to which Ray sends a value inline."""
+CHUNK_BYTES = 96_000
+"""Bytes per chunk, below the 100 KB up to which Ray sends a value inline."""
 
 MAX_CHUNKS = 40
 """Maximum number of chunks per vector; a longer vector goes through the object store as a whole."""
@@ -32,14 +31,15 @@ MAX_CHUNKS = 40
 
 def _is_long(vector: np.ndarray) -> bool:
     """Return whether a vector (P,) goes through the object store."""
-    return len(vector) > CHUNK * MAX_CHUNKS
+    return vector.nbytes > CHUNK_BYTES * MAX_CHUNKS
 
 
 def cut(vector: np.ndarray) -> list[np.ndarray]:
     """Split a vector (P,) into the chunks that it is sent in."""
     if _is_long(vector):
         return [vector]
-    return [vector[start : start + CHUNK] for start in range(0, len(vector), CHUNK)]
+    count = CHUNK_BYTES // vector.itemsize
+    return [vector[start : start + count] for start in range(0, len(vector), count)]
 
 
 def join(chunks: Sequence[np.ndarray]) -> np.ndarray:
@@ -65,10 +65,17 @@ class ParameterChunks:
 
     def __init__(self, buffers: np.ndarray) -> None:
         self._buffers = buffers
-        self.per_vector = len(cut(buffers[0]))
-        """The number of chunks per vector (P,)."""
         self._step = -1
         self._chunks: list[Any] = []
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, P."""
+        return int(self._buffers.shape[1])
+
+    def count(self, dtype: np.dtype[Any]) -> int:
+        """Return the number of chunks of a vector (P,) of another type."""
+        return len(cut(np.empty(self._buffers.shape[1], dtype)))
 
     def for_step(self, step: int, buffer: int) -> list[Any]:
         """Return the parameters at the start of step `step`, as arguments of a call."""
@@ -90,13 +97,14 @@ class RayPeer:
         *,
         weight: int,
         parameter_chunks: ParameterChunks,
-        num_shards: int,
+        summation: Summation,
         timeout_s: float,
     ) -> None:
         """Wait up to `timeout_s` for an answer that has been computed to arrive."""
         self.name, self.host, self.pid, self.weight = name, host, pid, weight
         self.path: str | None = "Ray calls"
-        self._actor, self._parameter_chunks, self._num_shards = actor, parameter_chunks, num_shards
+        self._actor, self._parameter_chunks, self._summation = actor, parameter_chunks, summation
+        self._chunks_per_sum = parameter_chunks.count(summation.dtype)
         self._timeout_s = timeout_s
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._open = threading.Lock()  # held while the descriptor must not be closed and reused
@@ -107,10 +115,10 @@ class RayPeer:
         """See `transport.Peer`."""
         return self._event
 
-    def start(self, step: int, shards: range, buffer: int) -> None:
+    def start(self, step: int, shards: range, buffer: int, *, update_here: bool) -> None:  # noqa: ARG002 - it is not
         """See `transport.Peer`."""
         self._asked = (step, shards)
-        count = 1 + len(reduction.maximal_subtrees(shards, self._num_shards)) * self._parameter_chunks.per_vector
+        count = 1 + len(self._summation.nodes(shards)) * self._chunks_per_sum
         method = self._actor.compute_chunks.options(num_returns=count)
         self._replies = method.remote(step, shards, *self._parameter_chunks.for_step(step, buffer))
         first: Future[Any] = self._replies[0].future()  # all replies arrive in one message
@@ -126,7 +134,9 @@ class RayPeer:
         """See `transport.Peer`."""
         os.eventfd_read(self._event)  # BlockingIOError if nothing has arrived
         try:
-            return Answer(*self._asked, unpack(ray.get(self._replies, timeout=self._timeout_s)))
+            partials = unpack(ray.get(self._replies, timeout=self._timeout_s))
+            self._check(partials)
+            return Answer(*self._asked, partials)
         except GetTimeoutError:  # a large answer is still in the object store of its node, which does not send it
             raise PeerTimeoutError(
                 f"has computed its answer, which did not arrive within {self._timeout_s:g} s"
@@ -137,6 +147,15 @@ class RayPeer:
             raise PeerFailedError(_first_line(error.cause)) from None
         except RayError as error:  # the actor died, or the node that held a large answer did
             raise PeerLostError(_first_line(error)) from None
+
+    def _check(self, partials: Sequence[PartialSum]) -> None:
+        expected = (self._summation.dtype, (self._parameter_chunks.parameters,))
+        for gradient in (partial.gradient for partial in partials):
+            if (gradient.dtype, gradient.shape) != expected:
+                raise PeerLostError(
+                    f"it sends a gradient of {gradient.shape[0]} {gradient.dtype}, and not of {expected[1][0]} "
+                    f"{expected[0]}"
+                )
 
     def close(self, *, kill: bool = False) -> None:
         """See `transport.Peer`."""

@@ -20,21 +20,20 @@ from distsgd.comm.memory import Segment
 from distsgd.comm.messages import HEAD, HELLO, MAGIC, TASK, PeerSettings, reply_layout
 from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, worker_name
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError
-from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import Node, PartialSum, Summation
 
 
 class SharedMemoryPeer:
     """The server's side of a worker's connection."""
 
-    def __init__(self, connection: Connection, name: str, host: str, slots: Segment, num_shards: int) -> None:
+    def __init__(self, connection: Connection, name: str, host: str, slots: Segment, summation: Summation) -> None:
         self.name, self.host, self.weight, self.pid = name, host, 1, connection.peer_pid
         self.path: str | None = None
-        self._connection, self._num_shards = connection, num_shards
+        self._connection, self._summation = connection, summation
         self._slots = list(slots.rows)
         self.on_close: Callable[[], None] = lambda: None
         self._shards = range(0)
-        self._nodes: list[reduction.Node] = []
+        self._nodes: list[Node] = []
         self._layout = reply_layout(0)
 
     @classmethod
@@ -52,25 +51,26 @@ class SharedMemoryPeer:
         _, number, parameters = HELLO.unpack(message)
         if parameters != settings.parameters:
             raise ValueError(f"a worker has a net of {parameters} parameters, not {settings.parameters}")
-        slots = Segment.create(reduction.max_subtrees(settings.num_shards), settings.parameters)
+        summation = settings.summation
+        slots = Segment.create(summation.max_nodes, settings.parameters, summation.dtype)
         try:
             own_settings = dataclasses.replace(settings, core=core())
             connection.send(own_settings.encode(), (parameter_buffers.descriptor, slots.descriptor))
         finally:
             slots.close()
-        return cls(connection, worker_name(number), socket.gethostname(), slots, settings.num_shards)
+        return cls(connection, worker_name(number), socket.gethostname(), slots, summation)
 
     def fileno(self) -> int:
         """See `transport.Peer`."""
         return self._connection.fileno()
 
-    def start(self, step: int, shards: range, buffer: int) -> None:
+    def start(self, step: int, shards: range, buffer: int, *, update_here: bool) -> None:
         """See `transport.Peer`."""
         if shards != self._shards:
-            self._shards, self._nodes = shards, reduction.maximal_subtrees(shards, self._num_shards)
+            self._shards, self._nodes = shards, self._summation.nodes(shards)
             self._layout = reply_layout(len(self._nodes))
         try:
-            self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer))
+            self._connection.send(TASK.pack(step, shards.start, shards.stop, buffer, update_here))
         except ConnectionClosedError as error:
             raise PeerLostError(str(error)) from None
 

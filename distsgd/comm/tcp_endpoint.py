@@ -26,8 +26,7 @@ from distsgd.comm.tcp_greeting import (
 from distsgd.comm.tcp_messages import ANSWER, TASK, encode_error, sums
 from distsgd.comm.tcp_stream import Stream
 from distsgd.comm.unix_socket import ConnectionClosedError, WaitTimeoutError
-from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import PartialSum, Summation
 from distsgd.errors import WorkerLostError
 from distsgd.system import faults
 
@@ -51,7 +50,7 @@ class TcpEndpoint:
         self,
         stream: Stream,
         buffers: np.ndarray,
-        num_shards: int,
+        summation: Summation,
         *,
         spin: bool,
         role: tuple[str, int],
@@ -64,7 +63,7 @@ class TcpEndpoint:
         self._stream, self._role = stream, role
         self._buffers = list(buffers)
         # Only the rows that are written to use memory.
-        self._rows = list(np.empty((reduction.max_subtrees(num_shards), buffers.shape[1]), np.float32))
+        self._rows = list(np.empty((summation.max_nodes, buffers.shape[1]), summation.dtype))
         self._spin_policy = SpinPolicy() if spin else None
         self._timeout_s = max(LEAST_TRANSFER_S, LONGER * timeout_s)
 
@@ -117,7 +116,7 @@ class TcpEndpoint:
             faults.reached(*self._role, step + 1, "computed")
             self._answer(step, shards, partials)
             faults.reached(*self._role, step + 1, "answered")
-            computer.prefetch(step + 1, shards, server_is_here=False)
+            computer.prefetch(step + 1, shards, update_here=False)
         except (ConnectionClosedError, WaitTimeoutError):
             raise
         except WorkerLostError as error:  # an aggregator without workers

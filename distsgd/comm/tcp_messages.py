@@ -1,7 +1,8 @@
 """The protocol between a server and a process on another node, after their greeting (tcp_greeting.py).
 
 The server sends a TASK and the parameters (P,) float32. The other side answers with an ANSWER head and its payload:
-for D (done) a sum for each subtree, and then the gradients (P,) float32 of the subtrees, one after the other; for F
+for D (done) a sum for each subtree, and then the gradients (P,) of the subtrees, one after the other, float32
+or, where sums are exact, float64; for F
 (failed) and L (lost: an aggregator without workers) the text of an error. Numbers are little-endian.
 
 A TASK whose first shard is -1 has the number of a view instead of the last shard, and no parameters: the other side

@@ -14,25 +14,24 @@ from distsgd.comm.tcp_messages import ANSWER, TASK, sums
 from distsgd.comm.tcp_stream import Stream
 from distsgd.comm.transport import Answer, PeerFailedError, PeerLostError, PeerTimeoutError
 from distsgd.comm.unix_socket import ConnectionClosedError, WaitTimeoutError
-from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import Node, PartialSum, Summation
 
 
 class TcpPeer:
     """The server's side of a connection to a worker or an aggregator on another node."""
 
     def __init__(
-        self, stream: Stream, introduction: Introduction, buffers: np.ndarray, num_shards: int, *, timeout_s: float
+        self, stream: Stream, introduction: Introduction, buffers: np.ndarray, summation: Summation, *, timeout_s: float
     ) -> None:
         """`buffers` (2, P) are the server's parameters. A vector may take `timeout_s` to be sent."""
         self.name, self.host, self.pid = introduction.name, introduction.host, introduction.pid
         self.weight = introduction.weight
         self.path: str | None = stream.path
-        self._stream, self._buffers, self._num_shards, self._timeout_s = stream, list(buffers), num_shards, timeout_s
+        self._stream, self._buffers, self._summation, self._timeout_s = stream, list(buffers), summation, timeout_s
         # Only the rows that are received into use memory.
-        self._rows = list(np.empty((reduction.max_subtrees(num_shards), buffers.shape[1]), np.float32))
+        self._rows = list(np.empty((summation.max_nodes, buffers.shape[1]), summation.dtype))
         self._step, self._shards = -1, range(0)
-        self._nodes: list[reduction.Node] = []
+        self._nodes: list[Node] = []
         self._head = bytearray(ANSWER.size)
         self._kind = b""  # of the answer whose head has arrived
         self._payload: bytearray | None = None  # once it has arrived
@@ -43,10 +42,10 @@ class TcpPeer:
         """See `transport.Peer`."""
         return self._stream.fileno()
 
-    def start(self, step: int, shards: range, buffer: int) -> None:
+    def start(self, step: int, shards: range, buffer: int, *, update_here: bool) -> None:  # noqa: ARG002 - it is not
         """See `transport.Peer`; also raise PeerTimeoutError if the peer does not take the parameters in time."""
         if shards != self._shards:
-            self._shards, self._nodes = shards, reduction.maximal_subtrees(shards, self._num_shards)
+            self._shards, self._nodes = shards, self._summation.nodes(shards)
         self._step, self._kind, self._payload, self._received_rows = step, b"", None, 0
         self._send(TASK.pack(step, shards.start, shards.stop), self._buffers[buffer])
 

@@ -1,7 +1,8 @@
 """A TCP connection between nodes: vectors go from and into memory that the caller owns, without a copy in between.
 
 Buffer sizes are the kernel's, which grows them as needed: a fixed size switches that off, and the limit for one is
-smaller (`net.core.wmem_max`) than what the kernel allows itself.
+smaller (`net.core.wmem_max`) than what the kernel allows itself. Congestion control is the kernel's as well, except for
+BBR: it sends at the rate that it has measured, and between the bursts of a step it measures too little.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ IDLE_S, PROBE_S, PROBES = 5, 5, 3
 Bytes = bytes | bytearray | memoryview | np.ndarray
 """What can be sent and received; arrays are contiguous."""
 
+_PACED = b"bbr"
+"""How the names of congestion controls begin that send at a measured rate."""
+
+_BURSTS = (b"cubic", b"reno")
+"""Congestion controls that send a burst at once; `reno` is allowed to every process."""
+
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -36,6 +43,7 @@ class Stream:
         for option, value in (options | {socket.TCP_KEEPCNT: PROBES}).items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _send_bursts(sock)
         self._socket = sock
         self._arrived = 0  # bytes of the buffer that `receive_into` is filling
         self.path = f"the connection from {named(*sock.getsockname()[:2])} to {named(*sock.getpeername()[:2])}"
@@ -129,6 +137,17 @@ class Stream:
 
     def _closed(self, error: OSError | None) -> ConnectionClosedError:
         return ConnectionClosedError(f"{self.path} ended: {error or 'end of stream'}")
+
+
+def _send_bursts(sock: socket.socket) -> None:
+    try:
+        usual = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    except OSError:  # a kernel that knows no such option, such as that of a sandbox
+        return
+    for name in _BURSTS if usual.startswith(_PACED) else ():
+        with suppress(OSError):  # not in this kernel, or not allowed to this user
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+            return
 
 
 def views(parts: Iterable[Bytes]) -> list[memoryview]:

@@ -1,7 +1,7 @@
 """TLS for connections between nodes, with the certificates that Ray uses.
 
 Ray's variables apply: with `RAY_USE_TLS=1`, both sides show the certificate `RAY_TLS_SERVER_CERT`, signed by
-`RAY_TLS_CA_CERT`. As in Ray, host names in certificates are not compared: nodes are known by their addresses, and the
+`RAY_TLS_CA_CERT`. Unlike in Ray, names in certificates are not compared: nodes are known by their addresses, and the
 run's secret says who belongs to the run.
 """
 

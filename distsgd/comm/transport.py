@@ -64,7 +64,7 @@ class Peer(Protocol):
             def fileno(self):
                 return self._event
 
-            def start(self, step, shards, buffer):
+            def start(self, step, shards, buffer, *, update_here):
                 try:
                     partials = self._worker.compute(step, self._buffers[buffer], shards)
                     self._answer = Answer(step, shards, partials)
@@ -102,8 +102,10 @@ class Peer(Protocol):
         """Return a descriptor that is readable when there is something to receive."""
         ...
 
-    def start(self, step: int, shards: range, buffer: int) -> None:
+    def start(self, step: int, shards: range, buffer: int, *, update_here: bool) -> None:
         """Start computing the gradients of `shards` with the parameters in one of the two buffers.
+
+        `update_here` says whether all that follows the step's gradients happens on this node, which is soon over.
 
         Raise PeerLostError if the peer is gone, and PeerTimeoutError if it does not take the parameters.
         """

@@ -4,7 +4,7 @@ Every key is dotted, `section.name`. The sections `model`, `optim`, `train` and 
 result; `run`, `tracking` and `checkpoint` determine where and how it is computed, and may change when a run is resumed.
 """
 
-from distsgd.config.config import Config, flatten, known_keys
+from distsgd.config.config import Config, flatten, known_keys, number_type
 from distsgd.config.reading import parse_assignments, read_toml
 from distsgd.config.sections import IN_MEMORY, CheckpointConfig, DataConfig, OptimConfig, TrackingConfig, TrainConfig
 
@@ -18,6 +18,7 @@ __all__ = [
     "TrainConfig",
     "flatten",
     "known_keys",
+    "number_type",
     "parse_assignments",
     "read_toml",
 ]

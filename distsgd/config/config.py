@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
@@ -28,6 +31,9 @@ RESULT_SECTIONS = ("model", "optim", "train", "data")
 """The sections that the trained weights depend on."""
 
 
+UNMEASURED = {"squared": ("accuracy", "macro_f1", "roc_auc"), "hinge": ("roc_auc",)}
+"""The stopping metrics that are not measured with a loss."""
+
 TABLES = ("train.class_weight",)
 """Keys whose values may be tables; any other table is a section."""
 
@@ -50,6 +56,8 @@ class Config(Section):
             raise ValueError(
                 "run.workers is 0, the serial loop on the CPU, and run.device is 'cuda', which needs a worker"
             )
+        if self.train.arithmetic == "portable":  # each example may be computed by itself
+            shards = batch
         if batch < shards:
             raise ValueError(
                 f"train.batch_size is {batch}, smaller than train.num_shards, {shards}; every shard of a "
@@ -59,6 +67,11 @@ class Config(Section):
             raise ValueError(
                 f"run.workers is {workers}, fewer than run.min_workers, {self.run.min_workers}: raise workers or lower "
                 "min_workers"
+            )
+        if isinstance(workers, int) and workers > shards and self.train.arithmetic == "portable":
+            raise ValueError(
+                f"run.workers is {workers}, more than train.batch_size, {batch}; a worker without an example has "
+                f"nothing to do: use run.workers={batch}, or a larger mini-batch"
             )
         if isinstance(workers, int) and workers > shards:
             raise ValueError(
@@ -76,7 +89,7 @@ class Config(Section):
                 "model.loss=logistic for independent labels of 0 and 1, or model.loss=squared for numbers"
             )
         metric = self.train.stopping_metric
-        if (loss == "squared" and metric != "loss") or (loss == "logistic" and metric == "macro_f1"):
+        if metric in UNMEASURED.get(loss, ()):
             raise ValueError(
                 f"train.stopping_metric is {metric!r}, which is not measured with model.loss={loss}: leave it out, so "
                 "that early stopping goes by the loss"
@@ -140,6 +153,12 @@ class Config(Section):
             if not key.startswith(("tracking.", "checkpoint.")) and key not in ("run.dir", "run.name")
         }
 
+    @property
+    def irrelevant(self) -> tuple[str, ...]:
+        """Keys of those sections that the trained weights do not depend on."""
+        shards = ("train.num_shards",) if self.train.arithmetic == "portable" else ()
+        return ("data.train", "data.val", *shards)
+
     def digest(self) -> str:
         """Return the SHA-256 of everything that the trained weights depend on, except the data itself.
 
@@ -147,7 +166,8 @@ class Config(Section):
         machine, and the digest of the data shows whether they are the same.
         """
         values = {k: v for k, v in self.flat().items() if k.split(".")[0] in RESULT_SECTIONS}
-        del values["data.train"], values["data.val"]
+        for key in self.irrelevant:
+            del values[key]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -172,6 +192,28 @@ def _flattened(layer: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-def known_keys() -> list[str]:
+@functools.cache
+def known_keys() -> tuple[str, ...]:
     """Return every dotted key that a configuration may hold."""
-    return list(flatten(Config().model_dump()))
+    return tuple(flatten(Config().model_dump()))
+
+
+def number_type(key: str) -> type[int] | type[float] | None:
+    """Return whether a known key takes integers or any numbers; None if it takes neither."""
+    section, name = key.split(".")
+    annotation = Config.model_fields[section].annotation
+    assert annotation is not None
+    kinds = set(_single_types(annotation.model_fields[name].annotation))
+    return float if float in kinds else int if int in kinds else None
+
+
+def _single_types(annotation: Any) -> Iterator[Any]:
+    """Yield the types of a union; those within lists and tables are left out."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _single_types(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _single_types(member)
+    elif origin is None:
+        yield annotation

@@ -1,8 +1,11 @@
-"""Every configuration key in words: what `distsgd keys` prints and the README's table shows."""
+"""Every configuration key in words: what `distsgd keys` prints and docs/configuration.md shows."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -54,13 +57,26 @@ def matching(word: str) -> list[Key]:
 
 
 def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[Key]:
+    meanings = _meanings(section)
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _keys_of(field.annotation, f"{prefix}{name}.")
         else:
-            meaning = " ".join((field.description or "").split())
+            meaning = " ".join(meanings[name].split())
             default = getattr(section(), name) if field.default_factory else field.default
             yield Key(name=f"{prefix}{name}", default=_default(default), takes=_takes(field), meaning=meaning)
+
+
+def _meanings(section: type[BaseModel]) -> dict[str, str]:
+    """Return the texts below the fields of a section in its source."""
+    (tree,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 def _default(value: Any) -> str:

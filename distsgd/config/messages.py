@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
 
+from distsgd.config.choices import meant
 from distsgd.system.secrets import redacted_text
+
+CHOICE = re.compile("'([^']*)'")
+"""A choice in pydantic's list of them."""
 
 SHOWN = 100
 """Maximum number of characters of an invalid value that a message shows."""
 
-SECRET = "tracking.uri"
-"""The key whose value may contain a password."""
+SECRETS = ("tracking.uri", "tracking.link_uri")
+"""The keys whose values may contain a password."""
 
 
 def sentences(error: ValidationError) -> str:
@@ -24,6 +29,8 @@ def sentences(error: ValidationError) -> str:
         key = ".".join(str(part) for part in problem["loc"][:2])
         message = problem["msg"].removeprefix("Value error, ")
         expected = message[0].lower() + message[1:]
+        if problem["type"] == "literal_error":
+            expected += meant(key, problem["input"], CHOICE.findall(problem["ctx"]["expected"]))
         if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
             expected += f'; put it in quotes, "{problem["input"]}"'
             if problem["loc"][2:] in ((), ("str",)):
@@ -32,7 +39,7 @@ def sentences(error: ValidationError) -> str:
             found[message] = message
         elif key not in found:
             value = problem["input"]
-            found[key] = f"{key} is {f'a {type(value).__name__}' if key == SECRET else shown(value)}: {expected}"
+            found[key] = f"{key} is {f'a {type(value).__name__}' if key in SECRETS else shown(value)}: {expected}"
         elif expected not in found[key]:  # of another member of a union
             found[key] += f", or {expected}"
     return "; ".join(found.values())

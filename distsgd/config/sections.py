@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from distsgd.config.choices import meant
+from distsgd.config.links import LINK, is_link
+
 INTEGER_LIMIT = 2**63
 """All integers are below this, so that they fit into 64 bits and convert to float64 without overflow."""
 
@@ -29,9 +32,12 @@ Seconds = Annotated[float, Field(gt=0, le=WEEK_S)]
 
 
 class Section(BaseModel):
-    """Base class of all sections: frozen, no unknown keys, finite numbers only, integers of at most 64 bits."""
+    """Base class of all sections: frozen, no unknown keys, finite numbers only, integers of at most 64 bits.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    The texts below the fields are read by keys.py and not by pydantic, which would take as long for it as for all else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -140,8 +146,8 @@ class OptimConfig(Section):
     clip_norm: float | None = Field(default=None, gt=0)
     """Maximum norm of the averaged gradient, L2 term included; larger gradients are scaled down. Unset: no clipping."""
 
-    schedule: Literal["constant", "step", "cosine"] = "constant"
-    """Learning rate schedule after the warm-up."""
+    schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
+    """Learning rate schedule after the warm-up; `exponential` changes it by the same factor in each step."""
 
     warmup_steps: int = Field(default=0, ge=0)
     """Number of steps over which the learning rate rises linearly from α/(warmup_steps+1) towards α."""
@@ -153,7 +159,16 @@ class OptimConfig(Section):
     """Factor by which the `step` schedule multiplies the learning rate at each decay."""
 
     final_lr: float = Field(default=0.0, ge=0)
-    """Learning rate at the last step in the `cosine` schedule."""
+    """Learning rate at the last step in the `cosine` and the `exponential` schedule; in that one above 0."""
+
+    @model_validator(mode="after")
+    def _factor_is_finite(self) -> Self:
+        if self.schedule == "exponential" and self.final_lr == 0:
+            raise ValueError(
+                "optim.schedule is 'exponential' and optim.final_lr is 0, which no factor leads to; set optim.final_lr "
+                "above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rule_uses_what_is_set(self) -> Self:
@@ -174,7 +189,12 @@ class TrainConfig(Section):
     """Examples per mini-batch, over all workers; if it exceeds the training rows, all of them form one mini-batch."""
 
     num_shards: int = Field(default=4, ge=1, le=65536)
-    """Number of shards that each mini-batch is split into. Affects the result, unlike the number of workers."""
+    """Number of shards that each mini-batch is split into. Affects the result, unlike the number of workers; without a
+    meaning if `arithmetic` is `portable`."""
+
+    arithmetic: Literal["fast", "portable"] = "fast"
+    """`portable`: the same bits on every processor, BLAS library and GPU, and for any `num_shards`, in two to three
+    times the time; `fast`: the same bits for one BLAS library, kernel and number of its threads."""
 
     epochs: int = Field(default=30, ge=0)
     """Passes over the training rows."""
@@ -207,7 +227,7 @@ class TrainConfig(Section):
     early_stopping: int | None = Field(default=None, ge=1)
     """Validations without a gain after which training ends; the weights are then those of the best one. Unset: off."""
 
-    stopping_metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    stopping_metric: Literal["loss", "accuracy", "macro_f1", "roc_auc"] = "loss"
     """What of the held-out rows has to get better, and which weights are the best."""
 
     min_gain: float = Field(default=0.0, ge=0)
@@ -216,7 +236,10 @@ class TrainConfig(Section):
     @field_validator("class_weight", mode="before")
     @classmethod
     def _classes_are_texts(cls, value: Any) -> Any:
-        """Take classes that are integers, as they are in Python."""
+        """Take classes that are integers, as they are in Python; ValueError if it is neither a table nor a choice."""
+        if value is not None and value != "balanced" and not isinstance(value, dict):
+            hint = meant("train.class_weight", value, ["balanced"])
+            raise ValueError(f"expected 'balanced', a table such as {{spam = 2.5}}, or {{}} for no weights{hint}")
         if not isinstance(value, dict):
             return value
         return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: value[key] for key in value}
@@ -352,7 +375,7 @@ class RunConfig(Section):
 
     threads: int | Literal["auto"] = "auto"
     """Threads that compute shards if `workers` is 0; 1: the serial loop, the reference of every other way; `auto`: one
-    per available core, at most num_shards, if steps are long enough. Does not affect the result."""
+    per available core, at most num_shards, if steps take less time so. Does not affect the result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that workers compute on; `auto` uses a GPU only if a test product on it works; `cuda` never falls back."""
@@ -445,6 +468,10 @@ class TrackingConfig(Section):
     uri: str | None = None
     """MLflow tracking URI; unset: MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`."""
 
+    link_uri: str | None = None
+    """Address of MLflow in links to runs, if people reach its server at another one than runs do, such as
+    `http://127.0.0.1:5000`; unset: DISTSGD_LINK_URI, which goes with MLFLOW_TRACKING_URI, or else the store's own."""
+
     experiment: str = "distsgd"
     """Name of the MLflow experiment."""
 
@@ -457,6 +484,17 @@ class TrackingConfig(Section):
 
     required: bool = False
     """Refuse to start if the store cannot be reached; if false, train anyway and send the run with `distsgd sync`."""
+
+    system_metrics: bool = False
+    """Log every ten seconds how busy the driver's machine is: CPU, memory, disk and network, and GPUs if
+    nvidia-ml-py is installed. MLflow shows it as system metrics."""
+
+    @field_validator("link_uri", mode="after")
+    @classmethod
+    def _is_for_browsers(cls, value: str | None) -> str | None:
+        if value is not None and not is_link(value):
+            raise ValueError(f"Input should be {LINK}")
+        return value
 
     @field_validator("parent", mode="after")
     @classmethod

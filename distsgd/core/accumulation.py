@@ -31,7 +31,8 @@ class Accumulator:
 
     def __init__(self) -> None:
         """Raise OSError if NumPy's BLAS cannot be found, or has no function of a known name."""
-        paths = [str(found["filepath"]) for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"]
+        libraries = threadpoolctl.get_cached_controller().info()
+        paths = [str(found["filepath"]) for found in libraries if found["user_api"] == "blas"]
         for path in sorted(paths, key=lambda path: "numpy" not in path.lower()):
             library = ctypes.CDLL(path)
             for name, integer in SYMBOLS.items():

@@ -136,7 +136,12 @@ class Adam(_Adaptive):
         g *= xp.float32(1 - self._beta2)
         squares += g
         xp.sqrt(squares, out=scratch)
-        scratch *= xp.float32((1 - self._beta2**step.number) ** -0.5)
+        of_squares, of_mean = self._corrections(step)
+        scratch *= xp.float32(of_squares)
         scratch += xp.float32(self._epsilon)
-        xp.multiply(mean, xp.float32(step.lr / (1 - self._beta1**step.number)), out=g)
+        xp.multiply(mean, xp.float32(of_mean), out=g)
         g /= scratch
+
+    def _corrections(self, step: Step) -> tuple[float, float]:
+        """Return the factors of √v, and of m with the learning rate."""
+        return (1 - self._beta2**step.number) ** -0.5, step.lr / (1 - self._beta1**step.number)

@@ -8,7 +8,7 @@ MLflow, so it needs NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from typing import NamedTuple
 
 from .net import Array, Parameters
 from .views import Views
@@ -24,7 +24,7 @@ def forward(parameters: Parameters, X: Array, workspace: Workspace) -> Views:
     inputs = X
     if workspace.activation is not None:
         inputs = v.h
-        xp.matmul(X, parameters.W1, out=v.h)
+        workspace.product(X, parameters.W1, out=v.h)
         xp.add(v.h, parameters.b1, out=v.h)
         workspace.activation.forward(v.h, v.kept, v.dh, xp)
     xp.matmul(inputs, parameters.W2, out=v.s)
@@ -65,28 +65,47 @@ def loss_and_gradient_sums(
     inputs = X
     if workspace.activation is not None:
         inputs = v.h
-        xp.matmul(v.s, parameters.W2.T, out=v.dh)
+        workspace.product(v.s, parameters.W2.T, out=v.dh)
         workspace.activation.backward(v.dh, v.h, v.kept, xp)
-        _layer_gradient(X, v.dh, v.ones, out.W1, out.b1, xp, add_product)
-    _layer_gradient(inputs, v.s, v.ones, out.W2, out.b2, xp, add_product)
+        _layer_gradient(X, v.dh, v.ones, out.W1, out.b1, workspace, add_product)
+    _layer_gradient(inputs, v.s, v.ones, out.W2, out.b2, workspace, add_product)
     return loss
 
 
 def _layer_gradient(
-    X: Array, dY: Array, ones: Array, dW: Array, db: Array, xp: ModuleType, add_product: AddProduct | None
+    X: Array, dY: Array, ones: Array, dW: Array, db: Array, workspace: Workspace, add_product: AddProduct | None
 ) -> None:
     """Write, or add, the gradients Xᵀ dY (m, k) and column sums of dY (k,) of a layer Y = X W + b for X (n, m)."""
     # A product with ones sums columns faster than a reduction does.
     if add_product is None:
-        xp.matmul(X.T, dY, out=dW)
-        xp.matmul(ones, dY, out=db)
+        workspace.product(X.T, dY, out=dW)
+        workspace.product(ones, dY, out=db)
     else:
         add_product(X, dY, dW)
-        xp.add(db, xp.matmul(ones, dY), out=db)
+        workspace.xp.add(db, workspace.product(ones, dY), out=db)
 
 
-def losses_and_predicted(parameters: Parameters, X: Array, y: Array, *, workspace: Workspace) -> tuple[Array, Array]:
-    """Return the examples' losses (n,), a view of the workspace, without L2, and what `Loss.predicted` returns."""
-    v = forward(parameters, X, workspace)
-    predicted = workspace.loss.predicted(v, workspace.xp)
-    return workspace.loss.losses(v, y, workspace.xp), predicted
+class Measured(NamedTuple):
+    """What held-out examples are measured by."""
+
+    losses: Array
+    """(n,): without L2; a view of the workspace."""
+    predicted: Array
+    """What `Loss.predicted` returns."""
+    probabilities: Array | None
+    """(n, C): what `Loss.probabilities` gives; None unless it was asked for."""
+
+
+def measured(
+    parameters: Parameters, X: Array, y: Array, *, workspace: Workspace, probabilities: bool = False
+) -> Measured:
+    """Return losses and predictions of examples X (n, D) float32 with targets y as `losses.Target` says."""
+    v, loss, xp = forward(parameters, X, workspace), workspace.loss, workspace.xp
+    predicted = loss.predicted(v, xp)
+    scores = xp.array(v.s, order="C") if probabilities else None
+    losses = loss.losses(v, y, xp)
+    if scores is None:
+        return Measured(losses, predicted, None)
+    v.s[...] = scores
+    loss.probabilities(v, xp)
+    return Measured(losses, predicted, xp.array(v.s, order="C"))

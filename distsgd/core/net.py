@@ -47,6 +47,8 @@ class Net:
     """A key of `losses.LOSSES`."""
     label_smoothing: float = 0.0
     """The ε of `losses.SmoothedSoftmaxCrossEntropy`; 0 for any other loss."""
+    arithmetic: str = "fast"
+    """How training computes: a key of `reduction.SUMMATIONS`."""
 
     @functools.cached_property
     def shapes(self) -> Parameters:
@@ -64,6 +66,11 @@ class Net:
     def size(self) -> int:
         """The number of parameters, P."""
         return int(self.bounds.b2.stop)
+
+    @property
+    def sums_dtype(self) -> np.dtype[Any]:
+        """The type of the sums of gradients: float32, or float64 where these have to be exact."""
+        return np.dtype(np.float64 if self.arithmetic == "portable" else np.float32)
 
     @property
     def widths(self) -> str:

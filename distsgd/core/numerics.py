@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def pinned_blas(threads: int, kernel: str | None) -> Iterator[None]:
             )
         if not _pin.users:
             _take_control()
-            _pin.restore.enter_context(threadpoolctl.threadpool_limits(limits=threads, user_api="blas"))
+            _pin.restore.enter_context(threadpoolctl.get_cached_controller().limit(limits=threads, user_api="blas"))
             _pin.threads = threads
         _pin.users += 1
     try:
@@ -100,7 +100,16 @@ def fingerprint(device: Device) -> dict[str, str]:
     return found | (gpu_fingerprint() if device == "cuda" else {})
 
 
+def differing_numerics(recorded: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    """Return in what two fingerprints differ; None if in nothing."""
+    keys = [key for key in {**recorded, **here} if recorded.get(key) != here.get(key)]
+    return ", ".join(f"{key} {recorded.get(key)!r} and here {here.get(key)!r}" for key in keys) or None
+
+
 def _blas_libraries() -> list[dict[str, Any]]:
-    """Return the BLAS libraries that NumPy has loaded, without SciPy's own copy, which nothing here calls."""
-    libraries = [b for b in threadpoolctl.threadpool_info() if b["user_api"] == "blas"]
+    """Return the BLAS libraries that NumPy has loaded, without SciPy's own copy, which nothing here calls.
+
+    The controller is cached until a module is imported: looking for libraries takes longer than training on a few rows.
+    """
+    libraries = [b for b in threadpoolctl.get_cached_controller().info() if b["user_api"] == "blas"]
     return [b for b in libraries if "numpy" in str(b["filepath"]).lower()] or libraries

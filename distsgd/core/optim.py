@@ -88,8 +88,11 @@ def l2_loss(net: Net, flat: Array, l2: float, xp: ModuleType) -> float:
     """Return λ(ΣW1² + ΣW2²) of the flat parameters, each block's sum in float32 and their total in float64."""
     if not l2:
         return 0.0
-    starts = [
-        (start, part.stop) for part in (net.bounds.W1, net.bounds.W2) for start in range(part.start, part.stop, BLOCK)
-    ]
-    parts = [flat[start : min(start + BLOCK, stop)] for start, stop in starts]
-    return l2 * math.fsum(float(xp.dot(part, part)) for part in parts)
+    return l2 * math.fsum(float(xp.dot(part, part)) for part in weight_blocks(net, flat))
+
+
+def weight_blocks(net: Net, flat: Array) -> Iterator[Array]:
+    """Yield the weights that L2 applies to, W1 and W2, in blocks of at most BLOCK."""
+    for part in (net.bounds.W1, net.bounds.W2):
+        for start in range(part.start, part.stop, BLOCK):
+            yield flat[start : min(start + BLOCK, part.stop)]

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 Node = tuple[int, int]
 """A subtree, named by its shards: the first and one past the last."""
@@ -119,7 +121,7 @@ class PartialSum(NamedTuple):
     """The sums over the examples of one subtree's shards."""
 
     node: Node
-    gradient: Any  # (P,) float32, flat
+    gradient: Any  # (P,) flat, of `Summation.dtype`
     loss: float  # added in float64 along the same tree
     examples: int
     weight: float  # the sum of the examples' weights, added like the loss; the server divides by it
@@ -141,11 +143,108 @@ def added(left: PartialSum, right: PartialSum, _buffer: int = 0) -> PartialSum:
 
 
 def sum_over(
-    root: Node, partials: Iterable[PartialSum], add: Callable[[PartialSum, PartialSum, int], PartialSum] = added
+    root: Node,
+    partials: Iterable[PartialSum],
+    add: Callable[[PartialSum, PartialSum, int], PartialSum] = added,
+    *,
+    plan: Callable[[tuple[Node, ...], Node], Sequence[int]] = additions,
 ) -> PartialSum:
     """Return the sum over a subtree by `add` (see `combine`); partials may be in any order and include other subtrees.
 
-    Raise ValueError unless those within `root` cover each of its shards exactly once.
+    `plan` is `Summation.additions`. Raise ValueError unless those within `root` cover each of its shards exactly once.
     """
     inside = sorted([p for p in partials if root[0] <= p.node[0] and p.node[1] <= root[1]], key=lambda p: p.node)
-    return combine(inside, additions(tuple([p.node for p in inside]), root), add)
+    return combine(inside, plan(tuple([p.node for p in inside]), root), add)
+
+
+class Summation(Protocol):
+    """How the gradients of a mini-batch's shards are added up, and which of them a worker may add by itself."""
+
+    arithmetic: str
+    """Its key in `SUMMATIONS`."""
+    dtype: np.dtype[Any]
+    """The type of the sums of gradients."""
+    num_shards: int
+
+    @property
+    def max_nodes(self) -> int:
+        """A bound on the number of sums that a worker sends for any contiguous run of shards."""
+        ...
+
+    @property
+    def buffers(self) -> int:
+        """How many buffers a `combine` over all shards needs."""
+        ...
+
+    def nodes(self, shards: range) -> list[Node]:
+        """Return what a worker with a contiguous run of shards sends the sums over, from left to right."""
+        ...
+
+    def additions(self, parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
+        """See `additions`; the parts are any nodes that `nodes` may return."""
+        ...
+
+
+class CanonicalSummation:
+    """Rounded sums: the order of addition is that of the canonical tree, whoever computes which shards."""
+
+    arithmetic, dtype = "fast", np.dtype(np.float32)
+
+    def __init__(self, num_shards: int) -> None:
+        self.num_shards = num_shards
+
+    @property
+    def max_nodes(self) -> int:
+        """See Summation.max_nodes."""
+        return max_subtrees(self.num_shards)
+
+    @property
+    def buffers(self) -> int:
+        """See Summation.buffers."""
+        return buffers(self.num_shards)
+
+    def nodes(self, shards: range) -> list[Node]:
+        """See Summation.nodes."""
+        return maximal_subtrees(shards, self.num_shards)
+
+    def additions(self, parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
+        """See Summation.additions."""
+        return additions(parts, root)
+
+
+class ExactSummation:
+    """Exact sums, which do not depend on the order of addition: one for any run of shards, added from left to right."""
+
+    arithmetic, dtype = "portable", np.dtype(np.float64)
+    max_nodes = 1
+    buffers = 2
+
+    def __init__(self, num_shards: int) -> None:
+        self.num_shards = num_shards
+
+    def nodes(self, shards: range) -> list[Node]:
+        """See Summation.nodes."""
+        return [(shards.start, shards.stop)] if shards else []
+
+    def additions(self, parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
+        """See Summation.additions."""
+        return exact_additions(parts, root)
+
+
+@functools.lru_cache(maxsize=1024)
+def exact_additions(parts: tuple[Node, ...], root: Node) -> tuple[int, ...]:
+    """Return a plan, as `additions` does, for parts that are any contiguous runs of shards, from left to right."""
+    end = root[0]
+    for lo, hi in parts:
+        if lo > end:
+            raise ValueError(f"shard {end} is missing")
+        if lo < end or not lo < hi <= root[1]:
+            raise ValueError(f"{(lo, hi)} is not part of the sum over {root}, or came twice, or too late")
+        end = hi
+    if end != root[1]:
+        raise ValueError(f"shard {end} is missing")
+    return (0, *[1] * (len(parts) - 1))
+
+
+SUMMATIONS: dict[str, Callable[[int], Summation]] = {"fast": CanonicalSummation, "portable": ExactSummation}
+"""How gradients are added with each `train.arithmetic`, for a number of shards."""

@@ -160,16 +160,18 @@ class Sampler:
         count = stop - start
         return start + count * shard // self.num_shards, start + count * (shard + 1) // self.num_shards
 
-    def shard_rows(self, steps: range, shards: range) -> list[IntArray]:
+    def shard_rows(self, steps: range, shards: range, *, joined: bool = False) -> list[IntArray]:
         """Return the rows of each shard, ordered by step and then by shard, of consecutive steps.
 
-        The steps are of one epoch, or of several whole ones. Asking for many at once costs little more than for one.
+        If they are `joined`, return those of all `shards` of a step in one array. The steps are of one epoch, or of
+        several whole ones. Asking for many at once costs little more than for one.
         """
         runs, ends = [], [0]
+        cuts = range(shards.start, shards.stop + 1, len(shards) if joined else 1)
         epochs = range(steps.start // self.steps_per_epoch, -(-steps.stop // self.steps_per_epoch))
         for step in steps[: self.steps_per_epoch]:
             begin, stop = self.batch_bounds(step)
-            edges = [begin + (stop - begin) * edge // self.num_shards for edge in range(shards.start, shards.stop + 1)]
+            edges = [begin + (stop - begin) * edge // self.num_shards for edge in cuts]
             runs.append(np.arange(edges[0], edges[-1]))
             ends += [ends[-1] + edge - edges[0] for edge in edges[1:]]
         positions = np.concatenate(runs)
@@ -193,28 +195,33 @@ class Sampler:
         return -(-min(self.batch_size, self.rows) // self.num_shards)
 
 
+FOREVER = 2**63 - 1
+"""More steps than any run has."""
+
 PREFETCHED_ROWS = 8192
 """How many row numbers are computed at a time, which costs little more than doing it for one shard."""
 
 
 class PrefetchedRows:
-    """`Sampler.shard_rows`, computed for several steps in advance."""
+    """`Sampler.shard_rows`, computed for several steps in advance, but not beyond the `end` of a run in steps."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: Sampler, end: int | None = None, *, joined: bool = False) -> None:
+        """If the rows of several shards are `joined`, they are in one array."""
+        self._sampler, self._end, self._joined = sampler, FOREVER if end is None else end, joined
         self._rows: dict[int, list[IntArray]] = {}
         self._shards = range(0)
 
     def of(self, step: int, shards: range) -> list[IntArray]:
-        """Return the rows of each of `shards` in `step`."""
+        """Return the rows of each of `shards` in `step`, or those of all in one array."""
         if shards != self._shards or step not in self._rows:
             sampler, count = self._sampler, len(shards)
             a_step, an_epoch = max(1, sampler.batch_count(step) * count // sampler.num_shards), sampler.steps_per_epoch
-            stop = step + max(1, PREFETCHED_ROWS // a_step)
+            stop = step + max(1, min(PREFETCHED_ROWS // a_step, self._end - step))
             begin = step - step % an_epoch  # of the epoch
             whole = (stop - begin) // an_epoch * an_epoch if step == begin else 0
             steps = range(step, begin + whole if whole else min(stop, begin + an_epoch))
-            rows = sampler.shard_rows(steps, shards)
-            self._rows = {s: rows[i * count : (i + 1) * count] for i, s in enumerate(steps)}
+            rows = sampler.shard_rows(steps, shards, joined=self._joined)
+            arrays = 1 if self._joined else count
+            self._rows = {s: rows[i * arrays : (i + 1) * arrays] for i, s in enumerate(steps)}
             self._shards = shards
         return self._rows[step]

@@ -80,3 +80,11 @@ def cosine(config: OptimConfig, progress: Progress) -> float:
     last = max(progress.total_steps - 1 - config.warmup_steps, 1)
     fraction = min((progress.step - config.warmup_steps) / last, 1.0)
     return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+@register("exponential", length=True)
+def exponential(config: OptimConfig, progress: Progress) -> float:
+    """Return a rate that changes from α, after the warm-up, to final_lr, at the last step, by one factor each step."""
+    last = max(progress.total_steps - 1 - config.warmup_steps, 1)
+    fraction = min((progress.step - config.warmup_steps) / last, 1.0)
+    return float(config.lr * (config.final_lr / config.lr) ** fraction)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distsgd.core import reduction
-from distsgd.core.reduction import Node
+from distsgd.core.reduction import SUMMATIONS, Node, Summation
 
 GRAIN = 16
 """Slices begin at multiples of so many parameters: no two of them share a line of the cache."""
@@ -46,16 +46,33 @@ class View:
     """The contiguous shards of each member; empty for one without workers. Member 0 is the parameter server's node."""
     slices: tuple[slice, ...]
     """The part of the flat parameters (P,) that each member owns; some may be empty."""
+    arithmetic: str = "fast"
+    """How gradients are added, a key of `reduction.SUMMATIONS`."""
+
+    @functools.cached_property
+    def summation(self) -> Summation:
+        """How gradients are added."""
+        return SUMMATIONS[self.arithmetic](self.num_shards)
 
     @functools.cached_property
     def roots(self) -> tuple[tuple[Node, ...], ...]:
         """The subtrees whose sums each member sends."""
-        return tuple(tuple(reduction.maximal_subtrees(run, self.num_shards)) for run in self.shards)
+        return tuple(tuple(self.summation.nodes(run)) for run in self.shards)
 
     @classmethod
-    def of(cls, number: int, weights: Sequence[int], *, num_shards: int, parameters: int, grain: int = GRAIN) -> View:
+    def of(
+        cls,
+        number: int,
+        weights: Sequence[int],
+        *,
+        num_shards: int,
+        parameters: int,
+        grain: int = GRAIN,
+        arithmetic: str = "fast",
+    ) -> View:
         """Return a view for members that have so many workers each."""
-        return cls(number, num_shards, tuple(deal(weights, num_shards)), tuple(cut(parameters, len(weights), grain)))
+        shards = deal(weights, num_shards) if arithmetic == "fast" else in_proportion(weights, num_shards)
+        return cls(number, num_shards, tuple(shards), tuple(cut(parameters, len(weights), grain)), arithmetic)
 
 
 def cut(parameters: int, members: int, grain: int = GRAIN) -> list[slice]:
@@ -70,14 +87,12 @@ def deal(weights: Sequence[int], num_shards: int) -> list[range]:
 
     No worker has more than one shard more than another. Who has one more is chosen so that the members hold as few
     subtrees as possible: each further one costs its member another vector to send. Above MAX_CHOICES, the runs are
-    those of `reduction.assign`.
+    those of `in_proportion`.
     """
     workers = sum(weights)
     least, more = divmod(num_shards, workers)
     if len(weights) * (more + 1) * max(weights) > MAX_CHOICES:
-        runs = iter(reduction.assign(workers, num_shards))
-        of_members = [list(itertools.islice(runs, weight)) for weight in weights]
-        return [range(own[0].start, own[-1].stop) if own else range(0) for own in of_members]
+        return in_proportion(weights, num_shards)
     # The best division of what has been dealt so far, by the number of workers that have got one more.
     best: dict[int, tuple[int, list[range]]] = {0: (0, [])}
     for weight in weights:
@@ -91,3 +106,10 @@ def deal(weights: Sequence[int], num_shards: int) -> list[range]:
                     longer[used + extra] = (total, [*runs_so_far, run])
         best = longer
     return best[more][1]
+
+
+def in_proportion(weights: Sequence[int], num_shards: int) -> list[range]:
+    """Return a contiguous run of shards for each member: those that `reduction.assign` gives its workers."""
+    runs = iter(reduction.assign(sum(weights), num_shards))
+    of_members = [list(itertools.islice(runs, weight)) for weight in weights]
+    return [range(own[0].start, own[-1].stop) if own else range(0) for own in of_members]

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distsgd.data.dataset import ArrayRows, DataSet, InputSchema
+from distsgd.data.dataset import DataSet
 from distsgd.data.normalization import BatchTransform, Normalization
+from distsgd.data.rows import ArrayRows
+from distsgd.data.schema import InputSchema
 from distsgd.data.weights import LARGEST, SMALLEST
 from distsgd.errors import DataError
 

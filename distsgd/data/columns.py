@@ -16,8 +16,8 @@ from distsgd.core.encoding import one_hot
 from distsgd.core.inputs import Column
 from distsgd.core.names import shortened
 from distsgd.data.datafile import DataFile
-from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
+from distsgd.data.schema import InputSchema
 from distsgd.errors import DataError
 
 

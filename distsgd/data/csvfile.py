@@ -17,6 +17,7 @@ from distsgd.data import csvtext
 from distsgd.data.csvdialect import NULLS, Dialect, sample_rows, sniff
 from distsgd.data.csvtypes import ColumnTypes, without_marks
 from distsgd.data.datafile import reading
+from distsgd.data.remedies import new_name
 from distsgd.errors import DataError
 
 REMEDY = "correct that row"
@@ -122,7 +123,7 @@ class CsvFile:
         path = Path(self.path)
         if path.suffix.lower() in csvtext.ENDINGS or self.dialect.encoding.startswith("utf-16"):
             return None
-        target = shlex.quote(f"{path.stem}-new{path.suffix}")
+        target = shlex.quote(new_name(path.name))
         return f"head -n {self.line(rows) - 1} {shlex.quote(self.path)} > {target}"
 
     def line(self, row: int) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distsgd.data.csvdialect import LIKE_NULLS, Dialect
+from distsgd.data.remedies import setting
 
 DATE = r"^\s*\d{1,2}(\.\d{1,2}\.|/\d{1,2}/)(19|20)\d\d([ ,T]+\d{1,2}:\d\d(:\d\d)?)?\s*$"
 """A date whose day and month come first, such as 24.12.2025 or 12/24/2025, with or without a time."""
@@ -122,12 +123,13 @@ class ColumnTypes:
         return found
 
     def _remedy(self, value: str) -> str:
+        missing = f"if it stands for a missing value, use {setting('data.csv_null', [value])}"
         if value.strip().lower() in LIKE_NULLS or not any(c.isalnum() for c in value):
-            return f"if it stands for a missing value, use --set 'data.csv_null={value}'"
+            return missing
         other = "." if self._decimal == "," else ","
         if re.fullmatch(rf"\s*[+-]?[\d.,]*[{other}]\d+\s*", value):
             return f"if that is a decimal mark, use --set 'data.csv_decimal={other}'"
-        return "correct it"
+        return f"{missing}; or else correct it"
 
 
 def _all_match(values: pa.ChunkedArray, pattern: str) -> bool:

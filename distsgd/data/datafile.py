@@ -18,7 +18,7 @@ class DataFile(Protocol):
     """A data file that was opened once to look at its schema; it is opened again for every reading of its rows.
 
     A new format is a class like this one in a file of its own, and an entry in `formats.FORMATS`; nothing else has to
-    change but the formats that README.md lists. For example, JSON lines, an object for each row:
+    change but the formats that docs/data.md lists. For example, JSON lines, an object for each row:
 
         @dataclass(frozen=True)
         class JsonLinesFile:

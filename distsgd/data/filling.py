@@ -1,4 +1,4 @@
-"""The arrays that rows are read into, and the order in which they are filled and normalised.
+"""The order in which the arrays of rows are filled and normalised.
 
 Rows are read once, straight into the arrays that are kept. Only for `standard`, columns of a type that float32 cannot
 hold (float64, integers of four bytes and more) are read twice: their statistics have to be known before a value is
@@ -25,65 +25,15 @@ from distsgd.data.columns import (
     fits_float32,
     storage_dtype,
 )
-from distsgd.data.dataset import ArrayRows, InputSchema
-from distsgd.data.normalization import Moments, Normalization
+from distsgd.data.normalization import Normalization
 from distsgd.data.refusals import refusal
+from distsgd.data.row_builder import RowBuilder
+from distsgd.data.schema import InputSchema
 from distsgd.data.sources import Source
+from distsgd.data.statistics import FAST, Statistics
 from distsgd.data.targets import TargetEncoder
 from distsgd.errors import DataError
 from distsgd.system.memory import memory_limit
-
-
-class RowBuilder:
-    """Collects the rows of a source that are marked in `chosen` (N,), in source order."""
-
-    def __init__(
-        self, source: Source, chosen: NDArray[np.bool_], encoder: TargetEncoder, dtype: np.dtype[Any] | None = None
-    ) -> None:
-        self._source = source
-        self.chosen = chosen
-        self._seen = self._filled = 0
-        count = int(chosen.sum())
-        self.X = np.empty((count, source.schema.num_features), dtype or storage_dtype(source.schema))
-        self.y = encoder.empty(count)
-        self.weights = None if source.weights is None else source.weights[chosen]
-        self.notices: tuple[str, ...] = ()
-
-    def append(self, X: NDArray[Any], y: NDArray[Any], normalization: Normalization | None) -> None:
-        """Append the chosen ones of the source's next rows, X (n, D) and y (n, ...)."""
-        chosen = self.chosen[self._seen : self._seen + len(y)]
-        self._seen += len(y)
-        if not chosen.all():
-            X, y = X[chosen], y[chosen]
-        place = slice(self._filled, self._filled + len(y))
-        self._filled += len(y)
-        self.y[place] = y
-        if normalization is None:
-            self.X[place] = X
-        else:
-            normalization.apply(X, out=self.X[place])
-
-    def check_finite(self) -> None:
-        """Refuse a value that became infinite when it was normalised and rounded."""
-        count = block_rows(self.X.shape[1])
-        for start in range(0, len(self.X), count):
-            finite = np.isfinite(self.X[start : start + count])
-            if not finite.all():
-                row, number = np.argwhere(~finite)[0]
-                place = self._source.place(int(np.flatnonzero(self.chosen)[start + row]))
-                name = shortened(self._source.schema.feature_names[number])
-                raise DataError(
-                    f"{place}: the value in column {name!r} is too large for float32 once it is normalised; rescale "
-                    "that column, or leave it out of data.features"
-                )
-
-    def rows(self) -> ArrayRows:
-        """Return the filled arrays, now read-only."""
-        arrays = (self.X, self.y, self.weights)
-        for array in arrays:
-            if array is not None:
-                array.flags.writeable = False
-        return ArrayRows(*arrays)
 
 
 def fill_training(
@@ -92,6 +42,7 @@ def fill_training(
     train: RowBuilder,
     val: RowBuilder | None,
     normalize: Literal["none", "unit", "standard"],
+    statistics: Statistics = FAST,
 ) -> Normalization:
     """Fill both parts of the training source with features and label codes; return the training rows' normalisation.
 
@@ -106,7 +57,7 @@ def fill_training(
         normalization = _by_type(source.schema, normalize)
     else:
         first = _to_scan(source.schema)
-        normalization = _scan(source, encoder, train.chosen, first) if first.any() else None
+        normalization = _scan(source, encoder, train, first, statistics) if first.any() else None
         later = source.schema.measured & ~first
     for X, y in _examples(source, encoder, unknown):
         for part in parts:
@@ -114,9 +65,10 @@ def fill_training(
     if val:
         val.notices = unknown.notices(source.location)
     if normalization is None or later.any():
-        statistics = _Statistics(source.schema, later)
-        statistics.add(train.X)
-        found = statistics.normalization()
+        weights = train.relative_weights(statistics)
+        measured = _Measured(source.schema, later, statistics, weighted=weights is not None)
+        measured.add(train.X, weights)
+        found = measured.normalization()
         if not keep:
             for part in parts:
                 found.apply(part.X, out=part.X)
@@ -147,11 +99,7 @@ def fill_held_out(
 
 def check_memory(*sources: Source | None) -> None:
     """Refuse rows that would not fit into memory."""
-    needed = sum(
-        source.num_rows * (storage_dtype(source.schema).itemsize * source.schema.num_features + 8)
-        for source in sources
-        if source
-    )
+    needed = sum(source.num_rows * _row_bytes(source) for source in sources if source)
     there = memory_limit()
     if needed > there:
         location = " and ".join(source.location for source in sources if source)
@@ -159,6 +107,15 @@ def check_memory(*sources: Source | None) -> None:
             f"the rows of {location} need {needed / 2**30:.1f} GiB of memory, and this process may use "
             f"{there / 2**30:.1f}; take fewer rows or features, or store them as a smaller integer type"
         )
+
+
+def _row_bytes(source: Source) -> int:
+    """Return the bytes of a row's features, target and weight."""
+    schema = source.schema
+    several = schema.label_kind in ("labels", "numbers")
+    target = 4 * (schema.label_width or len(schema.labels)) if several else 8
+    weight = 0 if source.weights is None else 4
+    return storage_dtype(schema).itemsize * schema.num_features + target + weight
 
 
 def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normalization:
@@ -170,32 +127,33 @@ def _by_type(schema: InputSchema, normalize: Literal["none", "unit"]) -> Normali
     return Normalization(np.zeros(len(kinds)), scale)
 
 
-class _Statistics:
+class _Measured:
     """Zero mean and unit variance for some of the features that are measured; all others stay as they are.
 
     The 0 and 1 of categories are never measured: a rare one would become a large number, and its weights diverge.
     """
 
-    def __init__(self, schema: InputSchema, chosen: NDArray[np.bool_]) -> None:
+    def __init__(self, schema: InputSchema, chosen: NDArray[np.bool_], by: Statistics, *, weighted: bool) -> None:
         self._measured = np.flatnonzero(chosen)
         self._names = schema.feature_names
         total = int(schema.measured.sum())
-        self._moments = Moments(len(self._measured), total) if len(self._measured) else None
+        self._moments = by.moments(len(self._measured), total, weighted=weighted) if len(self._measured) else None
 
-    def add(self, rows: NDArray[Any]) -> None:
-        """Add rows (n, D), in blocks, so that no copy of all rows is made."""
+    def add(self, rows: NDArray[Any], weights: NDArray[np.float64] | None) -> None:
+        """Add rows (n, D) with weights (n,), in blocks, so that no copy of all rows is made."""
         if self._moments is None:
             return
         if len(self._measured) == len(self._names):
-            self._moments.add(rows)
+            self._moments.add(rows, weights)
             return
         for start in range(0, len(rows), BLOCK_ROWS):
-            self._moments.add(rows[start : start + BLOCK_ROWS, self._measured])
+            block = slice(start, start + BLOCK_ROWS)
+            self._moments.add(rows[block, self._measured], None if weights is None else weights[block])
 
-    def add_chosen(self, rows: NDArray[Any]) -> None:
-        """Add rows (n, d) of the d features that are measured."""
+    def add_chosen(self, rows: NDArray[Any], weights: NDArray[np.float64] | None) -> None:
+        """Add rows (n, d) of the d features that are measured, with weights (n,)."""
         if self._moments is not None:
-            self._moments.add(rows)
+            self._moments.add(rows, weights)
 
     def normalization(self) -> Normalization:
         """Return the normalisation of all features."""
@@ -220,14 +178,16 @@ def _to_scan(schema: InputSchema) -> NDArray[np.bool_]:
 
 
 def _scan(
-    source: Source, encoder: TargetEncoder, chosen: NDArray[np.bool_], features: NDArray[np.bool_]
+    source: Source, encoder: TargetEncoder, train: RowBuilder, features: NDArray[np.bool_], statistics: Statistics
 ) -> Normalization:
-    """Return zero mean and unit variance of some features in the chosen rows of a source, read for that alone."""
-    statistics, start = _Statistics(source.schema, features), 0
+    """Return zero mean and unit variance of some features in the training rows of a source, read for that alone."""
+    weights, start, done = train.relative_weights(statistics), 0, 0
+    measured = _Measured(source.schema, features, statistics, weighted=weights is not None)
     for X, y in _examples(source, encoder, schema=_only(source.schema, features)):
-        statistics.add_chosen(X[chosen[start : start + len(y)]])
-        start += len(y)
-    return statistics.normalization()
+        part = X[train.chosen[start : start + len(y)]]
+        measured.add_chosen(part, None if weights is None else weights[done : done + len(part)])
+        start, done = start + len(y), done + len(part)
+    return measured.normalization()
 
 
 def _only(schema: InputSchema, features: NDArray[np.bool_]) -> InputSchema:

@@ -14,14 +14,17 @@ from distsgd.config import DataConfig
 from distsgd.core.inputs import Column, Inputs
 from distsgd.core.names import shortened
 from distsgd.core.scaling import block_rows
+from distsgd.data import numbers_as_text
 from distsgd.data.columns import coded
-from distsgd.data.dataset import InputSchema
 from distsgd.data.remedies import setting
+from distsgd.data.schema import InputSchema
 from distsgd.data.sources import Source
-from distsgd.errors import DataError
+from distsgd.data.statistics import FAST, Statistics
+from distsgd.data.weights import relative
+from distsgd.errors import DataError, printable
 
 
-def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Source:
+def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig, statistics: Statistics = FAST) -> Source:
     """Return the source with its columns as the model keeps them, by the rows marked in `chosen` (N,).
 
     Columns of text with too many values are left out, unless `data.features` names them; DataError for those.
@@ -29,13 +32,15 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Sou
     schema = source.schema
     if not schema.categorical and config.missing == "refuse":
         return source
-    means = _Means(schema) if config.missing == "mean" else None
+    means = _Means(schema, statistics) if config.missing == "mean" else None
     values: dict[str, set[Any]] = {name: set() for name in schema.columns if name in schema.categorical}
     limit = config.max_categories
     names = schema.columns if means else tuple(values)
+    weights = None if source.weights is None or not means else relative(source.weights, statistics)
     start = 0
     for batch in source.batches(names):
         mask = chosen[start : start + batch.table.num_rows]
+        of_rows = None if weights is None else weights[start : start + batch.table.num_rows][mask]
         start += batch.table.num_rows
         table = batch.table if mask.all() else batch.table.filter(pa.array(mask))
         for name, seen in values.items():
@@ -43,7 +48,7 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Sou
                 codes, found = coded(table.column(name))
                 seen.update(found[code] for code in np.unique(codes).tolist() if code >= 0)
         if means:
-            means.add(table)
+            means.add(table, of_rows)
         elif all(len(seen) > limit for seen in values.values()):
             break  # nothing more can be learned
     if means:
@@ -65,6 +70,7 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig) -> Sou
     kept = {column.name for column in columns}
     return dataclasses.replace(
         source,
+        notices=(*source.notices, *numbers_as_text.warnings(source, values)),
         schema=dataclasses.replace(
             schema,
             columns=tuple(name for name in schema.columns if name in kept),
@@ -122,18 +128,19 @@ def _column(
 class _Means:
     """The mean of each column's values that are there, with the same bits however the rows are cut into batches."""
 
-    def __init__(self, schema: InputSchema) -> None:
-        self._schema = schema
+    def __init__(self, schema: InputSchema, statistics: Statistics) -> None:
+        self._schema, self._summed = schema, statistics.summed
         self._names = [name for name in schema.columns if name not in schema.categorical]
         self._types = dict(zip(schema.columns, schema.types, strict=True))
         self._width = schema.width or 1
         self._length = block_rows(max(1, len(self._names)) * self._width) * self._width
-        self._rest: dict[str, NDArray[Any]] = {name: np.empty(0) for name in self._names}
+        self._rest = {name: (np.empty(0), np.empty(0)) for name in self._names}  # values, and their weights
         self._sums = dict.fromkeys(self._names, 0.0)
-        self._counts = dict.fromkeys(self._names, 0)
+        self._counts = dict.fromkeys(self._names, 0.0)
 
-    def add(self, table: pa.RecordBatch) -> None:
-        """Add rows."""
+    def add(self, table: pa.RecordBatch, weights: NDArray[np.float64] | None) -> None:
+        """Add rows, which count as their weights (n,) say, if they have some."""
+        each = None if weights is None else np.repeat(weights, self._width)
         for name in self._names:
             values = table.column(name)
             if isinstance(values, pa.ExtensionArray):
@@ -145,16 +152,20 @@ class _Means:
                 values = values.cast(pa.uint8()) if pa.types.is_boolean(kind) else values
                 values = values.cast(pa.float64(), safe=False) if not pa.types.is_float16(kind) else values
             found = values.to_numpy(zero_copy_only=False).astype(np.float64)
-            joined = np.concatenate([self._rest[name], found])
+            rest, of_rest = self._rest[name]
+            joined = np.concatenate([rest, found])
+            of_joined = of_rest if each is None else np.concatenate([of_rest, each])
             whole = len(joined) // self._length * self._length
             for start in range(0, whole, self._length):
-                self._merge(name, joined[start : start + self._length])
-            self._rest[name] = joined[whole:]
+                block = slice(start, start + self._length)
+                self._merge(name, joined[block], None if each is None else of_joined[block])
+            self._rest[name] = joined[whole:], of_joined[whole:]
 
-    def _merge(self, name: str, block: NDArray[Any]) -> None:
+    def _merge(self, name: str, block: NDArray[Any], weights: NDArray[Any] | None) -> None:
         there = ~np.isnan(block)
-        self._counts[name] += int(there.sum())
-        self._sums[name] += float(np.where(there, block, 0.0).sum())
+        self._counts[name] += float(there.sum()) if weights is None else self._summed(weights[there])
+        block = block if weights is None else block * weights
+        self._sums[name] += self._summed(np.where(there, block, 0.0))
 
     def of(self, name: str) -> float:
         """Return a column's mean, as its type can hold it if that is a float; it has to have been checked."""
@@ -164,8 +175,8 @@ class _Means:
 
     def check(self, location: str) -> None:
         """Refuse columns without a mean that is finite, once all rows have been added: all of them in one message."""
-        for name, rest in self._rest.items():
-            self._merge(name, rest)
+        for name, (rest, weights) in self._rest.items():
+            self._merge(name, rest, weights if len(weights) else None)
         self._rest = {}
         refused = {name: "no values in the training rows" for name in self._names if not self._counts[name]}
         with np.errstate(over="ignore"):
@@ -196,7 +207,7 @@ def features_line(schema: InputSchema) -> str:
     line = f"features ({schema.num_features:,}): {', '.join(parts)}" + (f" and {more:,} more" if more > 0 else "")
     left_out = _left_out(schema)
     line += f"; left out: {described(left_out)}" if left_out else ""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
+    return printable(line)[:LONGEST]
 
 
 def features_used(schema: InputSchema) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from distsgd.core.backend import Device, array_module
-from distsgd.data.dataset import Rows
+from distsgd.core.portable.bounds import stored_as_integers
 from distsgd.data.normalization import BatchTransform
+from distsgd.data.rows import Rows
 
 
 class Examples(NamedTuple):
     """A mini-batch, or a part of one, ready for the net."""
 
     X: Any
-    """(n, D) float32."""
+    """(n, D) float32; of a StoredGatherer the integers that are stored."""
     y: Any
     """Targets, as `losses.Target` says; None if the rows have no labels."""
     weights: Any
@@ -36,11 +38,12 @@ class Gatherer:
         self._rows = rows.on(xp)
         self._transform = transform.on(xp)
         self._shape = (count, rows.features)
+        self._kind = np.dtype(np.float32)
         self._raw = None if rows.dtype == np.float32 else xp.empty((count, rows.features), rows.dtype)
         self._buffers: list[Examples] = []
         self._cuts: dict[tuple[int, int], tuple[Examples, Any]] = {}
 
-    @property
+    @functools.cached_property
     def buffer_bytes(self) -> int:
         """Bytes of one buffer."""
         count, width = self._shape
@@ -74,7 +77,26 @@ class Gatherer:
             kind, shape = self._rows.target
             y = xp.empty((count, *shape), kind) if self._rows.labelled else None
             weights = xp.empty(count, xp.float32) if self._rows.weighted else None
-            self._buffers.append(Examples(xp.empty(self._shape, xp.float32), y, weights))
+            self._buffers.append(Examples(xp.empty(self._shape, self._kind), y, weights))
         raw = None if self._raw is None else self._raw[:n]
         cut = self._cuts[n, buffer] = (Examples(*(None if a is None else a[:n] for a in self._buffers[buffer])), raw)
         return cut
+
+
+class StoredGatherer(Gatherer):
+    """Gathers features as they are stored, without their transform."""
+
+    def __init__(self, rows: Rows, count: int, device: Device) -> None:
+        super().__init__(rows, BatchTransform(), count, device)
+        self._raw, self._kind = None, rows.dtype
+
+
+def exact_gatherer(rows: Rows, transform: BatchTransform, count: int, device: Device) -> tuple[Gatherer, float]:
+    """Return what gathers rows for exact products, and the factor that these are to be multiplied by.
+
+    Integers go into a product as they are stored where their transform is a single factor, which is 1 otherwise.
+    """
+    scales = 0 if transform.scale is None else len(transform.scale)
+    if stored_as_integers(rows.dtype, shifted=transform.shift is not None, scales=scales):
+        return StoredGatherer(rows, count, device), float(transform.scale[0]) if scales else 1.0
+    return Gatherer(rows, transform, count, device), 1.0

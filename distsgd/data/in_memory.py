@@ -153,6 +153,8 @@ def _column(values: Any, what: str) -> pa.Array:
         return values
     if _is_pandas(values):
         return pa.Array.from_pandas(values)
+    if hasattr(values, "__arrow_c_stream__") and not hasattr(values, "columns"):
+        return _without_view(pa.chunked_array(values))
     if hasattr(values, "to_arrow"):
         return values.to_arrow()
     try:
@@ -186,14 +188,18 @@ def _lists(array: np.ndarray) -> pa.Array:
 def _without_views(table: pa.Table) -> pa.Table:
     """Return the table with text in the layout that files have; polars' is another one."""
     for number, field in enumerate(table.schema):
-        column = table.column(number)
-        if pa.types.is_string_view(field.type):
-            column = column.cast(pa.large_string())
-        elif pa.types.is_dictionary(field.type) and pa.types.is_string_view(field.type.value_type):
-            chunks = [
-                pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.large_string()))
-                for chunk in column.chunks
-            ]
-            column = pa.chunked_array(chunks, pa.dictionary(field.type.index_type, pa.large_string()))
-        table = table.set_column(number, field.name, column)
+        table = table.set_column(number, field.name, _without_view(table.column(number)))
     return table
+
+
+def _without_view(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string())
+    if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+        chunks = [
+            pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.large_string()))
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(chunks, pa.dictionary(kind.index_type, pa.large_string()))
+    return column

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distsgd.core.names import shortened
 from distsgd.data.columns import MissingLabel, RowError
-from distsgd.data.dataset import InputSchema
+from distsgd.data.schema import InputSchema
 from distsgd.errors import DataError
 
 MAX_CLASSES = 65_536

@@ -15,6 +15,8 @@ from distsgd.data.dataset import DataSet, digest_of
 from distsgd.data.normalization import BatchTransform
 from distsgd.errors import DataError
 
+Arithmetic = Literal["fast", "portable"]
+
 VAL_FRACTION = 0.2
 """Fraction held out if neither `data.val` nor `data.val_fraction` is set."""
 
@@ -25,39 +27,47 @@ def load(
     *,
     data: Any = None,
     held_out_data: Any = None,
+    weights: NDArray[np.float64] | None = None,
     target: Target = "class",
     class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
+    arithmetic: Arithmetic = "fast",
+    located: Callable[[str, Callable[[int], str]], None] = lambda *_: None,
 ) -> DataSet:
     """Return the rows that a configuration names, checked, split, and ready to be gathered.
 
-    `target` is what the loss takes.
+    `target` is what the loss takes; `arithmetic` is `train.arithmetic`, which statistics of the rows follow.
     The weights of classes go into those of the training rows; held-out rows have the weights of their column alone.
     `stage` is called with what is being done, and with how many rows have been read.
-    `data` and `held_out_data` are rows in memory that take the place of `data.train` and `data.val`.
+    `located` is called with `training` and `held-out`, and a function from a row's number to its place in the files.
+    `data` and `held_out_data` are rows in memory that take the place of `data.train` and `data.val`; `weights` (N,) are
+    those of all training rows, in place of `data.weight`.
 
     DataError, naming file, column and row where applicable, for anything that cannot be trained on.
     """
     # These import pyarrow, which a process that only gathers never needs.
-    from distsgd.data.filling import RowBuilder, check_memory, fill_held_out, fill_training
+    from distsgd.data.filling import check_memory, fill_held_out, fill_training
     from distsgd.data.fitting import features_line, features_used, fitted
     from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder, lacking
+    from distsgd.data.row_builder import RowBuilder
     from distsgd.data.sources import open_source
+    from distsgd.data.statistics import STATISTICS
     from distsgd.data.suspicions import suspicions
     from distsgd.data.targets import ArrayTargets, TargetEncoder
-    from distsgd.data.weights import weighted, with_class_weights
+    from distsgd.data.weights import weighted, with_class_weights, with_weights
 
+    statistics = STATISTICS[arithmetic]
     stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
-    source = weighted(
-        open_source(config.train if data is None else in_memory(data, config), config, target=target).reporting(stage)
-    )
+    source = open_source(config.train if data is None else in_memory(data, config), config, target=target)
+    source = source.reporting(stage)
+    source = weighted(source) if weights is None else with_weights(source, weights)
     held_out_location = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
     held_out = None
     if held_out_location is not None:
         held_out = weighted(open_source(held_out_location, config, source, target=target).reporting(stage))
     check_memory(source, held_out)
     in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
-    source = fitted(source, ~in_val, config)
+    source = fitted(source, ~in_val, config, statistics)
     if held_out is not None:
         held_out = held_out.like(source)
     check_memory(source, held_out)
@@ -67,15 +77,18 @@ def load(
         encoder = LabelEncoder.for_training(source.schema, config.classes)
     train = RowBuilder(source, ~in_val, encoder)
     val = RowBuilder(source, in_val, encoder) if in_val.any() else None
-    normalization = fill_training(source, encoder, train, val, config.normalize)
+    normalization = fill_training(source, encoder, train, val, config.normalize, statistics)
     classes = encoder.finish([part.y for part in (train, val) if part], source.location)
     if held_out:
         known = LabelEncoder.for_held_out(held_out.schema, classes) if target == "class" else encoder
         val = fill_held_out(held_out, known, normalization, train.X.dtype)
 
     if class_weight is not None:
-        train.weights = with_class_weights(train.weights, train.y, classes, class_weight)
+        train.weights = with_class_weights(train.weights, train.y, classes, class_weight, statistics)
     stage(f"checking the rows of {config.train}")
+    parts = {"training": train, **({"held-out": val} if val else {})}
+    for name, part in parts.items():
+        located(name, part.place)
     rows, val_rows = train.rows(), val.rows() if val else None
     names = source.schema.feature_names
     return DataSet(
@@ -91,6 +104,7 @@ def load(
         source=source.location,
         description=features_line(source.schema),
         features=features_used(source.schema),
+        blocks={name: part.blocks() for name, part in parts.items()},
         notices=(
             *source.notices,
             *(held_out.notices if held_out else ()),

@@ -14,7 +14,7 @@ from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.datafile import DataFile
 from distsgd.data.kinds import is_list, is_number, is_text, label_type, plain, values_type
-from distsgd.data.selection import array_kind
+from distsgd.data.label_types import array_kind, check_weights
 from distsgd.data.unusable import listing
 from distsgd.errors import DataError, nearest
 
@@ -91,14 +91,8 @@ def label_kind(
                     f"which the model was trained with; the columns are {listing(file.schema.names)}"
                 )
     if target == "class":
-        found = files[0].schema.field(names[0]).type
-        kind = label_type(found)
-        if kind is None:
-            raise DataError(
-                f"{files[0].path}: label column {shortened(names[0])!r} is {_short(found)}; expected integers or "
-                "strings"
-            )
-        return kind, None
+        kinds_of_classes = [_class_kind(file, names[0]) for file in files]
+        return kinds_of_classes[0], None
     kinds = [array_kind(file, names, target) for file in files]
     for file, (_, width) in zip(files, kinds, strict=True):
         if (width or len(names)) != len(outputs):
@@ -107,6 +101,29 @@ def label_kind(
                 f"{len(outputs)} outputs"
             )
     return kinds[0]
+
+
+def _class_kind(file: DataFile, name: str) -> Literal["integer", "string"]:
+    """Return the kind of a column of classes; DataError if it is none."""
+    found = file.schema.field(name).type
+    kind = label_type(found)
+    if kind is None:
+        raise DataError(
+            f"{file.path}: label column {shortened(name)!r} is {_short(found)}; expected integers or strings"
+        )
+    return kind
+
+
+def has_weights(files: Sequence[DataFile], name: str | None) -> bool:
+    """Return whether all files have the column of weights, if it has a name; DataError if it cannot be weights."""
+    if name is None or not all(name in file.schema.names for file in files):
+        return False
+    for file in files:
+        count = file.schema.names.count(name)
+        if count > 1:
+            raise DataError(f"{file.path}: {count} columns have the name {shortened(name)!r}; rename all but one")
+        check_weights(file, name)
+    return True
 
 
 def _short(kind: pa.DataType) -> str:

@@ -16,11 +16,11 @@ from distsgd.core.inputs import Column, Inputs
 from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.columns import MissingValue, RowError, UnknownCategories, feature_block
-from distsgd.data.dataset import InputSchema
 from distsgd.data.kinds import numpy_name, values_type
 from distsgd.data.labels import LabelEncoder
-from distsgd.data.model_fit import check_fits, check_kept, label_kind
+from distsgd.data.model_fit import check_fits, check_kept, has_weights, label_kind
 from distsgd.data.partitions import with_partitions
+from distsgd.data.schema import InputSchema
 from distsgd.data.sources import Source, SourceBatch, open_files
 from distsgd.data.targets import ArrayTargets, TargetEncoder
 from distsgd.data.weights import weights_of
@@ -38,7 +38,7 @@ class Examples:
     kept: pa.Table
     """The columns to carry along."""
     weights: NDArray[np.float32] | None = None
-    """(n,): 0 for a row that does not count; None if rows have no weights."""
+    """(n,): above 0; None if rows have no weights."""
 
     def __len__(self) -> int:
         return len(self.X)
@@ -54,7 +54,7 @@ class ModelRows:
     labels: TargetEncoder | None
     """Encodes the labels; None if they are not read."""
     weight: str | None = None
-    """The column of weights; None if they are not read."""
+    """The column of weights, by which rows of weight 0 are left out; None if they are not read."""
     unknown: UnknownCategories = field(default_factory=UnknownCategories)
 
     def __len__(self) -> int:
@@ -78,6 +78,8 @@ class ModelRows:
 
     def parts(self, size: int, start: int = 0) -> Iterator[Examples]:
         """Yield rows `size` at a time, the last ones fewer, from row `start` on; earlier files are not even opened.
+
+        Rows of weight 0 are left out, whatever else they hold.
 
         DataError, naming file and row, for a value that the model does not take.
         """
@@ -106,6 +108,9 @@ class ModelRows:
             skipped = min(start, batch.table.num_rows)
             start -= skipped
             rest = SourceBatch(batch.table.slice(skipped), batch.file, batch.start + skipped)
+            weights = weights_of(rest, self.weight) if self.weight else None
+            if weights is not None and not weights.all():
+                rest, weights = rest.only(weights > 0), weights[weights > 0]
             if not rest.table.num_rows:
                 continue
             try:
@@ -117,7 +122,7 @@ class ModelRows:
                 hint = fill if isinstance(problem, MissingValue) else ""
                 raise rest.error(problem.row, f"{problem}{hint}") from None
             kept = pa.Table.from_batches([rest.table.select(list(self.keep))]) if self.keep else _nothing(len(X))
-            yield Examples(X, y, kept, weights_of(rest, self.weight) if self.weight else None)
+            yield Examples(X, y, kept, weights)
 
     def _check_booleans(self, X: NDArray[Any]) -> None:
         """Refuse a number that is neither 0 nor 1 in a column that held true and false when the model was trained."""
@@ -181,7 +186,7 @@ def open_rows(
     if classes is not None:
         labels = LabelEncoder.for_model(found, classes) if target == "class" else ArrayTargets(found)
     weight = None
-    if labels is not None and config.weight is not None and all(config.weight in f.schema.names for f in filled):
+    if labels is not None and has_weights(filled, config.weight):
         weight = config.weight
     return ModelRows(Source(location, tuple(filled), found, notices), tuple(keep), labels, weight)
 

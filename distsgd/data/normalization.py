@@ -83,20 +83,21 @@ class Moments:
     taken relative to the first one, which makes a constant column's variance exactly 0.
     """
 
-    def __init__(self, width: int, total: int | None = None) -> None:
-        """Take rows of `width` columns, in the blocks of `total` columns of which these are some."""
+    def __init__(self, width: int, total: int | None = None, *, weighted: bool = False) -> None:
+        """Take rows of `width` columns, weighted or not, in the blocks of `total` columns of which these are some."""
         self._alone = width == 1 and (total or width) > 1
         width += self._alone  # NumPy would sum one column in another order than several
         self._buffer = np.zeros((block_rows(total or width), width))
         self._filled = 0
-        self._count = 0
+        self._weights = np.empty(len(self._buffer)) if weighted else None
+        self._count = 0.0  # the weight of what was merged; without weights the number of rows
         self._origin = np.zeros(width)
         self._mean = np.zeros(width)
         self._squares = np.zeros(width)
         self._varies = np.zeros(width, bool)
 
-    def add(self, rows: NDArray[Any]) -> None:
-        """Add rows (n, D) of any numeric type."""
+    def add(self, rows: NDArray[Any], weights: NDArray[np.float64] | None = None) -> None:
+        """Add rows (n, D) of any numeric type, each of which counts as its weight (n,) says, if they are weighted."""
         if self._alone:
             rows = np.column_stack((rows, np.zeros(len(rows))))
         if self._count == self._filled == 0 and len(rows):
@@ -105,6 +106,8 @@ class Moments:
         while start < len(rows):
             count = min(len(self._buffer) - self._filled, len(rows) - start)
             self._buffer[self._filled : self._filled + count] = rows[start : start + count]
+            if self._weights is not None and weights is not None:
+                self._weights[self._filled : self._filled + count] = weights[start : start + count]
             self._filled += count
             start += count
             if self._filled == len(self._buffer):
@@ -112,19 +115,32 @@ class Moments:
 
     def _merge(self) -> None:
         """Merge the block that has been filled into the totals."""
-        block, added = self._buffer[: self._filled], self._filled
+        block, added, w = self._buffer[: self._filled], float(self._filled), None
+        if self._weights is not None:
+            w = self._weights[: self._filled, None]
+            added = self._total(w)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             block -= self._origin
-            mean = block.mean(axis=0)
+            mean = self._column_sums(block if w is None else block * w) / added
             block -= mean
             step = mean - self._mean
             tiny = np.flatnonzero(self._squares < SMALLEST_SQUARES)  # after the first block, constant columns alone
             self._varies[tiny] |= (block[:, tiny] != 0).any(axis=0) | (step[tiny] != 0)
             np.square(block, out=block)
+            if w is not None:
+                block *= w
             total = self._count + added
-            self._squares += block.sum(axis=0) + step * step * (self._count * added / total)
+            self._squares += self._column_sums(block) + step * step * (self._count * added / total)
             self._mean += step * (added / total)
         self._count, self._filled = total, 0
+
+    def _column_sums(self, block: NDArray[Any]) -> Any:
+        """Return the sums (D,) of a block's columns."""
+        return block.sum(axis=0)
+
+    def _total(self, weights: NDArray[Any]) -> float:
+        """Return the sum of a block's weights (n, 1)."""
+        return float(weights.sum())
 
     def normalization(self, names: tuple[str, ...]) -> Normalization:
         """Return zero mean and unit (population) variance for what was added; constant columns become 0.

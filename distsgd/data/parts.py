@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from distsgd.core.names import shortened
 from distsgd.data.datafile import reading
 from distsgd.errors import DataError
 from distsgd.system.files import read_file, sync_folder, temporary_name, write_atomically
@@ -37,6 +38,7 @@ class Parts:
     """The file that they become."""
     folder: Path
     schema: pa.Schema
+    """The columns as Parquet holds them."""
     done: int
 
     def write(self, number: int, rows: pa.Table) -> None:
@@ -73,9 +75,10 @@ class Parts:
 def parts_of(path: Path, schema: pa.Schema, identity: Mapping[str, Any]) -> Iterator[Parts]:
     """Yield the parts of a file that an earlier process has finished, if `identity` was the same, else none.
 
-    DataError if the file cannot be written there, or another process is computing it.
+    DataError if the file cannot be written there, another process is computing it, or Parquet cannot hold a column.
     """
     folder = path.with_name(f".{path.name}.parts")
+    stored = as_stored(schema)
     text = json.dumps(dict(identity), sort_keys=True).encode()
     with writing(path):
         folder.mkdir(exist_ok=True)
@@ -96,7 +99,7 @@ def parts_of(path: Path, schema: pa.Schema, identity: Mapping[str, Any]) -> Iter
                 leftover.unlink()
             names = {entry.name for entry in folder.iterdir()}
         done = next(number for number in range(len(names) + 1) if f"{number:08}.parquet" not in names)
-        yield Parts(path, folder, schema, done)
+        yield Parts(path, folder, stored, done)
     finally:
         os.close(descriptor)
 
@@ -111,3 +114,26 @@ def writing(path: Path) -> Iterator[None]:
             f"{str(path)!r} cannot be written: {error.strerror or error}; make room or give another place, and run the "
             "same command again: it goes on where it was"
         ) from None
+
+
+def as_stored(schema: pa.Schema) -> pa.Schema:
+    """Return the schema that a Parquet file of such rows has when it is read.
+
+    Parquet has no seconds, no dates in milliseconds and no dictionaries of numbers, for example: such columns become
+    milliseconds, dates and numbers. DataError for a column of a type that it cannot hold.
+    """
+    for field in schema:
+        try:
+            _read_back(pa.schema([field]))
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise DataError(
+                f"column {shortened(field.name)!r} is {str(field.type)[:100]}, which Parquet cannot hold "
+                f"({str(error)[:100]}); leave it out of --keep, or cast it"
+            ) from None
+    return _read_back(schema)
+
+
+def _read_back(schema: pa.Schema) -> pa.Schema:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(schema.empty_table(), sink, **WRITTEN)
+    return parquet.read_schema(pa.BufferReader(sink.getvalue()))

@@ -1,11 +1,14 @@
-"""What to add to the command line so that a run works: names and values quoted for a shell."""
+"""What messages recommend: settings, quoted for a shell, and names for files that commands write."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shlex
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def setting(key: str, names: str | Sequence[str]) -> str:
@@ -15,6 +18,17 @@ def setting(key: str, names: str | Sequence[str]) -> str:
     if not _is_plain(text) or any("," in name or name != name.strip() or not name for name in listed):
         text = _escaped(json.dumps(names if isinstance(names, str) else listed, ensure_ascii=False))
     return f"--set {shlex.quote(f'{key}={text}')}"
+
+
+def new_name(name: str) -> str:
+    """Return the name of a new version of a file in this directory, which no file has: no repair undoes another.
+
+    For `rows.csv` and for `rows-new.csv` it is the first one of `rows-new.csv`, `rows-new2.csv` and so on.
+    """
+    path = Path(name)
+    stem = re.sub(r"-new\d*$", "", path.stem) or path.stem
+    names = (f"{stem}-new{number}{path.suffix}" for number in itertools.chain([""], itertools.count(2)))
+    return next(new for new in names if not Path(new).exists())
 
 
 def _is_plain(text: str) -> bool:

@@ -10,6 +10,7 @@ from distsgd.data.csvfile import CsvFile
 from distsgd.data.csvtext import ENDINGS
 from distsgd.data.datafile import DataFile
 from distsgd.data.parquetfile import ParquetFile
+from distsgd.data.remedies import new_name
 
 LONGEST = 340
 """Characters of a command that a message gives."""
@@ -25,7 +26,7 @@ def rewriting(file: DataFile, *changes: str) -> str | None:
         return None
     path = Path(file.path)
     stem = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
-    target = f"{stem.stem}-new.parquet"
+    target = new_name(f"{stem.stem}.parquet")
     code = "; ".join(["import pandas as pd", f"d = {read}", *changes, f"d.to_parquet({target!r}, index=False)"])
     quoted = shlex.quote(code) if any(c in code for c in '"$`\\!') else f'"{code}"'
     command = f"python -c {quoted}"

@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import pyarrow as pa
 
@@ -15,9 +14,10 @@ from distsgd.config import DataConfig
 from distsgd.core.frames import only_count
 from distsgd.core.losses import Target
 from distsgd.core.names import shortened
-from distsgd.data.datafile import DataFile, doubt
-from distsgd.data.dataset import InputSchema
-from distsgd.data.kinds import is_category, is_list, is_number, label_type, numpy_name, plain, values_type
+from distsgd.data.datafile import DataFile
+from distsgd.data.kinds import is_category, is_list, label_type, numpy_name, values_type
+from distsgd.data.label_types import check_weights, label_kind, list_width
+from distsgd.data.schema import InputSchema
 from distsgd.data.unusable import SHOWN, dates_hint, listing, named, problems, remedy
 from distsgd.errors import DataError, nearest
 
@@ -78,12 +78,12 @@ def resolve(
     if unusable:
         raise DataError(f"{file.path}: {named(unusable)}{remedy(unusable, chosen, config, None)}{hint}")
     types = [values_type(file.schema.field(name).type) for name in chosen]
-    kind, width = _label_kind(file, labels, target) if labelled else (None, None)
+    kind, width = label_kind(file, labels, target) if labelled else (None, None)
     holds_lists = is_list(file.schema.field(chosen[0]).type)
     return InputSchema(
         chosen,
         tuple(numpy_name(kind) for kind in types),
-        _list_width(file, chosen[0]) if holds_lists else None,
+        list_width(file, chosen[0]) if holds_lists else None,
         tuple(labels),
         kind,
         width,
@@ -171,50 +171,6 @@ def _check_chosen(
         )
 
 
-def _label_kind(
-    file: DataFile, labels: Sequence[str], target: Target
-) -> tuple[Literal["integer", "string", "labels", "numbers"], int | None]:
-    """Return what the labels are, and the length of their lists if they are some."""
-    if target != "class":
-        return array_kind(file, labels, target)
-    (label,) = labels
-    found = file.schema.field(label).type
-    kind = label_type(found)
-    if is_list(found) and is_number(values_type(found)):
-        raise DataError(
-            f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}, and a label is one class for each "
-            "row: set model.loss=logistic for independent labels of 0 and 1, or model.loss=squared for numbers; of "
-            "one-hot labels take argmax(axis=1), of a single column ravel()"
-        )
-    if kind is None:
-        raise DataError(
-            f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}; labels are integers or strings: "
-            "cast it, or choose another column with data.label"
-        )
-    return kind, None
-
-
-def array_kind(
-    file: DataFile, labels: Sequence[str], target: Literal["labels", "numbers"]
-) -> tuple[Literal["labels", "numbers"], int | None]:
-    """Return the kind of labels that are single numbers in their columns, or lists in the only one."""
-    wanted = "labels are 0 or 1 (model.loss=logistic)" if target == "labels" else "model.loss=squared predicts numbers"
-    for label in labels:
-        found = file.schema.field(label).type
-        if not is_number(values_type(found)):
-            reason = doubt(file, label)
-            raise DataError(
-                f"{file.path}: label column {shortened(label)!r} is {str(found)[:100]}, and {wanted}"
-                + (f": {reason}" if reason else ": cast it, choose another column with data.label, or another loss")
-            )
-        if is_list(found) and len(labels) > 1:
-            raise DataError(
-                f"{file.path}: label column {shortened(label)!r} holds lists, and data.label names {len(labels)} "
-                "columns; name that column alone, or columns of single values"
-            )
-    return target, _list_width(file, labels[0]) if is_list(file.schema.field(labels[0]).type) else None
-
-
 def _weight(file: DataFile, labels: Sequence[str], config: DataConfig, *, labelled: bool) -> str | None:
     """Return the column of weights; None if there is none, or if rows are only to be predicted."""
     name = config.weight
@@ -228,24 +184,5 @@ def _weight(file: DataFile, labels: Sequence[str], config: DataConfig, *, labell
         if name in file.schema.names:
             found = f"{file.schema.names.count(name)} columns have the name {shortened(name)!r}"
         raise DataError(f"{file.path}: {found} for data.weight; the columns are {listing(file.schema.names)}")
-    kind = file.schema.field(name).type
-    if not is_number(kind):
-        reason = doubt(file, name)
-        raise DataError(
-            f"{file.path}: column {shortened(name)!r} is {str(kind)[:100]}, and weights are numbers"
-            + (f": {reason}" if reason else "; cast it, or name another column in data.weight")
-        )
+    check_weights(file, name)
     return name
-
-
-def _list_width(file: DataFile, column: str) -> int:
-    """Return the length of a column's lists, by its type or else by its first row."""
-    kind = plain(file.schema.field(column).type)
-    if pa.types.is_fixed_size_list(kind):
-        width = int(kind.list_size)
-    else:
-        first = next((b.column(column)[0] for b in file.batches([column], 1) if b.num_rows), None)
-        width = len(first) if first is not None and first.is_valid else 0
-    if width < 1:
-        raise DataError(f"{file.path}: the lists of column {shortened(column)!r} hold no values; expected one at least")
-    return width

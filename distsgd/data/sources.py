@@ -16,11 +16,11 @@ from distsgd.core.losses import Target
 from distsgd.core.names import shortened
 from distsgd.data.columns import check_same, check_types, in_order_of, storage_dtype
 from distsgd.data.datafile import DataFile, place, row_error
-from distsgd.data.dataset import InputSchema
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
+from distsgd.data.schema import InputSchema
 from distsgd.data.selection import resolve
 from distsgd.data.unusable import listing
 from distsgd.errors import DataError, nearest
@@ -42,8 +42,14 @@ class SourceBatch:
 
     def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
-        row = row if self.kept is None else int(np.flatnonzero(self.kept)[row])
-        return row_error(self.file, self.start + row, problem)
+        return row_error(self.file, self._in_file(row), problem)
+
+    def place(self, row: int) -> str:
+        """Return the file, and the row within it, of one row of the batch."""
+        return place(self.file, self._in_file(row))
+
+    def _in_file(self, row: int) -> int:
+        return self.start + (row if self.kept is None else int(np.flatnonzero(self.kept)[row]))
 
     def only(self, kept: NDArray[np.bool_]) -> SourceBatch:
         """Return the batch with the rows that are marked in `kept` (n,)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distsgd.core.inputs import Inputs
 from distsgd.core.names import shortened
-from distsgd.data.dataset import Rows
+from distsgd.data.rows import Rows
 
 FIRST_ROWS, FIRST_VALUES = 2000, 2**20
 """Maximum number of rows, and of values, in the first look at all columns: it takes some milliseconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ LONGEST_SETTING = 280
 
 DATES = "and dates and times are no features"
 """Why dates cannot be used."""
+
+YEAR_FIRST, DAY_FIRST = re.compile(r"\b\d{4}-\d\d-\d\d"), re.compile(r"\b\d{1,2}[./]\d{1,2}[./]\d{4}\b")
+"""Dates in a line of text."""
 
 Problems = dict[str, list[tuple[str, str]]]
 """Columns that cannot be features, by reason: their names, and what a message says of each."""
@@ -99,10 +103,20 @@ def dates_hint(file: DataFile, problems: Problems, alone: bool) -> str:
     name = next((name for name, _ in problems.get(DATES, ())), None)
     if name is None:
         return ""
-    day_first = ", dayfirst=True" if isinstance(file, CsvFile) and file.dialect.separator == ";" else ""
+    day_first = ", dayfirst=True" if isinstance(file, CsvFile) and _day_comes_first(file) else ""
     change = f"t = pd.to_datetime(d.pop({name!r}){day_first})"
-    change += f"; d[{name + '_month'!r}] = t.dt.month; d[{name + '_weekday'!r}] = t.dt.dayofweek"
-    command = rewriting(file, change) if alone else None
+    change += f"; d[{name + '_month'!r}] = t.dt.month; d[{name + '_weekday'!r}] = t.dt.day_of_week"
+    # Text that should be numbers would stay text in what pandas writes, and become categories.
+    command = rewriting(file, change) if alone and not any(doubt(file, n) for n in file.schema.names) else None
     if command is None:
         return "; to use a date, write numbers such as its month and weekday as columns"
     return f"; or make numbers of a date, and train on what this writes: {command}"
+
+
+def _day_comes_first(file: CsvFile) -> bool:
+    """Return whether dates are written day first: where `;` separates columns, unless the first row says otherwise.
+
+    pandas would take 2025-01-02 for the first of February if it was told so.
+    """
+    row = file.locate(0)[1]
+    return file.dialect.separator == ";" and (YEAR_FIRST.search(row) is None or DAY_FIRST.search(row) is not None)

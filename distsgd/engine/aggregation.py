@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -54,15 +54,17 @@ class Aggregation:
         self._pool = ThreadPoolExecutor(count - 1, "aggregation", _ignore_overflow) if count > 1 else None
 
     def squares(self, gradients: Gradients, plan: Additions, total_weight: float, weights: Array) -> list[float]:
-        """Return the squared norm of each block of the gradient, L2 included.
+        """Return numbers whose sum is the squared norm of the gradient, L2 included: one, or several, for each block.
 
         The sum of `gradients` is divided by `total_weight`, the sum of the examples' weights.
         """
 
         def of_thread(thread: int) -> list[float]:
             return [
-                optim.squared_norm(
-                    _block_sum(gradients, plan, part, buffers, self._xp),
+                square
+                for (part, biases), buffers in self._shares[thread]
+                for square in self._squared_norm(
+                    self._block_sum(gradients, plan, part, thread, buffers),
                     total_weight,
                     weights[part],
                     biases=biases,
@@ -70,7 +72,6 @@ class Aggregation:
                     scratch=buffers[-1],
                     xp=self._xp,
                 )
-                for (part, biases), buffers in self._shares[thread]
             ]
 
         return [square for squares in self._each_thread(of_thread) for square in squares]
@@ -94,7 +95,7 @@ class Aggregation:
         def updated(thread: int) -> bool:
             finite = True
             for (part, biases), buffers in self._shares[thread]:
-                total, new = _block_sum(gradients, plan, part, buffers, self._xp), out[part]
+                total, new = self._block_sum(gradients, plan, part, thread, buffers), out[part]
                 self._rule.update(
                     total,
                     weights[part],
@@ -111,6 +112,31 @@ class Aggregation:
 
         return updated(0) if self._pool is None else all(self._each_thread(updated))
 
+    def _block_sum(
+        self,
+        gradients: Gradients,
+        plan: Additions,
+        part: slice,
+        thread: int,  # noqa: ARG002 - exact sums need it
+        buffers: list[Array],
+    ) -> Array:
+        """Return one block of the gradient sum over all shards, float32, in one of the block's buffers."""
+        xp = self._xp
+        if len(gradients) == 1:
+            xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards must not be overwritten
+            return buffers[0]
+        if len(gradients) == 2:  # 1.5 µs sooner than `combine`
+            return xp.add(gradients[0][part], gradients[1][part], out=buffers[0])
+
+        def add(left: Array, right: Array, buffer: int) -> Array:
+            return xp.add(left, right, out=buffers[buffer])
+
+        return reduction.combine([gradient[part] for gradient in gradients], plan, add)
+
+    def _squared_norm(self, total: Array, total_weight: float, weights: Array, **block: Any) -> list[float]:
+        """Return numbers whose sum is the squared norm of a block; see optim.squared_norm."""
+        return [optim.squared_norm(total, total_weight, weights, **block)]
+
     def _each_thread(self, work: Callable[[int], T]) -> list[T]:
         """Run `work` in each thread with the thread's number and return the results in order; this is thread 0."""
         if self._pool is None:
@@ -124,19 +150,8 @@ def _ignore_overflow() -> None:
 
 
 def _parts(slots: Slots, part: slice) -> Slots:
+    """Return a block's part of each state vector."""
     return {name: slot[part] for name, slot in slots.items()} if slots else slots
-
-
-def _block_sum(gradients: Gradients, plan: Additions, part: slice, buffers: list[Array], xp: ModuleType) -> Array:
-    """Return one block of the gradient sum over all shards, in one of the block's buffers."""
-    if len(gradients) == 1:
-        xp.copyto(buffers[0], gradients[0][part])  # one worker's sum over all shards must not be overwritten
-        return buffers[0]
-
-    def add(left: Array, right: Array, buffer: int) -> Array:
-        return xp.add(left, right, out=buffers[buffer])
-
-    return reduction.combine([gradient[part] for gradient in gradients], plan, add)
 
 
 def _is_finite(values: Array, xp: ModuleType) -> bool:

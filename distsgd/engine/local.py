@@ -12,12 +12,13 @@ import numpy as np
 
 from distsgd.core import numerics
 from distsgd.engine import validation
-from distsgd.engine.serial import SerialLoop
+from distsgd.engine.computing import validation_for
+from distsgd.engine.portable_serial import serial_loop
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.threads import TICK_S, ThreadedTraining, default_threads
+from distsgd.engine.threads import TICK_S, ThreadedTraining, default_threads, is_short
 from distsgd.engine.timing import StepTimes
-from distsgd.engine.validation import BlockResult, Evaluation
+from distsgd.engine.validation import NO_EXTRAS, BlockResult, Evaluation, Extras
 
 
 class SerialTraining:
@@ -25,7 +26,7 @@ class SerialTraining:
 
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._plan, self._state = spec.config, spec.plan, spec.start
-        self._loop = SerialLoop(spec)
+        self._loop = serial_loop(spec)
         self._records: list[dict[str, Any]] = []
         self._times = StepTimes()
         self._stopped = False
@@ -93,7 +94,9 @@ class LocalTrainer:
             stack.callback(self._training.close)
             self._ending = stack.pop_all()
         self._val, transform, self._net = spec.data.val, spec.data.transform, spec.net
-        self._validation = None if self._val is None else validation.Validation(spec.net, self._val, transform, "cpu")
+        self._validation = None
+        if self._val is not None:
+            self._validation = validation_for(spec.net, spec.plan.bounds, self._val, transform, "cpu")
 
     def run(self, until: int, tick: Callable[[], None]) -> int:
         """Train up to step `until` or until `stop`; call `tick` several times a second. Return the steps done."""
@@ -125,9 +128,9 @@ class LocalTrainer:
         return self._training.timings()
 
     def evaluate(
-        self, tick: Callable[[], None], *, confusion: bool = False, weights: np.ndarray | None = None
+        self, tick: Callable[[], None], extras: Extras = NO_EXTRAS, *, weights: np.ndarray | None = None
     ) -> Evaluation | None:
-        """Return loss and accuracy over the held-out rows, and their confusion; None if `tick` has called `stop`.
+        """Return what the held-out rows give; None if `tick` has called `stop`.
 
         The weights are the last ones, or `weights` (P,).
         """
@@ -136,7 +139,7 @@ class LocalTrainer:
         flat, found = self.snapshot().parameters if weights is None else weights, list[BlockResult]()
         next_tick = time.monotonic() + TICK_S
         for block in range(validation.block_count(len(self._val))):
-            found += self._validation.evaluate(flat, range(block, block + 1), confusion=confusion)
+            found += self._validation.evaluate(flat, range(block, block + 1), extras)
             if time.monotonic() >= next_tick:
                 tick()
                 next_tick = time.monotonic() + TICK_S
@@ -150,8 +153,11 @@ class LocalTrainer:
 
 
 def _training(spec: RunSpec) -> SerialTraining | ThreadedTraining:
-    threads, train = spec.config.run.threads, spec.config.train
+    threads, shards = spec.config.run.threads, spec.plan.sampler.num_shards
     if threads == 1:
         return SerialTraining(spec)
-    wanted = default_threads(spec.net, train.batch_size, train.num_shards) if threads == "auto" else threads
-    return ThreadedTraining(spec, min(wanted, train.num_shards))
+    if threads != "auto":
+        return ThreadedTraining(spec, min(threads, shards))
+    batch_size = spec.config.train.batch_size
+    wanted = default_threads(spec.net, batch_size, shards)
+    return ThreadedTraining(spec, wanted, adaptive=is_short(spec.net, batch_size))

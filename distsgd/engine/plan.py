@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from distsgd.config import Config
+from distsgd.core.reduction import SUMMATIONS, Summation
 from distsgd.core.sampling import Sampler
-from distsgd.core.schedules import learning_rate
+from distsgd.data.bounds import RunBounds
+from distsgd.engine.arithmetic import ARITHMETICS
 from distsgd.engine.snapshot import UNKNOWN, EpochLoss
+
+
+def summation(config: Config) -> Summation:
+    """Return how the gradients of a run's mini-batches are added.
+
+    Exact sums need no fixed shards: each example is one, so that workers get equal shares of whatever number.
+    """
+    train = config.train
+    return SUMMATIONS[train.arithmetic](train.batch_size if train.arithmetic == "portable" else train.num_shards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,27 +30,37 @@ class Plan:
     sampler: Sampler
     total_steps: int
     config: Config
+    updates_before: int = 0
+    """Added to the number of an update, which some update rules need: a state from elsewhere has had another number of
+    updates than steps are counted here."""
+    bounds: RunBounds | None = None
+    """Those of the run's rows, if sums are to be exact."""
 
     @classmethod
-    def of(cls, config: Config, rows: int) -> Plan:
+    def of(cls, config: Config, rows: int, updates_before: int = 0, bounds: RunBounds | None = None) -> Plan:
         """Return the plan of a run over `rows` training rows."""
         train = config.train
         sampler = Sampler(
             rows=rows,
             batch_size=train.batch_size,
-            num_shards=train.num_shards,
+            num_shards=summation(config).num_shards,
             seed=train.seed,
             replacement=train.sampling == "replacement",
         )
         total = train.epochs * sampler.steps_per_epoch
         if train.max_steps is not None:
             total = min(total, train.max_steps)
-        return cls(sampler=sampler, total_steps=total, config=config)
+        return cls(sampler=sampler, total_steps=total, config=config, updates_before=updates_before, bounds=bounds)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the step that follows `step` steps."""
         steps_per_epoch = self.sampler.steps_per_epoch
-        return learning_rate(self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+        rate = ARITHMETICS[self.config.train.arithmetic].learning_rate
+        return rate(self.config.optim, step, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+
+    def update_number(self, step: int) -> int:
+        """Return the number of the update, from 1, in the step that follows `step` steps."""
+        return step + 1 + self.updates_before
 
     def epoch(self, step: int) -> float:
         """Return the number of epochs, possibly fractional, after `step` steps."""

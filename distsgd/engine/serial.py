@@ -12,6 +12,7 @@ import numpy as np
 
 from distsgd.core import optim
 from distsgd.core.backprop import loss_and_gradient_sums
+from distsgd.core.packing import touch_buffers
 from distsgd.core.reduction import PartialSum, added, additions, combine
 from distsgd.core.sampling import IntArray, PrefetchedRows
 from distsgd.core.update_rules import Step, update_rule
@@ -25,15 +26,18 @@ from distsgd.engine.spec import RunSpec
 class SerialLoop:
     """Computes one step after another, one shard after another."""
 
+    _l2_loss = staticmethod(optim.l2_loss)
+
     def __init__(self, spec: RunSpec) -> None:
         self._config, self._net, self._plan = spec.config, spec.net, spec.plan
         sampler, data = spec.plan.sampler, spec.data
         self._shards = range(sampler.num_shards)
         self._additions = additions(tuple((k, k + 1) for k in self._shards), (0, sampler.num_shards))
         self._blocks, self._rule = list(optim.blocks(spec.net)), update_rule(spec.config.optim)
-        self._rows = PrefetchedRows(sampler)
+        self._rows = PrefetchedRows(sampler, spec.plan.total_steps)
         self._batch = Gatherer(data.train, data.transform, sampler.max_shard_count, "cpu")
         self._workspace = Workspace(spec.net, sampler.max_shard_count, np)
+        touch_buffers()
 
     def step(self, state: Snapshot) -> tuple[Snapshot, float]:
         """Return the state after one more step, and the loss L of the step's mini-batch.
@@ -41,9 +45,7 @@ class SerialLoop:
         A non-finite update is not applied: raise NonFiniteError, or count the step as skipped if `train.on_nonfinite`
         is `skip`.
         """
-        W, rows = state.parameters, self._rows.of(state.step, self._shards)
-        leaves = (self.shard_gradient(W, shard, rows[shard]) for shard in self._shards)
-        total = combine(leaves, self._additions, added)
+        W, total = state.parameters, self._total(state)
         new = self._updated(state, total)
         loss = total.loss / total.weight
         so_far = NO_LOSS if self._plan.begins_epoch(state.step) else state.epoch_loss
@@ -52,7 +54,13 @@ class SerialLoop:
             new = replace(new, epoch_loss=so_far.plus(total.loss, total.weight))
         else:
             new = replace(state, step=new.step, skipped=state.skipped + 1, epoch_loss=so_far)
-        return new, loss + optim.l2_loss(self._net, W, self._config.optim.l2, np)
+        return new, loss + self._l2_loss(self._net, W, self._config.optim.l2, np)
+
+    def _total(self, state: Snapshot) -> PartialSum:
+        """Return the sum over the mini-batch that follows `state`."""
+        rows = self._rows.of(state.step, self._shards)
+        leaves = (self.shard_gradient(state.parameters, shard, rows[shard]) for shard in self._shards)
+        return combine(leaves, self._additions, added)
 
     def _updated(self, state: Snapshot, total: PartialSum) -> Snapshot:
         """Return the state after the update with a mini-batch's gradient sum, which is overwritten."""
@@ -60,13 +68,9 @@ class SerialLoop:
         new, scratch = np.empty_like(W), np.empty_like(W)
         slots = {name: np.empty_like(W) for name in state.slots}
         if config.clip_norm is not None:
-            g = total.gradient.copy()
-            squares = [
-                optim.squared_norm(g[b], total.weight, W[b], biases=biases, l2=config.l2, scratch=scratch[b], xp=np)
-                for b, biases in self._blocks
-            ]
-            clip = optim.clip_factor(config, squares)
-        step = Step(total.weight, self._plan.learning_rate(state.step), clip, state.step + 1)
+            clip = optim.clip_factor(config, self._squares(total, W, scratch))
+        number = self._plan.update_number(state.step)
+        step = Step(total.weight, self._plan.learning_rate(state.step), clip, number)
         for b, biases in self._blocks:
             self._rule.update(
                 total.gradient[b],
@@ -80,6 +84,14 @@ class SerialLoop:
                 xp=np,
             )
         return replace(state, step=state.step + 1, parameters=new, slots=slots)
+
+    def _squares(self, total: PartialSum, W: np.ndarray, scratch: np.ndarray) -> list[float]:
+        """Return the squared norm of each block of the gradient, L2 included."""
+        g, l2 = total.gradient.copy(), self._config.optim.l2
+        return [
+            optim.squared_norm(g[b], total.weight, W[b], biases=biases, l2=l2, scratch=scratch[b], xp=np)
+            for b, biases in self._blocks
+        ]
 
     def shard_gradient(self, flat: np.ndarray, shard: int, rows: IntArray) -> PartialSum:
         """Return the sums of losses and gradients over the examples of one shard, in new arrays."""

@@ -18,8 +18,10 @@ from distsgd.core.net import Net
 from distsgd.core.reduction import PartialSum
 from distsgd.core.update_rules import Step
 from distsgd.engine.acceptance import is_applied
-from distsgd.engine.aggregation import Additions, Aggregation, Gradients
-from distsgd.engine.plan import Plan
+from distsgd.engine.aggregation import Additions, Gradients
+from distsgd.engine.arithmetic import ARITHMETICS
+from distsgd.engine.plan import Plan, summation
+from distsgd.engine.portable_aggregation import aggregation_for
 from distsgd.engine.snapshot import EpochLoss, Snapshot
 from distsgd.engine.sums import StepSums
 from distsgd.engine.timing import StepTimes
@@ -54,10 +56,18 @@ class ParameterServer:
         self._slots = [{name: slot.copy() for name, slot in start.slots.items()} for _ in self._parameters]
         self._current = self._before = 0
         self._threads = threads
-        self._aggregation = Aggregation(
-            config.optim, list(optim.blocks(net)), config.train.num_shards, xp=np, threads=threads
+        self._summation = summation(config)
+        self._aggregation = aggregation_for(
+            net,
+            plan.bounds,
+            config.optim,
+            list(optim.blocks(net)),
+            self._summation,
+            plan.sampler.batch_count(0),
+            threads=threads,
         )
-        self._shards = range(config.train.num_shards)
+        self._l2_loss = ARITHMETICS[net.arithmetic].l2_loss
+        self._shards = range(self._summation.num_shards)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._records: list[dict[str, Any]] = []
@@ -95,7 +105,7 @@ class ParameterServer:
         If the loss or the gradient is not finite, the parameters remain unchanged: raise NonFiniteError, or count the
         step as skipped if `train.on_nonfinite` is `skip`.
         """
-        sums = StepSums.of(self.step, partials, len(self._shards))
+        sums = StepSums.of(self.step, partials, self._summation)
         self._commit(sums, finite=self._update(sums.gradients, sums.plan, sums.weight))
         return sums
 
@@ -131,14 +141,14 @@ class ParameterServer:
             plan,
             weights,
             self._slots[old],
-            step=Step(weight, self.plan.learning_rate(self.step), clip, self.step + 1),
+            step=Step(weight, self.plan.learning_rate(self.step), clip, self.plan.update_number(self.step)),
             out=self._parameters[new],
             slots_out=self._slots[new],
         )
 
     def _record(self, loss: float) -> None:
         """Record the last step for the journal: its mini-batch's loss L, with the weights before the update."""
-        loss += optim.l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)
+        loss += self._l2_loss(self.net, self._parameters[self._before], self.config.optim.l2, np)
         record = self.plan.record(self.step, loss, skipped=self.skipped, epoch_loss=self._loss_of_epoch())
         record |= self._times.since_last()
         with self._lock:
@@ -147,6 +157,11 @@ class ParameterServer:
 
     def _loss_of_epoch(self) -> EpochLoss:
         return EpochLoss(self._epoch_loss, self._epoch_weight)
+
+    @property
+    def last_record(self) -> dict[str, Any] | None:
+        """The newest record, which `take_records` may have returned already."""
+        return self._last_record
 
     def take_records(self) -> list[dict[str, Any]]:
         """Return the journal records since the last call, oldest first."""

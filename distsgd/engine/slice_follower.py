@@ -29,7 +29,9 @@ class FollowerMesh(slice_owner.Mesh, Protocol):
     def await_begin(self, step: int, parameters: np.ndarray, state: Sequence[np.ndarray]) -> None: ...  # noqa: D102
     def await_order(self, step: int) -> bytes: ...  # noqa: D102
     def send_state(self, step: int, state: Sequence[np.ndarray]) -> None: ...  # noqa: D102
-    def report(self, step: int, problem: str, *, failed: bool = False) -> None: ...  # noqa: D102
+    def report(  # noqa: D102
+        self, step: int, problem: str, *, member: int | None = None, failed: bool = False
+    ) -> None: ...
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -53,7 +55,7 @@ class SliceFollower:
         names = update_rule(plan.config.optim).slots
         # Zeros that are never written to use no memory: all but the own slice.
         self._slots = [{name: np.zeros(net.size, np.float32) for name in names} for _ in range(2)]
-        self._rows = [np.empty(net.size, np.float32) for _ in mesh.view.roots[mesh.member]]
+        self._rows = [np.empty(net.size, net.sums_dtype) for _ in mesh.view.roots[mesh.member]]
         self._holds_if_bad = plan.config.train.on_nonfinite == "stop"
         self._owner = SliceOwner(
             net=net, plan=plan, mesh=mesh, parameters=parameters, slots=self._slots, threads=threads
@@ -64,7 +66,9 @@ class SliceFollower:
         """Take part in the steps from `step` on; return when this is over, whatever the reason, which is reported."""
         try:
             self._serve(step)
-        except (SlicesBrokenError, WorkerLostError) as error:
+        except SlicesBrokenError as error:
+            self._report(step, str(error), member=error.member)
+        except WorkerLostError as error:
             self._report(step, str(error))
         except Exception as error:  # whatever it is, the leader has to report it
             self._report(step, f"{type(error).__name__}: {error}", failed=True)
@@ -75,9 +79,9 @@ class SliceFollower:
         """Leave a view that has not begun."""
         self._mesh.close()
 
-    def _report(self, step: int, problem: str, *, failed: bool = False) -> None:
+    def _report(self, step: int, problem: str, *, member: int | None = None, failed: bool = False) -> None:
         with suppress(SlicesBrokenError):
-            self._mesh.report(step, problem, failed=failed)
+            self._mesh.report(step, problem, member=member, failed=failed)
 
     def _serve(self, step: int) -> None:
         current, held = 0, True
@@ -106,4 +110,4 @@ class SliceFollower:
 
     def _prefetch(self, step: int) -> None:
         if self._shards:
-            self._computer.prefetch(step, self._shards, server_is_here=False)
+            self._computer.prefetch(step, self._shards, update_here=False)

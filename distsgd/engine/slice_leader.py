@@ -34,7 +34,7 @@ class SliceLeader:
         self.names, self.view = names, mesh.view
         self._net, self._plan, self._mesh, self._computer = net, plan, mesh, computer
         self._shards = mesh.view.shards[0]
-        self._rows = [np.empty(net.size, np.float32) for _ in mesh.view.roots[0]]
+        self._rows = [np.empty(net.size, net.sums_dtype) for _ in mesh.view.roots[0]]
         self._parameters: Sequence[np.ndarray] = ()
         self._slots: Sequence[Slots] = ()
         self._owner: SliceOwner | None = None

@@ -15,11 +15,12 @@ import numpy as np
 from distsgd.config import OptimConfig
 from distsgd.core import optim
 from distsgd.core.net import Net
+from distsgd.core.portable.optim import PARTS
 from distsgd.core.reduction import PartialSum
 from distsgd.core.slices import GRAIN, View
 from distsgd.core.update_rules import Slots, Step
-from distsgd.engine.aggregation import Aggregation
 from distsgd.engine.plan import Plan
+from distsgd.engine.portable_aggregation import aggregation_for
 from distsgd.engine.sums import StepSums
 
 
@@ -42,7 +43,7 @@ class Computer(Protocol):
     def compute(  # noqa: D102
         self, step: int, flat: np.ndarray, shards: range, out: Sequence[np.ndarray]
     ) -> Sequence[PartialSum]: ...
-    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None: ...  # noqa: D102
+    def prefetch(self, step: int, shards: range, *, update_here: bool) -> None: ...  # noqa: D102
 
 
 class Sliced(NamedTuple):
@@ -56,7 +57,7 @@ class Sliced(NamedTuple):
 
 
 def grain(config: OptimConfig) -> int:
-    """Return what slices begin at multiples of. A norm has a float32 sum for each block, so no block may be cut."""
+    """Return what slices begin at multiples of. A norm may have a float32 sum for each block: no block is cut then."""
     return GRAIN if config.clip_norm is None else optim.BLOCK
 
 
@@ -79,9 +80,14 @@ class SliceOwner:
         self._parameters, self._slots = parameters, slots
         self._shards = view.shards[mesh.member]
         blocks = [list(optim.blocks(net, part)) for part in view.slices]
-        self._block_counts = list(map(len, blocks))
-        own = blocks[mesh.member]
-        self._aggregation = Aggregation(config.optim, own, view.num_shards, xp=np, threads=threads) if own else None
+        own, size = blocks[mesh.member], plan.sampler.batch_count(0)
+        per_block = 1 if plan.bounds is None else PARTS
+        self._square_counts = [per_block * len(of_member) for of_member in blocks]
+        self._aggregation = None
+        if own:
+            self._aggregation = aggregation_for(
+                net, plan.bounds, config.optim, own, view.summation, size, threads=threads
+            )
 
     def step(
         self,
@@ -100,7 +106,7 @@ class SliceOwner:
         others = self._mesh.scatter(step, partials)
         if others is None:
             return None
-        sums = StepSums.of(step, [*partials, *others], self._mesh.view.num_shards)
+        sums = StepSums.of(step, [*partials, *others], self._mesh.view.summation)
         finite = self._update(step, current, sums) and math.isfinite(sums.loss)
         new = self._parameters[1 - current]
         finite, hold = self._mesh.gather(step, new, finite=finite, hold=hold, meanwhile=meanwhile)
@@ -112,7 +118,7 @@ class SliceOwner:
         gradients, plan, weight = sums.gradients, sums.plan, sums.weight
         if self._config.clip_norm is not None:
             squares = aggregation.squares(gradients, plan, weight, weights) if aggregation is not None else []
-            clip = optim.clip_factor(self._config, self._mesh.squares(step, squares, self._block_counts))
+            clip = optim.clip_factor(self._config, self._mesh.squares(step, squares, self._square_counts))
         if aggregation is None:
             return True
         return aggregation.update(
@@ -120,7 +126,7 @@ class SliceOwner:
             plan,
             weights,
             self._slots[current],
-            step=Step(weight, self._plan.learning_rate(step), clip, step + 1),
+            step=Step(weight, self._plan.learning_rate(step), clip, self._plan.update_number(step)),
             out=self._parameters[1 - current],
             slots_out=self._slots[1 - current],
         )

@@ -50,7 +50,7 @@ class SlicesStatus(NamedTuple):
     ended: int
     """The number of the last view that is over; 0 if none is."""
     problem: str
-    """What ended the last view that did not end as it should; empty if all did."""
+    """What ended the last view; empty if it ended as it should."""
 
 
 class SlicedServer(ParameterServer):
@@ -63,7 +63,7 @@ class SlicedServer(ParameterServer):
         super().__init__(link=link, **values)
         self._stopped = False  # for good, while `_stop` interrupts the steps for whatever happens between two of them
         self._slices: SliceLeader | None = None
-        self._offers: list[SliceLeader | None] = []
+        self._offers: list[SliceLeader] = []
         self._ended, self._problem = 0, ""
         self._snapshot_made = threading.Condition(self._lock)
         self._snapshot_wanted = False
@@ -98,16 +98,17 @@ class SlicedServer(ParameterServer):
         with self._lock:
             if self._lost is None and (self._slices is None or self._slices.state_is_here):
                 return self._copy()
-            self._snapshot, self._snapshot_wanted = None, True
+            self._snapshot_wanted = True
             self._stop.set()
             self._snapshot_made.wait_for(lambda: self._snapshot or self._lost, SNAPSHOT_S)
             self._snapshot_wanted = False
-            if self._snapshot is not None:
-                return self._snapshot
+            made, self._snapshot = self._snapshot, None
+            if made is not None:
+                return made
             raise self._lost or ServerLostError("the other nodes have not sent their slices of the state")
 
-    def use_slices(self, leader: SliceLeader | None) -> None:
-        """Do the next steps together with other nodes, or alone again; return at once."""
+    def use_slices(self, leader: SliceLeader) -> None:
+        """Do the next steps together with other nodes; return at once."""
         with self._lock:
             self._offers.append(leader)
         self._stop.set()
@@ -118,7 +119,7 @@ class SlicedServer(ParameterServer):
         return SlicesStatus(leader.view.number if leader is not None else 0, self._ended, self._problem)
 
     def _change_slices(self) -> None:
-        """Begin to do steps together with other nodes, or stop that, if `use_slices` was called."""
+        """Begin to do steps together with other nodes, if `use_slices` was called."""
         with self._lock:
             offers, self._offers = self._offers, []
         if not offers:
@@ -127,10 +128,7 @@ class SlicedServer(ParameterServer):
             self._leave(self._slices)
         *outdated, offered = offers
         for leader in outdated:
-            if leader is not None:
-                leader.close()
-        if offered is None:
-            return
+            leader.close()
         if not self.link.begin_view(offered.view.number, self.step, offered.names[1:]):
             self._ended, self._problem = offered.view.number, "workers have joined or left meanwhile"
             offered.close()
@@ -160,8 +158,8 @@ class SlicedServer(ParameterServer):
                 faults.reached("server", 0, self.step, "applied")
                 self._note(done.sums, until)
             leader.fetch(self.step, self._current)
-        except WorkerLostError:  # the workers of this node; those of others go on without them
-            self._leave(leader)
+        except WorkerLostError as error:  # the workers of this node; those of others go on without them
+            self._leave(leader, str(error))
         except SlicesBrokenError as error:
             self._end_slices(leader, error)
         finally:  # also if the run ends
@@ -170,11 +168,11 @@ class SlicedServer(ParameterServer):
                     self._snapshot = self._copy()
                     self._snapshot_made.notify_all()
 
-    def _leave(self, leader: SliceLeader) -> None:
+    def _leave(self, leader: SliceLeader, problem: str = "") -> None:
         """End the view between two steps; the others hold, and the whole state is here."""
         with contextlib.suppress(SlicesBrokenError):
             leader.leave(self.step)
-        self._slices, self._ended = None, leader.view.number
+        self._slices, self._ended, self._problem = None, leader.view.number, problem
         leader.close()
         self.link.end_view()
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from distsgd.core import reduction
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import PartialSum, Summation
 from distsgd.engine.aggregation import Additions, Gradients
 
 _node, _loss_and_weight, _examples = attrgetter("node"), attrgetter("loss", "weight"), attrgetter("examples")
@@ -33,16 +33,16 @@ class StepSums(NamedTuple):
     examples: int
 
     @classmethod
-    def of(cls, step: int, partials: Iterable[PartialSum], num_shards: int) -> StepSums:
+    def of(cls, step: int, partials: Iterable[PartialSum], summation: Summation) -> StepSums:
         """Return the sums of step `step`, counted from 0. Raise ValueError unless each shard is there exactly once."""
         # Sorted, so that `additions` caches one plan per division of the shards, not one per order of arrival.
         partials = sorted(partials, key=_node)
         nodes = tuple(map(_node, partials))
         try:
-            plan = reduction.additions(nodes, (0, num_shards))
+            plan = summation.additions(nodes, (0, summation.num_shards))
         except ValueError as error:
             raise ValueError(
-                f"step {step + 1}: received gradients for {nodes} of {num_shards} shards: {error}"
+                f"step {step + 1}: received gradients for {nodes} of {summation.num_shards} shards: {error}"
             ) from None
         total, weight = reduction.combine(map(_loss_and_weight, partials), plan, _add_pairs)
         examples = sum(map(_examples, partials))

@@ -16,17 +16,22 @@ import numpy as np
 
 from distsgd.core import reduction
 from distsgd.core.net import Net
+from distsgd.core.packing import touch_buffers
 from distsgd.core.reduction import PartialSum
+from distsgd.engine.computing import worker_for
+from distsgd.engine.faster import Faster
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.worker import Worker
 
 TICK_S = 0.2
 """Seconds between two calls of `tick`."""
 
 THREADED_FLOPS = 20e6
 """Minimum floating-point operations of a step for a second thread: below it, waking it takes what it saves."""
+
+SURE_FLOPS = 200e6
+"""Floating-point operations of a step from which on a second thread always pays; in between, both ways are measured."""
 
 
 def cores() -> int:
@@ -41,14 +46,27 @@ def cores() -> int:
 
 def default_threads(net: Net, batch_size: int, num_shards: int) -> int:
     """Return the number of threads for mini-batches of a size: the cores, or one if the steps are too short."""
-    flops = 6.0 * batch_size * net.size  # a product forward, two backward, an addition and a multiplication each
-    return min(cores(), num_shards) if flops >= THREADED_FLOPS else 1
+    return min(cores(), num_shards) if _flops(net, batch_size) >= THREADED_FLOPS else 1
+
+
+def is_short(net: Net, batch_size: int) -> bool:
+    """Return whether a step is so short that threads may not pay."""
+    return _flops(net, batch_size) < SURE_FLOPS
+
+
+def _flops(net: Net, batch_size: int) -> float:
+    # A product forward, two backward, an addition and a multiplication each.
+    return 6.0 * batch_size * net.size
 
 
 class ThreadLink:
-    """A server's link to workers that are threads of its process; see server.Link."""
+    """A server's link to workers that are threads of its process; see server.Link.
 
-    def __init__(self, spec: RunSpec, threads: int) -> None:
+    With `adaptive`, this thread computes all shares where that takes less time than to wake the others, as on virtual
+    machines, where waking a thread takes as long as computing 10 million operations.
+    """
+
+    def __init__(self, spec: RunSpec, threads: int, *, adaptive: bool = False) -> None:
         data, sampler = spec.data, spec.plan.sampler
         self.buffers = np.empty((2, spec.net.size), np.float32)
         self._parameters = list(self.buffers)  # the same objects in every step, whose splits workers keep
@@ -56,12 +74,21 @@ class ThreadLink:
         self._next_tick = 0.0
         self._jobs = []
         for share in reduction.assign(threads, sampler.num_shards):
-            worker = Worker(
-                net=spec.net, sampler=sampler, train=data.train, val=None, transform=data.transform, device="cpu"
+            worker = worker_for(
+                spec.net,
+                spec.plan.bounds,
+                sampler=sampler,
+                train=data.train,
+                val=None,
+                transform=data.transform,
+                device="cpu",
+                end=spec.plan.total_steps,
             )
-            subtrees = len(reduction.maximal_subtrees(share, sampler.num_shards))
-            self._jobs.append((worker, share, list(np.empty((subtrees, spec.net.size), np.float32))))
+            sums = np.empty((len(worker.summation.nodes(share)), spec.net.size), spec.net.sums_dtype)
+            self._jobs.append((worker, share, list(sums)))
         self._pool = ThreadPoolExecutor(threads - 1, "shards") if threads > 1 else None
+        self._faster = Faster() if adaptive and threads > 1 else None
+        touch_buffers(self._pool, threads - 1)
 
     def exchange(self, step: int, buffer: int, shards: range) -> list[PartialSum]:  # noqa: ARG002 - always all of them
         """Return the gradients of all shards; this thread computes its share while the others compute theirs."""
@@ -70,9 +97,22 @@ class ThreadLink:
             self._next_tick = now + TICK_S
             self._tick()
         flat = self._parameters[buffer]
+        if self._faster is None:
+            return self._side_by_side(step, flat) if self._pool else self._one_by_one(step, flat)
+        began, way = time.perf_counter(), self._faster.way()
+        found = self._one_by_one(step, flat) if way else self._side_by_side(step, flat)
+        self._faster.learn(way, time.perf_counter() - began)
+        return found
+
+    def _one_by_one(self, step: int, flat: np.ndarray) -> list[PartialSum]:
+        found: list[PartialSum] = []
+        for worker, share, out in self._jobs:
+            found += worker.compute(step, flat, share, out)
+        return found
+
+    def _side_by_side(self, step: int, flat: np.ndarray) -> list[PartialSum]:
+        assert self._pool is not None
         (worker, own, out), *jobs = self._jobs
-        if self._pool is None:
-            return worker.compute(step, flat, own, out)
         others = [self._pool.submit(worker.compute, step, flat, share, out) for worker, share, out in jobs]
         found = worker.compute(step, flat, own, out)
         for other in others:
@@ -92,9 +132,9 @@ class ThreadLink:
 class ThreadedTraining:
     """Trains from a state; `engine.local.SerialTraining` has the same methods, and the same results."""
 
-    def __init__(self, spec: RunSpec, threads: int) -> None:
+    def __init__(self, spec: RunSpec, threads: int, *, adaptive: bool = False) -> None:
         self._spec, self._threads = spec, threads
-        self._link = ThreadLink(spec, threads)
+        self._link = ThreadLink(spec, threads, adaptive=adaptive)
         self.recover(spec.start)
 
     def recover(self, start: Snapshot) -> None:

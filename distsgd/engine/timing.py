@@ -30,12 +30,14 @@ class StepTimes:
     def add(self, now: float, examples: int) -> None:
         """Record that a step over `examples` examples ended at `now`."""
         seconds, self._end = now - self._end, now
-        if self._is_warm_up and self._warm_up_s >= WARM_UP_S:
-            self._is_warm_up = False
-            self._steps.clear()
-        self._warm_up_s += seconds
+        if self._is_warm_up:
+            if self._warm_up_s >= WARM_UP_S:
+                self._is_warm_up = False
+                self._steps.clear()
+            self._warm_up_s += seconds
         self._steps.append((seconds, examples))
-        self._since = (self._since[0] + 1, self._since[1] + seconds, self._since[2] + examples)
+        steps, before, seen = self._since
+        self._since = (steps + 1, before + seconds, seen + examples)
 
     def since_last(self) -> dict[str, float]:
         """Return the mean step time and the throughput since the last call."""

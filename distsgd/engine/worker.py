@@ -5,6 +5,7 @@ A plain class that runs without Ray; cluster/gradient_actors.py wraps it in an a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,18 +16,17 @@ from distsgd.core.accumulation import exact_accumulator
 from distsgd.core.backend import Device, array_module
 from distsgd.core.backprop import AddProduct, loss_and_gradient_sums
 from distsgd.core.net import Array, Net, Parameters
-from distsgd.core.reduction import Node, PartialSum
+from distsgd.core.packing import touch_buffers
+from distsgd.core.reduction import CanonicalSummation, Node, PartialSum
 from distsgd.core.sampling import PrefetchedRows, Sampler
 from distsgd.core.workspace import Workspace
 from distsgd.data import BatchTransform, Rows
 from distsgd.data.gatherer import Examples, Gatherer
-from distsgd.engine.validation import BlockResult, Validation
+from distsgd.engine.splits import Splits
+from distsgd.engine.validation import NO_EXTRAS, BlockResult, Extras, Validation
 
 PREFETCH_BYTES = 2**26
 """Maximum size of the mini-batch buffers, in bytes, for prefetching the next step's rows."""
-
-KEPT_SPLITS = 128
-"""Maximum number of vectors whose `net.split` is cached: buffers that are used in every step."""
 
 
 class Subtree(NamedTuple):
@@ -67,23 +67,31 @@ class Worker:
         val: Rows | None,
         transform: BatchTransform,
         device: Device,
+        end: int | None = None,
     ) -> None:
+        """`end` is the last step of the run, if it is known: the order of rows is not computed beyond it."""
         self.net, self.sampler, self.device = net, sampler, device
+        self.summation = CanonicalSummation(sampler.num_shards)
         self._xp = array_module(device)
         self._batch = Gatherer(train, transform, sampler.max_shard_count, device)
         self._validation = None if val is None else Validation(net, val, transform, device)
         self._workspace = Workspace(net, sampler.max_shard_count, self._xp)
         self._buffers = list(self._xp.empty((reduction.buffers(sampler.num_shards), net.size), self._xp.float32))
-        self._splits: dict[int, tuple[Array, Parameters]] = {}
+        self._splits = Splits(net)
+        self._split = self._splits.of
         self._shards: range | None = None
         self._subtrees: list[Subtree] = []
-        self._rows = PrefetchedRows(sampler)
+        self._rows = PrefetchedRows(sampler, end)
         alone = device != "cpu" or sampler.num_shards == 1
         accumulator = None if alone else exact_accumulator(net, sampler.shard_counts)
         self._add_product: AddProduct | None = None if accumulator is None else accumulator.add_product
         self._leaves_per_part = 1 if accumulator is None else 2  # two shards accumulated in one buffer
         self._prefetched: tuple[int, range] | None = None
         self._gathered: list[Examples] = []
+        if device == "cpu":
+            touch_buffers()
+        self.busy_s = 0.0
+        """Seconds for which gradients have been computed."""
 
     @np.errstate(all="ignore")  # the server checks every result
     def compute(
@@ -104,29 +112,23 @@ class Worker:
         if out is None:
             out = [np.empty(self.net.size, np.float32) for _ in self._subtrees]
             self._splits.clear()  # drop the last step's arrays, which are not used again
+        began = time.perf_counter()
         parameters = self._split(flat) if self._xp is np else self.net.split(self._xp.asarray(flat))
-        return [
+        partials = [
             self._sum(subtree, step, parameters, shards, row) for subtree, row in zip(self._subtrees, out, strict=False)
         ]
+        self.busy_s += time.perf_counter() - began
+        return partials
 
-    def _split(self, flat: Array) -> Parameters:
-        """Return `net.split` of a vector, cached for vectors that are used in every step."""
-        known = self._splits.get(id(flat))
-        if known is None or known[0] is not flat:
-            if len(self._splits) > KEPT_SPLITS:
-                self._splits.clear()
-            known = self._splits[id(flat)] = (flat, self.net.split(flat))
-        return known[1]
-
-    def prefetch(self, step: int, shards: range, *, server_is_here: bool = True) -> None:
+    def prefetch(self, step: int, shards: range, *, update_here: bool) -> None:
         """Gather the mini-batch rows of the shards that are likely to be requested next.
 
-        Skip this if the buffers would be too large, or if a server on this node would finish first: its work takes
-        about as long per parameter as gathering takes per feature, and prefetching would keep the cores that the server
-        needs busy.
+        Skip this if the buffers would be too large, or if a server that makes the whole update on this node would
+        finish first: its work takes about as long per parameter as gathering takes per feature, and prefetching would
+        keep the cores that the server needs busy.
         """
         size = len(shards) * self._batch.buffer_bytes
-        if size <= PREFETCH_BYTES and (size <= 4 * self.net.size or not server_is_here):
+        if size <= PREFETCH_BYTES and (size <= 4 * self.net.size or not update_here):
             rows = self._rows.of(step, shards)
             self._gathered = [self._batch.gather(index, buffer) for buffer, index in enumerate(rows)]
             self._prefetched = (step, shards)
@@ -163,6 +165,6 @@ class Worker:
         partial.gradient.get(out=out)
         return partial._replace(gradient=out)
 
-    def evaluate(self, flat: np.ndarray, blocks: range, *, confusion: bool = False) -> list[BlockResult]:
+    def evaluate(self, flat: np.ndarray, blocks: range, extras: Extras = NO_EXTRAS) -> list[BlockResult]:
         """See Validation.evaluate."""
-        return [] if self._validation is None else self._validation.evaluate(flat, blocks, confusion=confusion)
+        return [] if self._validation is None else self._validation.evaluate(flat, blocks, extras)

@@ -77,13 +77,14 @@ def shown_recall(confusion: Confusion, classes: Sequence[Any]) -> dict[str, floa
 
 def guessing_remark(confusion: Confusion, classes: Sequence[Any]) -> str | None:
     """Return a sentence if the model is not clearly better than always predicting the most frequent class."""
-    gained, lost = confusion.gain()
-    if gained - lost > CLEAR_GAIN * math.sqrt(gained + lost):
+    gained, lost, variance = confusion.gain()
+    if gained - lost > CLEAR_GAIN * math.sqrt(variance):
         return None
     how = "not clearly better" if gained > lost else "no better"
+    counted = ", by their weights," if confusion.is_weighted else ""
     return (
-        f"{how} than guessing: {confusion.majority_share:.4f} of the held-out rows are of class "
-        f"{classes[confusion.majority]!r}, and {confusion.correct.sum() / confusion.rows.sum():.4f} are "
+        f"{how} than guessing: {confusion.majority_share:.4f} of the held-out rows{counted} are of class "
+        f"{classes[confusion.majority]!r}, and {confusion.accuracy:.4f} are "
         "predicted correctly; look at the features and data.normalize, try another optim.lr or more epochs"
     )
 
@@ -113,9 +114,12 @@ def overfitting_remark(best: Mapping[str, Any], last: Mapping[str, Any]) -> str 
 
 
 def per_class_table(confusion: Confusion, classes: Sequence[Any]) -> str:
-    """Return a CSV table with a line for each class; what is undefined is left empty."""
+    """Return a CSV table with a line for each class; what is undefined is left empty.
+
+    `rows`, `predicted` and `correct` are numbers of rows, ratios count rows by their weights.
+    """
     ratios = zip(confusion.recall, confusion.precision, confusion.f1, strict=True)
-    counts = zip(confusion.support, confusion.predicted, confusion.correct, strict=True)
+    counts = zip(*confusion.rows(), strict=True)
     lines = [
         [label, *count, *("" if math.isnan(value) else f"{value:.6f}" for value in ratio)]
         for label, count, ratio in zip(classes, counts, ratios, strict=True)
@@ -124,10 +128,11 @@ def per_class_table(confusion: Confusion, classes: Sequence[Any]) -> str:
 
 
 def confusion_table(confusion: Confusion, classes: Sequence[Any]) -> str | None:
-    """Return the confusion matrix as CSV, a line for each true class; None if there are too many classes."""
+    """Return the confusion matrix of weights as CSV, a line for each true class; None if there are too many classes."""
     if confusion.classes > MATRIX_CLASSES:
         return None
-    lines = [[label, *row] for label, row in zip(classes, confusion.matrix().tolist(), strict=True)]
+    weights = ([f"{weight:.15g}" for weight in row] for row in confusion.matrix().tolist())
+    lines = [[label, *row] for label, row in zip(classes, weights, strict=True)]
     return _csv([["true \\ predicted", *classes], *lines])
 
 

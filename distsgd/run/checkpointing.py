@@ -9,6 +9,7 @@ from distsgd.engine.snapshot import Snapshot
 from distsgd.run.log import RunLog
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
+from distsgd.rundir.checkpoint_writer import Writer
 from distsgd.rundir.directory import RunDirectory
 from distsgd.system import faults
 from distsgd.tracking import run_id
@@ -23,7 +24,7 @@ class Checkpointing:
         self._folder, self._every_s = directory.checkpoints, config.every_s
         self._start, self._log = start, log
         self._identity = rundir.identity(directory, data_digest)
-        self._writer = checkpoint.Writer(
+        self._writer = Writer(
             self._folder,
             self._identity,
             keep=config.keep,

@@ -25,11 +25,10 @@ def resumed_config(stored: Config, given: Config, path: Path) -> Config:
     if config.digest() == stored.digest():
         return config
     was, now = stored.flat(), config.flat()
-    elsewhere = ("data.train", "data.val")  # the same rows may be in another place
     changed = [
         key
         for key in explicit
-        if was[key] != now[key] and key.split(".")[0] in RESULT_SECTIONS and key not in elsewhere
+        if was[key] != now[key] and key.split(".")[0] in RESULT_SECTIONS and key not in config.irrelevant
     ]
     told = ", ".join(f"{key} was {was[key]!r} and is {now[key]!r}" for key in changed)
     if not set(changed) & set(LENGTH_KEYS):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from distsgd.errors import Stopped
+from distsgd.engine.diagnosis import offending_rows
+from distsgd.engine.snapshot import Snapshot
+from distsgd.engine.spec import RunSpec
+from distsgd.errors import NonFiniteError, Stopped
 from distsgd.rundir.result import Status
 from distsgd.system.jobs import resume_command
 
@@ -17,6 +20,7 @@ class Reason(Enum):
 
     COMPLETE = "complete"
     NO_GAIN = "validations bring no gain any more"
+    DIVERGED = "the loss has grown too large for a learning-rate range test"
     STOPPED = "stopped by a signal"
     FAILED = "failed"
 
@@ -29,6 +33,7 @@ class Reason(Enum):
 STATUS: dict[Reason, Status] = {
     Reason.COMPLETE: "FINISHED",
     Reason.NO_GAIN: "FINISHED",
+    Reason.DIVERGED: "FINISHED",
     Reason.STOPPED: "KILLED",
     Reason.FAILED: "FAILED",
 }
@@ -55,3 +60,14 @@ def stopped_in_training(signum: int, *, step: int, total_steps: int, run_dir: Pa
 def stopped_at_once() -> Stopped:
     """Return the error for a run that was stopped before it could finish its step."""
     return Stopped("stopped at once by a second Ctrl-C; continue with --resume")
+
+
+def explained(error: NonFiniteError, spec: RunSpec, state: Snapshot) -> NonFiniteError:
+    """Return `error` with the rows that caused it in the step after `state`, and advice on what to do."""
+    where = offending_rows(spec, state)
+    advice = "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
+    if spec.config.model.loss == "squared":
+        advice += ". Labels are not normalised: divide large ones, so that they are near 1"
+    return NonFiniteError(
+        f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. {advice}"
+    )

@@ -122,15 +122,12 @@ def _predictions(predictor: Predictor, rows: ModelRows, observer: Observer) -> F
             if part.weights is not None:
                 weights[rows_here] = part.weights
             observer.stage(f"predicting: {done:,} of {N:,} rows")
-    y, predicted = np.concatenate([y for y in ys if y is not None]), np.concatenate(predictions)
-    if rows.weight is None:
-        return y, predicted, outputs, None
-    counts = weights > 0
-    if not counts.any():
+    if not done:
         raise DataError(
             f"{rows.source.location}: every weight in column {rows.weight!r} is 0; expected rows with a weight above 0"
         )
-    return y[counts], predicted[counts], outputs[counts], weights[counts]
+    y, predicted = np.concatenate([y for y in ys if y is not None]), np.concatenate(predictions)
+    return y, predicted, outputs[:done], None if rows.weight is None else weights[:done]
 
 
 def _made(folder: Path) -> Path:
@@ -154,9 +151,11 @@ def _write(folder: Path, content: dict[str, Any], predictor: Predictor) -> list[
         return written[-1]
 
     try:
-        write_atomically(file("evaluation.json"), (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(file("evaluation.json"), text.encode(), private=True)
         name = table_name(content)
-        write_atomically(file(f"{name}.csv"), table_csv(name.removeprefix("per_"), content[name]).encode())
+        table = table_csv(name.removeprefix("per_"), content[name])
+        write_atomically(file(f"{name}.csv"), table.encode(), private=True)
         if content["confusion_matrix"] is not None:
             figures.draw_confusion_matrix(content["confusion_matrix"], content["classes"], file("confusion_matrix.svg"))
         if content["calibration"] is not None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from distsgd.cluster.connection import joined
 from distsgd.config import Config
-from distsgd.core.optim import l2_loss
 from distsgd.data import DataSet
+from distsgd.engine.arithmetic import ARITHMETICS
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.run.trainer import environment, start_trainer
@@ -26,6 +26,8 @@ class FittedEpoch:
     metrics: dict[str, float]
     """Of the held-out rows, if there are some."""
     snapshot: Snapshot
+    steps: int
+    """Steps that it took."""
 
 
 def fit(
@@ -33,8 +35,12 @@ def fit(
     data: DataSet,
     start: Callable[[RunSpec], Snapshot],
     epoch_ended: Callable[[FittedEpoch], bool],
+    *,
+    updates: int | None = None,
 ) -> RunSpec:
     """Train from the state that `start` makes of the run's beginning; `epoch_ended` returns whether to go on.
+
+    `updates` is the number of updates that this state has had, if that is not its step.
 
     Journal, checkpoints and MLflow are left out; all else is as in `run.train`, on threads or on Ray. Raises
     ConfigError, ResourceError and TrainingError.
@@ -42,17 +48,20 @@ def fit(
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(joined(config, environment(config)))
         beginning = start(RunSpec.beginning(config, data))
-        spec, trainer = start_trainer(config, data, beginning, cluster, stack, lambda _: None)
+        before = 0 if updates is None else updates - beginning.step
+        spec, trainer = start_trainer(
+            config, data, beginning, cluster, stack, lambda _: None, name="distsgd", updates_before=before
+        )
         step = beginning.step
         while step < spec.plan.total_steps:
-            step = trainer.run(spec.plan.epoch_end(step), lambda: None)
+            began, step = step, trainer.run(spec.plan.epoch_end(step), lambda: None)
             trainer.take_records()
             snapshot = trainer.snapshot()
             measured = trainer.evaluate(lambda: None)
             with np.errstate(over="ignore"):
-                decay = l2_loss(spec.net, snapshot.parameters, config.optim.l2, np)
+                decay = ARITHMETICS[spec.net.arithmetic].l2_loss(spec.net, snapshot.parameters, config.optim.l2, np)
             loss = (snapshot.epoch_loss.mean or 0.0) + decay
             metrics = {} if measured is None else measured.metrics
-            if not epoch_ended(FittedEpoch(loss=loss, metrics=metrics, snapshot=snapshot)):
+            if not epoch_ended(FittedEpoch(loss=loss, metrics=metrics, snapshot=snapshot, steps=step - began)):
                 break
         return spec

@@ -18,5 +18,7 @@ def check(config: Config, samples: int, stage: Callable[[str], None]) -> tuple[R
     RefusedError as before training.
     """
     target, class_weight = LOSSES[config.model.loss].target, config.train.class_weight
-    spec = RunSpec.beginning(config, load(config.data, stage, target=target, class_weight=class_weight))
+    arithmetic = config.train.arithmetic
+    rows = load(config.data, stage, target=target, class_weight=class_weight, arithmetic=arithmetic)
+    spec = RunSpec.beginning(config, rows)
     return spec, *check_first_batch(spec, samples)

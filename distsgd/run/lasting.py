@@ -7,16 +7,16 @@ from pathlib import Path
 from distsgd.config import Config
 from distsgd.errors import ConfigError, RunDirectoryError
 from distsgd.run.observer import Observer
-from distsgd.rundir import directory as rundir
+from distsgd.rundir import folders
 from distsgd.system.jobs import is_deleted_with_job
 from distsgd.tracking import uri as tracking_uri
 
 
 def check_run_directory(config: Config) -> None:
     """Raise RunDirectoryError if the run directory would be deleted with the job."""
-    path = rundir.named(config)
-    if is_deleted_with_job(rundir.RUNS if path is None else path):
-        where = f"{str(path)!r} lies" if path else f"is not named, and a new one in {str(rundir.RUNS)!r} would lie"
+    path = folders.named(config)
+    if is_deleted_with_job(folders.RUNS if path is None else path):
+        where = f"{str(path)!r} lies" if path else f"is not named, and a new one in {str(folders.RUNS)!r} would lie"
         raise RunDirectoryError(
             f"the run directory {where} in the working directory of a Ray job, which is deleted with the job; name one "
             "on storage that stays, such as --run-dir /shared/runs/mine (run.dir)"
@@ -34,7 +34,7 @@ def with_lasting_store(config: Config, observer: Observer) -> Config:
     file = tracking_uri.sqlite_path(uri)
     if file is None or not is_deleted_with_job(file):
         return config
-    run_dir = rundir.named(config)
+    run_dir = folders.named(config)
     if uri != tracking_uri.DEFAULT or run_dir is None:
         raise ConfigError(
             f"the MLflow store {uri!r} lies in the working directory of a Ray job, which is deleted with the job; name "

@@ -37,6 +37,10 @@ class RunLog:
         """Show what the run does now that training is over."""
         self._observer.stage(text)
 
+    def tracked(self, link: str) -> None:
+        """Tell the user where the run is shown."""
+        self._observer.tracked(link)
+
     def warn(self, text: str) -> None:
         """Show a warning and record it for the result."""
         self.warnings.append(text)

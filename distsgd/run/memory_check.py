@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from distsgd.config import Config
 from distsgd.core.net import Net
+from distsgd.core.portable.workspace import workspace_bytes
 from distsgd.core.predictor import BLOCK
 from distsgd.core.update_rules import update_rule
 from distsgd.core.workspace import hidden_bytes
+from distsgd.engine.portable_worker import piece_rows
 from distsgd.errors import ResourceError
 from distsgd.system.memory import memory_limit
 
@@ -27,14 +29,22 @@ def check_net_fits(config: Config, features: int, classes: int, *, rows: int, he
     """
     net = Net(features, config.model.hidden, classes)
     state = 2 * len(update_rule(config.optim).slots)
-    shard = -(-min(config.train.batch_size, rows) // config.train.num_shards)
-    parameters = 4 * net.size * (DRIVER_COPIES + SERVER_COPIES + state + WORKER_COPIES)
-    activations = hidden_bytes(net, shard) + hidden_bytes(net, min(BLOCK, held_out))
+    batch, block = min(config.train.batch_size, rows), min(BLOCK, held_out)
+    parameters = 4 * net.size * (DRIVER_COPIES + SERVER_COPIES + state)
+    if config.train.arithmetic == "portable":
+        # In float64: the gradient, and the workspaces with the parameters on their grids.
+        workspaces = [piece_rows(net, batch), *([block] if held_out else [])]
+        parameters += 8 * net.size * (1 + len(workspaces))
+        activations = sum(workspace_bytes(net, count) - 8 * net.size for count in workspaces)
+    else:
+        parameters += 4 * net.size * WORKER_COPIES
+        activations = hidden_bytes(net, -(-batch // config.train.num_shards)) + hidden_bytes(net, block)
     limit = memory_limit()
     if parameters + activations > limit:
+        what = "a mini-batch" if config.train.arithmetic == "portable" else "the hidden layer's activations"
         remedy = "lower model.hidden" if net.hidden else "train on fewer features"
         raise ResourceError(
             f"a net of {net.widths} has {net.size:,} parameters, for which a run needs "
             f"{(parameters + activations) / 2**30:.1f} GiB of memory or more, {activations / 2**30:.1f} of them for "
-            f"the hidden layer's activations, and this process may use {limit / 2**30:.1f}; {remedy}"
+            f"{what}, and this process may use {limit / 2**30:.1f}; {remedy}"
         )

@@ -51,7 +51,7 @@ def of_classes(
         p = probabilities.astype(np.float64)
         p /= p.sum(axis=1, keepdims=True)
         found["log_loss"] = metrics.log_loss(y, p, labels=numbers, **given)
-        found["roc_auc"] = _roc_auc(y, p, rows, given)
+        found["roc_auc"] = _roc_auc(y, probabilities, rows, given)
         calibration = reliability(y == predicted, p.max(axis=1), weights)
         found["ece"] = expected_calibration_error(calibration)
     per_class = {
@@ -98,11 +98,11 @@ def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
 
 
 def _roc_auc(y: Array, p: Array, rows: Array, given: dict[str, Any]) -> float | None:
+    """Return what `val/roc_auc` of a run is, too: probabilities are ranked as they are, not divided by their sum."""
     if not rows.all():
         return None
-    if p.shape[1] == 2:
-        return float(metrics.roc_auc_score(y, p[:, 1], **given))
-    return float(metrics.roc_auc_score(y, p, multi_class="ovr", labels=np.arange(p.shape[1]), **given))
+    classes = [1] if p.shape[1] == 2 else range(p.shape[1])
+    return math.fsum(metrics.roc_auc_score(y == k, p[:, k], **given) for k in classes) / len(classes)
 
 
 def _mean(values: Array) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 from distsgd.config import Config
 from distsgd.core.inputs import Inputs
 from distsgd.core.predictor import Predictor
-from distsgd.errors import DataError, RunDirectoryError
+from distsgd.errors import DataError
 from distsgd.rundir import directory as rundir
 from distsgd.rundir.classifier import Classifier
+from distsgd.rundir.folders import no_run
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,6 @@ class TrainedRun:
     def open(cls, path: Path) -> TrainedRun:
         """Read the run in `path`; RunDirectoryError if there is none, DataError if it has no valid model."""
         if not (path / rundir.CONFIG).is_file():
-            raise RunDirectoryError(
-                f"no run is in {str(path)!r}: it has no config.json; name the run directory that `distsgd train` "
-                "printed"
-            )
+            raise no_run(path)
         directory, config, _ = rundir.read(path)
         return cls(path, config, Classifier.load(path).predictor, directory.model)

@@ -22,5 +22,8 @@ class Observer:
     def started(self, spec: RunSpec, run_dir: Path, *, nodes: int) -> None:
         """Called when training begins; the workers are on `nodes` nodes."""
 
+    def tracked(self, link: str) -> None:
+        """Called once MLflow knows the run, with the address or the command that shows it there."""
+
     def logged(self, record: Mapping[str, Any]) -> None:
         """Called with each line that was added to the journal."""

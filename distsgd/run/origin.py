@@ -12,7 +12,7 @@ from distsgd.engine.spec import RunSpec
 from distsgd.errors import DataError, RunDirectoryError
 from distsgd.run.continuing import check_is_longer, resumed_config
 from distsgd.run.observer import Observer
-from distsgd.rundir import checkpoint
+from distsgd.rundir import checkpoint, folders, lock
 from distsgd.rundir import directory as rundir
 from distsgd.rundir.classifier import Classifier, weights_sha256
 from distsgd.rundir.directory import RunDirectory
@@ -26,16 +26,18 @@ class NewRun:
     config: Config
     path: Path | None
     """None: a new folder below `runs/`."""
+    name: str
+    """The name of the run directory, to which a number is added if there is such a folder below `runs/`."""
 
     resumed = False
 
     @classmethod
     def of(cls, config: Config) -> NewRun:
         """Return the run; RunDirectoryError if a directory was given and is not empty."""
-        path = rundir.named(config)
+        path = folders.named(config)
         if path is not None:
-            rundir.check_new(path)
-        return cls(config, path)
+            folders.check_new(path)
+        return cls(config, path, path.resolve().name if path is not None else folders.default_name(config))
 
     def start(self, data_digest: str, observer: Observer) -> Snapshot | None:  # noqa: ARG002
         """Return None: the run begins before its first step."""
@@ -43,9 +45,9 @@ class NewRun:
 
     def open(self, spec: RunSpec, stack: contextlib.ExitStack) -> RunDirectory:
         """Create the run directory and lock it until `stack` is closed."""
-        path = rundir.make_default(self.config) if self.path is None else self.path
-        stack.enter_context(rundir.locked(path))
-        rundir.check_new(path)
+        path = folders.make_default(self.name) if self.path is None else self.path
+        stack.enter_context(lock.locked(path))
+        folders.check_new(path)
         return rundir.create(path, resolved=spec.config, requested=self.config, data_digest=spec.data.digest)
 
 
@@ -65,6 +67,11 @@ class ResumedRun:
     resumed = True
 
     @property
+    def name(self) -> str:
+        """The name of the run directory."""
+        return self.directory.path.resolve().name
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
         return self.finished is not None and not self.longer
@@ -75,10 +82,10 @@ class ResumedRun:
 
         Raises ConfigError if a value given now would change the result, RunDirectoryError if there is no such run.
         """
-        path = rundir.named(given) or rundir.find_resumable(given)
+        path = folders.named(given) or folders.find_resumable(given)
         directory, stored, data_digest = rundir.read(path)
         config = resumed_config(stored, given, path)
-        stack.enter_context(rundir.locked(path))
+        stack.enter_context(lock.locked(path))
         rundir.remove_unfinished(path)
         finished, longer = _finished(directory), config.digest() != stored.digest()
         if longer and finished is not None:

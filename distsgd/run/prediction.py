@@ -71,7 +71,7 @@ def predict(
     with stop_signals_raise(), contextlib.ExitStack() as stack:
         run = TrainedRun.open(run_dir)
         observer.stage(f"opening {data}")
-        rows = open_rows(data, run.config.data, run.inputs, keep=keep)
+        rows = open_rows(data, run.config.data, run.inputs, keep=tuple(dict.fromkeys(keep)))
         schema = predictions.schema(rows.kept_schema, run.predictor)
         _check_target(out, rows)
         size = part_rows(rows.features, len(run.predictor.classes))

@@ -6,37 +6,28 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from distsgd.engine.confusion import Confusion
-from distsgd.engine.diagnosis import offending_rows
 from distsgd.engine.spec import RunSpec
+from distsgd.engine.validation import Extras
 from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError
 from distsgd.run.checkpointing import Checkpointing
-from distsgd.run.ending import End, Reason, stopped_at_once, stopped_in_training
-from distsgd.run.hooks import EpochEnd, EpochHook, standard_hooks
+from distsgd.run.ending import End, Reason, explained, stopped_at_once, stopped_in_training
+from distsgd.run.hooks import EpochEnd, EpochHook, StepCheck
 from distsgd.run.log import RunLog
-from distsgd.run.observer import Observer
-from distsgd.run.outcome import measured_result, write_model, write_result, write_tables, writing
+from distsgd.run.outcome import measured_result, write_model, write_result, write_tables
 from distsgd.run.stopping import EarlyStopping
 from distsgd.run.trainer import Trainer
 from distsgd.rundir.directory import RunDirectory
-from distsgd.rundir.journal import Journal
+from distsgd.rundir.proof_writer import ProofWriter
 from distsgd.rundir.result import Result, Status
 from distsgd.system import faults
 from distsgd.system.signals import StopRequest, noted_stop_signals
-from distsgd.tracking import description
 from distsgd.tracking.tracker import NoTracker
 
-GRACE_S = 1.5
-"""Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
-
-WARNING = "warning: "
-"""How a notice about the data begins that belongs into the result; the user has seen it already."""
-
 LEAST_S = 0.5
-"""Minimum seconds to wait for MLflow, even if stopping took longer than GRACE_S."""
+"""Minimum seconds to wait for MLflow, even if stopping took longer than the grace period of the request."""
 
 
 @dataclass(kw_only=True)
@@ -48,61 +39,19 @@ class Session:
     trainer: Trainer
     tracker: NoTracker
     log: RunLog
+    proof: ProofWriter
     checkpointing: Checkpointing
     stopping: EarlyStopping | None
     hooks: list[EpochHook]
     """Called in turn at the end of each epoch."""
 
-    stop_request: StopRequest = field(default_factory=StopRequest)
+    stop_request: StopRequest
+    check: StepCheck | None = None
     recoveries: int = 0
     """Number of lost servers that were replaced."""
     confusion: Confusion | None = None
     """Of the classes of the held-out rows, with the final weights."""
     began: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(
-        cls,
-        *,
-        spec: RunSpec,
-        directory: RunDirectory,
-        trainer: Trainer,
-        tracker: NoTracker,
-        observer: Observer,
-        resumed: bool,
-    ) -> Iterator[Session]:
-        """Yield a session with the run's journal and checkpoints open and tracking started."""
-        start = spec.start
-        with contextlib.ExitStack() as stack:
-            journal = Journal.open(directory.journal, resume_step=start.step if resumed else None)
-            stack.enter_context(journal)
-            log = RunLog(journal, spec.plan, observer, start=start.step)
-            log.warnings += [text.removeprefix(WARNING) for text in spec.data.notices if text.startswith(WARNING)]
-            checkpointing = Checkpointing(
-                directory, spec.config.checkpoint, data_digest=spec.data.digest, start=start, log=log
-            )
-            stack.callback(checkpointing.close)
-            with writing(directory.path / description.FILE):
-                directory.write_json(description.FILE, description.describe(spec, directory, tracker.uri).to_json())
-            train = spec.config.train
-            stopping = None
-            if train.early_stopping is not None:
-                # Without that at the end of a run which is now longer: an uninterrupted run does not have it.
-                records = [r for r in log.records(start.step) if spec.plan.is_evaluated(r["step"])]
-                stopping = EarlyStopping(train, directory, spec.data.digest, records)
-            tracker.follow(directory)
-            observer.started(spec, directory.path, nodes=trainer.nodes)
-            yield cls(
-                spec=spec,
-                directory=directory,
-                trainer=trainer,
-                tracker=tracker,
-                log=log,
-                checkpointing=checkpointing,
-                stopping=stopping,
-                hooks=standard_hooks(trainer, spec.plan, log, checkpointing, stopping),
-            )
 
     def execute(self) -> Result:
         """Train to an end, write the result, and the model if training is complete; return it or raise the end's error.
@@ -130,7 +79,9 @@ class Session:
                     self._checkpoint_last_state()
             if interrupted:
                 return End(Reason.STOPPED, stopped_at_once())
-            return End(Reason.FAILED, self._explained(error) if isinstance(error, NonFiniteError) else error)
+            if isinstance(error, NonFiniteError):
+                error = explained(error, self.spec, self.checkpointing.newest)
+            return End(Reason.FAILED, error)
         if reason is not Reason.STOPPED:
             return End(reason)
         signum, step = self.stop_request.signum or signal.SIGINT, self.checkpointing.newest.step
@@ -153,10 +104,12 @@ class Session:
                 elif self.stop_request.signum is not None:
                     reason = Reason.STOPPED
                 else:
-                    until = plan.epoch_end(step)
-                    step = self._train_epoch(until)
+                    end = plan.epoch_end(step)
+                    step = self._train_until(self._next_check(step, end))
                     stopped = self.stop_request.signum is not None
-                    epoch_ended = step == plan.total_steps or (step == until and not stopped)
+                    epoch_ended = step == plan.total_steps or (step == end and not stopped)
+                    if self.check is not None and not stopped and (ending := self.check(self.log.records(step))):
+                        reason = self._complete(ending)
             except ServerLostError as error:
                 if self.stop_request.signum is not None:  # without a server there is nothing to stop
                     reason = Reason.STOPPED
@@ -166,8 +119,12 @@ class Session:
         self._checkpoint_last_state()
         return reason
 
-    def _train_epoch(self, until: int) -> int:
-        """Train to the end of the epoch, or until a signal asks to stop; return the step reached."""
+    def _next_check(self, step: int, end: int) -> int:
+        """Return the next step at which the session looks at the run: the end of the epoch, or an earlier one."""
+        return end if self.check is None else min(end, (step // self.check.every + 1) * self.check.every)
+
+    def _train_until(self, until: int) -> int:
+        """Train to a step, or until a signal asks to stop; return the step reached."""
         step = self.trainer.run(until, self._tick)
         self._tick()
         return step
@@ -179,7 +136,8 @@ class Session:
         is_last = snapshot.step == self.spec.plan.total_steps
         end = EpochEnd(snapshot=snapshot, is_evaluated=is_evaluated, is_last=is_last, tick=self._tick)
         reasons = [hook(end) for hook in self.hooks]
-        self.confusion = end.confusion if self.stopping is None else None  # else the best weights may be others
+        # Where training may end earlier than at the last epoch, the weights that are kept may be others.
+        self.confusion = end.confusion if is_last and self.stopping is None else None
         early = None if self.stopping is None else self.stopping.reason  # which is left to `_complete`
         return next((reason for reason in reasons if reason is not None and reason is not early), None)
 
@@ -190,7 +148,7 @@ class Session:
             if self.stopping is not None:
                 self._checkpoint_last_state()
                 weights = self.stopping.kept(self.checkpointing.newest).parameters
-            measured = self.trainer.evaluate(self._tick, confusion=True, weights=weights)
+            measured = self.trainer.evaluate(self._tick, Extras(confusion=True), weights=weights)
             if measured is None:
                 return Reason.STOPPED
             self.confusion = measured.confusion
@@ -202,6 +160,7 @@ class Session:
         Repeated steps give identical results, so existing journal lines are kept as they are.
         """
         newest = self.checkpointing.reload()
+        self.proof.rewind(newest.step)
         limit = self.spec.config.run.max_restarts
         while self.recoveries < limit:
             self.recoveries += 1
@@ -232,6 +191,9 @@ class Session:
         warning = self.tracker.take_warning()
         if warning is not None:
             self.log.note(f"warning: {warning}")
+        link = self.tracker.take_link()
+        if link is not None:
+            self.log.tracked(link)
 
     def _take_notices(self) -> None:
         for notice in self.trainer.take_notices():
@@ -249,17 +211,6 @@ class Session:
             except ServerLostError as error:
                 self.log.warn(f"{error}; the steps after step {newest} are lost, and are computed again on --resume")
         self.checkpointing.flush()
-
-    def _explained(self, error: NonFiniteError) -> NonFiniteError:
-        """Return `error` with the rows that caused it and advice on what to do."""
-        where = offending_rows(self.spec, self.checkpointing.newest)
-        advice = "A lower optim.lr, a warm-up (optim.warmup_steps) or data.normalize=standard usually helps"
-        if self.spec.config.model.loss == "squared":
-            advice += ". Labels are not normalised: divide large ones, so that they are near 1"
-        return NonFiniteError(
-            f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. "
-            f"{advice}"
-        )
 
     def _conclude(self, end: End) -> Result:
         """Write the result and finish tracking; return the result, or raise the error that ended the run."""
@@ -296,9 +247,14 @@ class Session:
         if self.tracker.uri is not None:
             self.log.stage("sending the rest of the run to MLflow")
         began = time.monotonic()
-        ending = self.tracker.finish(lambda: self.stop_request.age_s() > GRACE_S and time.monotonic() - began > LEAST_S)
+        ending = self.tracker.finish(lambda: _is_over(self.stop_request, began))
         if ending.warning is not None:
             self.log.warn(ending.warning)
         result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
         write_result(self.directory, result)
         return result
+
+
+def _is_over(request: StopRequest, began: float) -> bool:
+    """Return whether the grace period after a request to stop is over; `began` is when the run began to wait."""
+    return request.age_s() > request.grace_s and time.monotonic() - began > LEAST_S

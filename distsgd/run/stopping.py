@@ -87,8 +87,6 @@ class EarlyStopping:
         """Take in the validation of an epoch's end, and write its weights if they are the best."""
         if end.interrupted or not end.is_evaluated:
             return None
-        if self.gains.metric == "val/macro_f1" and end.confusion is not None:
-            end.metrics["val/macro_f1"] = end.confusion.macro_f1
         self.gains.note(end.step, end.metrics[self.gains.metric])
         if self.gains.best_step == end.step:
             checkpoint.save(self._folder, end.snapshot, self._identity, keep=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distsgd.cluster.connection import started
 from distsgd.cluster.resources import Cluster, choose_device, default_workers, total_cpus
@@ -17,9 +17,12 @@ from distsgd.data import DataSet
 from distsgd.engine.local import LocalTrainer
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.validation import Evaluation
+from distsgd.engine.validation import NO_EXTRAS, Evaluation, Extras
 from distsgd.errors import ResourceError
 from distsgd.system import faults
+
+if TYPE_CHECKING:
+    from distsgd.cluster.rows import SharedRows
 
 
 class Trainer(Protocol):
@@ -37,7 +40,7 @@ class Trainer(Protocol):
     def recover(self, start: Snapshot) -> None: ...  # noqa: D102
     def timings(self) -> dict[str, float]: ...  # noqa: D102
     def evaluate(  # noqa: D102
-        self, tick: Callable[[], None], *, confusion: bool = False, weights: Array | None = None
+        self, tick: Callable[[], None], extras: Extras = NO_EXTRAS, *, weights: Array | None = None
     ) -> Evaluation | None: ...
     def close(self) -> None: ...  # noqa: D102
 
@@ -72,39 +75,48 @@ def resolve(config: Config, found: Cluster) -> Resolved:
 
 def start_trainer(
     config: Config,
-    data: DataSet,
+    data: DataSet | SharedRows,
     start: Snapshot | None,
     cluster: Cluster | None,
     stack: contextlib.ExitStack,
     stage: Callable[[str], None],
+    *,
+    name: str,
+    updates_before: int = 0,
 ) -> tuple[RunSpec, Trainer]:
     """Start a trainer, which is closed with `stack`, at a state or at the first step; return it with its run's spec.
 
-    If no cluster was joined, a local Ray is started, unless the run uses the serial loop. `stage` is called with what
-    is being done.
+    If no cluster was joined, a local Ray is started, unless the run uses the serial loop. Rows that are in the object
+    store already are used there. `stage` is called with what is being done, and `name` is what Ray shows of the run.
     """
     if config.run.workers == 0:
-        spec = RunSpec.beginning(config.with_values({"run.device": "cpu"}), data, start)
+        on_cpu = config if config.run.device == "cpu" else config.with_values({"run.device": "cpu"})
+        rows_here = data if isinstance(data, DataSet) else data.data
+        spec = RunSpec.beginning(on_cpu, rows_here, start, updates_before=updates_before)
         local = LocalTrainer(spec)
         stack.callback(local.close)
         return spec, local
+    from distsgd.cluster.launching import Launcher
     from distsgd.cluster.rows import SharedRows
     from distsgd.cluster.trainer import RayTrainer
 
     if cluster is None:
         stage("starting Ray on this machine")
-    found = cluster or stack.enter_context(started(config, environment(config), data_bytes=data.nbytes))
+    needed = data.nbytes if isinstance(data, DataSet) else 0
+    found = cluster or stack.enter_context(started(config, environment(config), data_bytes=needed))
     resolved = resolve(config, found)
-    stage("copying the rows to Ray")
-    rows = SharedRows.put(data)
-    spec = RunSpec.beginning(resolved.config, rows.data, start)
+    if isinstance(data, DataSet):
+        stage("copying the rows to Ray")
+        data = SharedRows.put(data)
+    rows = data
+    spec = RunSpec.beginning(resolved.config, rows.data, start, updates_before=updates_before)
     grows = config.run.workers == "auto" and not found.local
     trainer = RayTrainer(
         spec,
         rows,
         workers=resolved.workers,
         device=resolved.device,
-        runtime_env=found.runtime_env,
+        launcher=Launcher(name, found.runtime_env),
         stage=stage,
         wanted=(lambda: default_workers(config, total_cpus())) if grows else None,
     )

@@ -12,8 +12,7 @@ import io
 import json
 import math
 import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +90,21 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[Snapshot | N
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"the checkpoint {str(folder / name)!r} was skipped: {error}")
     return None, problems
+
+
+def load_all(folder: Path, identity: Mapping[str, str]) -> tuple[dict[int, Snapshot], dict[str, str]]:
+    """Return all valid checkpoints by step, in order, and of each other one, by its name, what is wrong with it.
+
+    Arrays without a manifest are left out: they are no checkpoint. OSError if the folder cannot be read.
+    """
+    found, problems = dict[int, Snapshot](), dict[str, str]()
+    for path in sorted(folder.glob("*.json")):
+        try:
+            snapshot = _load(path, path.with_suffix(".npz"), identity)
+            found[snapshot.step] = snapshot
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems[path.stem] = str(error)
+    return found, problems
 
 
 def _remove_arrays(path: Path) -> None:
@@ -186,69 +200,3 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
     for path in [*folder.glob("*.npz"), *folder.glob(".*.tmp")]:
         if path.stem not in kept:
             path.unlink(missing_ok=True)
-
-
-class Writer:
-    """Writes checkpoints in a background thread, so that training does not wait for the disk.
-
-    If newer snapshots are submitted while one is being written, only the newest of them is kept.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        identity: Mapping[str, str],
-        *,
-        keep: int,
-        mlflow_run_id: Callable[[], str | None] = lambda: None,
-    ) -> None:
-        self._folder, self._identity, self._keep, self._mlflow_run_id = folder, identity, keep, mlflow_run_id
-        self._wake = threading.Condition()
-        self._pending: Snapshot | None = None
-        self._busy = self._closed = False
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
-        self._thread.start()
-
-    def submit(self, snapshot: Snapshot) -> None:
-        """Queue `snapshot` for writing. Raises the CheckpointError of an earlier one that could not be written."""
-        with self._wake:
-            self._pending = snapshot
-            self._wake.notify_all()
-        self.check()
-
-    def check(self) -> None:
-        """Raise the error, usually a CheckpointError, that writing has caused since the last call."""
-        with self._wake:
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def flush(self) -> None:
-        """Wait until the newest submitted snapshot is on disk; raises CheckpointError if it could not be written."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._pending is None and not self._busy)
-        self.check()
-
-    def close(self) -> None:
-        """Write the pending snapshot and stop the thread."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify_all()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                self._busy = False
-                self._wake.notify_all()
-                self._wake.wait_for(lambda: self._pending is not None or self._closed)
-                snapshot, self._pending = self._pending, None
-                if snapshot is None:
-                    return
-                self._busy = True
-            try:
-                save(self._folder, snapshot, self._identity, keep=self._keep, mlflow_run_id=self._mlflow_run_id())
-            except Exception as error:  # of any kind: re-raised by check(), and flush() never hangs
-                with self._wake:
-                    self._error = error

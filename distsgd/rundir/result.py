@@ -40,6 +40,11 @@ class Result:
     """Fraction of the held-out rows whose class, or all of whose labels, are predicted."""
     val_label_accuracy: float | None = None
     """Fraction of the labels that are predicted, with model.loss=logistic."""
+    val_macro_f1: float | None = None
+    """Mean F1 over the held-out rows of the classes, or of the labels with model.loss=logistic."""
+    val_roc_auc: float | None = None
+    """Area under the ROC curve over the held-out rows: the mean over more than two classes, each against all others, or
+    over labels; None where it is not defined, as of a loss without probabilities."""
     val_mse: float | None = None
     """Mean squared error, with model.loss=squared; as the next two a mean over the numbers of a row."""
     val_mae: float | None = None
@@ -47,17 +52,19 @@ class Result:
     val_r2: float | None = None
     """R², 1 − mean squared error / variance; None if one of the numbers is the same in all held-out rows."""
     majority_share: float | None = None
-    """Accuracy over the held-out rows of always predicting their most frequent class; None unless the run finished."""
+    """Accuracy over the held-out rows of always predicting their most frequent class; None unless the run finished. As
+    all figures of held-out rows, it counts each row by its weight in the column `data.weight`."""
     balanced_accuracy: float | None = None
     """Mean recall of the classes."""
     macro_f1: float | None = None
-    """Mean F1 of the classes."""
+    """Mean F1 of the classes: `val_macro_f1` of a run that finished, beside the other figures of its classes."""
     recall: dict[str, float] | None = None
     """Recall of each class by its name or, if there are more than ten, of the ten of lowest recall, worst first."""
     held_out_classes: int | None = None
     """Number of classes that the held-out rows have."""
     best_epoch: float | None = None
-    """The epoch after which the validation loss was lowest."""
+    """The epoch after which the validation loss was lowest; with early stopping, of those up to the weights that are
+    kept."""
     best_val_loss: float | None = None
     """The validation loss after that epoch."""
     ended: str | None = None
@@ -68,6 +75,8 @@ class Result:
     step_ms_p95: float | None
     mlflow_run_id: str | None
     numerics: dict[str, str]
+    arithmetic: str = "fast"
+    """`train.arithmetic` of the run."""
     features: dict[str, Any] = field(default_factory=dict)
     """The columns that are features, `used`, and `left_out`, each of the others with the reason. Empty in the results
     of version 0.1.0 and before."""
@@ -101,6 +110,7 @@ class Result:
             "step_ms_p50": self.step_ms_p50,
             "step_ms_p95": self.step_ms_p95,
             "mlflow_run_id": self.mlflow_run_id,
+            "arithmetic": self.arithmetic,
             "numerics": self.numerics,
             "features": self.features,
             "warnings": self.warnings,
@@ -111,6 +121,8 @@ class Result:
         """Return the scores that only some losses have."""
         return {
             "val/label_accuracy": self.val_label_accuracy,
+            "val/macro_f1": self.val_macro_f1,
+            "val/roc_auc": self.val_roc_auc,
             "val/mse": self.val_mse,
             "val/mae": self.val_mae,
             "val/r2": self.val_r2,

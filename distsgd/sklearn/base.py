@@ -12,42 +12,31 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from distsgd.config import Config
 from distsgd.core.inputs import Inputs
 from distsgd.core.net import Parameters
-from distsgd.data import DataSet, Normalization
+from distsgd.data import ArrayRows, DataSet, Normalization, Rows
 from distsgd.data.arrays import array_data, array_rows, distinct
+from distsgd.data.statistics import STATISTICS
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.threads import THREADED_FLOPS
-from distsgd.errors import DataError, RefusedError, TrainingError
+from distsgd.errors import DataError, NonFiniteError, RefusedError, TrainingError
 from distsgd.run.fitting import FittedEpoch, fit
 from distsgd.rundir.classifier import Classifier, weights_sha256
-
-ACTIVATIONS = {"logistic": "sigmoid"}
-"""Names of activations where scikit-learn's is another one."""
-
-SHARDS = 4
-"""Shards of a mini-batch that is worth dividing; their number is part of the result, so it depends on shapes alone."""
+from distsgd.sklearn.settings import batch_size, configuration, seed_of
+from distsgd.sklearn.tables import check_unmasked, in_arrays, is_path, is_table, load_table
 
 FEATURE_TYPES = (np.float64, np.float32)
 """Types of features that are taken as they are; others become the first one."""
-
-BATCH_SIZE = 200
-"""That of `MLPClassifier` for `batch_size="auto"`."""
 
 
 class Estimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share; see DistSGDClassifier."""
 
     _snapshot: Snapshot
-    _loss: ClassVar[str]
-    """Value of `model.loss`."""
-
     _score_name: ClassVar[str]
     """The metric of the held-out rows that early stopping goes by."""
 
@@ -73,67 +62,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "arithmetic": [StrOptions({"fast", "portable"})],
         "num_shards": [StrOptions({"auto"}), Interval(Integral, 1, 65536, closed="both")],
         "workers": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "threads": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     }
 
-    def _config(self, rows: int, outputs: int, features: int, mean_weight: float, **data: Any) -> Config:
-        """Return the configuration of a run with these parameters."""
-        batch = min(rows, self._batch_size())
-        hidden, shards = self._hidden(), self.num_shards
-        if shards == "auto":
-            size = (features + 1) * hidden + (hidden + 1) * outputs if hidden else (features + 1) * outputs
-            shards = SHARDS if 6.0 * batch * size >= THREADED_FLOPS else 1
-        shards = min(shards, batch)
-        values = {
-            "model.hidden": hidden,
-            "model.loss": self._loss,
-            "optim.lr": float(self.learning_rate_init),
-            "optim.l2": float(self.alpha) / (2 * batch * mean_weight),  # as scikit-learn: alpha/2 ‖W‖² per mini-batch
-            "optim.rule": self.solver,
-            **self._solver_values(),
-            "train.batch_size": batch,
-            "train.num_shards": shards,
-            "train.epochs": self.max_iter,
-            "train.seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
-            "train.log_every": 2**62,
-            "run.workers": self.workers if self.workers == "auto" else min(self.workers, shards),
-            "run.threads": self.threads,
-            "tracking.enabled": False,
-        }
-        if hidden:
-            values["model.activation"] = ACTIVATIONS.get(self.activation, self.activation)
-        return Config.build(values, data)
-
-    def _solver_values(self) -> dict[str, Any]:
-        """Return the settings of the update rule; those of another rule are not used, as in MLPClassifier."""
-        if self.solver == "sgd":
-            nesterov = bool(self.nesterovs_momentum) and self.momentum > 0
-            return {"optim.momentum": float(self.momentum), "optim.nesterov": nesterov}
-        values: dict[str, Any] = {"optim.epsilon": float(self.epsilon)}
-        if self.solver != "adagrad":
-            values["optim.beta2"] = float(self.beta_2)
-        if self.solver == "adam":
-            values["optim.beta1"] = float(self.beta_1)
-        return values
-
-    def _batch_size(self) -> int:
-        return BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
-
-    def _hidden(self) -> int:
-        """Return the number of hidden units H; ValueError if there is more than one hidden layer."""
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
-        if len(sizes) > 1 or any(not isinstance(size, Integral) or size < 0 for size in sizes):
-            raise ValueError(
-                f"hidden_layer_sizes is {self.hidden_layer_sizes}; expected one hidden layer such as (100,), or () for "
-                "none: distsgd trains nets of two layers"
-            )
-        return int(sizes[0]) if sizes else 0
-
     def _train(self, config: Config, data: DataSet, *, epochs: int | None, goes_on: bool) -> None:
         """Train from the last state if it `goes_on`, else from the beginning; for `epochs`, or until no gain."""
-        before = vars(self).get("_snapshot") if goes_on else None  # none if the first fit failed
+        before = self._snapshot if goes_on else None
         if before is None:
             self._best: Snapshot | None = None
             self.loss_curve_: list[float] = []
@@ -142,8 +79,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self.validation_scores_: list[float] | None = [] if scored else None
             self.best_validation_score_: Any = -math.inf if scored else None
             self.best_loss_: Any = None if scored else math.inf
-        done = self._epochs if epochs is not None else 0
-        config = config.with_values({"train.epochs": done + (self.max_iter if epochs is None else epochs)})
+        if before is None or epochs is None:
+            self._updates = 0  # which begin anew, as the state of the update rule does
+        done, updates = (self._epochs, self._updates) if epochs is not None else (0, None)
+        wanted = done + (self.max_iter if epochs is None else epochs)
+        if wanted != config.train.epochs:  # a copy takes as long as some epochs on a few rows
+            config = config.with_values({"train.epochs": wanted})
         self.n_iter_ = 0
 
         def start(beginning: RunSpec) -> Snapshot:
@@ -151,12 +92,19 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             if before is None:
                 return state
             if before.parameters.shape != state.parameters.shape:
-                raise ValueError("the shape of the net has changed; set warm_start=False to train it anew")
+                raise ValueError("the shape of the net has changed; call fit with warm_start=False to train it anew")
             slots = {name: before.slots.get(name, zeros) for name, zeros in state.slots.items()}
             return Snapshot(step=step, parameters=before.parameters, slots=slots if epochs else state.slots)
 
         try:
-            spec = fit(config, data, start, lambda epoch: self._ended(epoch, incremental=epochs is not None))
+            spec = fit(
+                config, data, start, lambda epoch: self._ended(epoch, incremental=epochs is not None), updates=updates
+            )
+        except NonFiniteError as error:
+            raise ValueError(
+                f"{error}: scale the features, or numbers to predict, for example with StandardScaler, or lower "
+                "learning_rate_init"
+            ) from None
         except (RefusedError, TrainingError) as error:
             raise ValueError(str(error)) from None
         if self._best is not None and epochs is None:
@@ -177,6 +125,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self._snapshot, self.loss_ = epoch.snapshot, epoch.loss
         self.n_iter_ += 1
         self._epochs += 1
+        self._updates += epoch.steps
         self.loss_curve_.append(epoch.loss)
         if self.verbose:
             sys.stdout.write(f"Iteration {self.n_iter_}, loss = {epoch.loss:.8f}\n")
@@ -192,6 +141,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self._no_improvement_count = 0 if gained else self._no_improvement_count + 1
         return incremental or self._no_improvement_count <= self.n_iter_no_change
 
+    def _mean_weight(self, rows: Rows) -> float:
+        """Return the mean of the rows' weights, added as its arithmetic adds."""
+        weights = rows.w if isinstance(rows, ArrayRows) else None
+        return 1.0 if weights is None else STATISTICS[self.arithmetic].mean(weights)
+
     def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
         """Return the weights of the rows (N,), checked by scikit-learn."""
         if sample_weight is None:
@@ -204,32 +158,79 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         X: np.ndarray,
         y: np.ndarray,
         weights: np.ndarray | None,
+        factors: np.ndarray | None = None,
         *,
+        loss: str,
         outputs: int,
         stratify: np.ndarray | None,
         epochs: int | None,
         goes_on: bool,
     ) -> None:
-        """Train on checked arrays; for early stopping hold out some of the rows, of each class of `stratify` alike."""
-        parts, held_out = [X, y, *([] if weights is None else [weights])], None
+        """Train on checked arrays; for early stopping hold out some of the rows, of each class of `stratify` alike.
+
+        `weights` (N,) say how often rows count, `factors` (N,) how much more in training alone.
+        """
+        chosen: Any = slice(None)
+        held_out = None
         if self.early_stopping and epochs is None:
-            split = train_test_split(
-                *parts, random_state=self.random_state, test_size=self.validation_fraction, stratify=stratify
+            chosen, held_out = train_test_split(
+                np.arange(len(X)), random_state=self.random_state, test_size=self.validation_fraction, stratify=stratify
             )
-            parts, held_out = split[::2], split[1::2]
-            if len(held_out[0]) < 2:
+            if len(held_out) < 2:
                 raise ValueError(
                     "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
                 )
         try:
-            train, val = array_rows(*parts), None if held_out is None else array_rows(*held_out)
+            train, val = array_rows(X[chosen], y[chosen], _product(weights, factors, chosen)), None
+            if held_out is not None:
+                val = array_rows(X[held_out], y[held_out], _product(weights, None, held_out))
         except DataError as error:
             raise ValueError(str(error)) from None
-        if len(train) <= self._batch_size():
+        if len(train) <= batch_size(self):
             train = distinct(train)
-        mean_weight = 1.0 if train.w is None else float(train.w.mean(dtype=np.float64))
-        config = self._config(len(train), outputs, X.shape[1], mean_weight)
+        config = configuration(self, len(train), outputs, X.shape[1], loss=loss, mean_weight=self._mean_weight(train))
         self._train(config, array_data(train, val, outputs), epochs=epochs, goes_on=goes_on)
+
+    def _learn_table(
+        self, X: Any, y: Any, loss: str, sample_weight: Any = None, class_weight: Any = None
+    ) -> np.ndarray:
+        """Train on a frame or the files of a path, see load_table; return what the outputs (C,) stand for."""
+        if self.warm_start:
+            raise ValueError("warm_start needs X as an array of numbers")
+        held_out = self.validation_fraction if self.early_stopping else 0
+        seed = seed_of(self.random_state) if held_out else None
+        data, settings = load_table(X, y, loss, held_out, seed, sample_weight, class_weight, self.arithmetic)
+        names = [column.name for column in data.inputs.columns]
+        self.n_features_in_, self.feature_names_in_ = len(names), np.array(names, dtype=object)
+        config = configuration(
+            self,
+            len(data.train),
+            len(data.classes),
+            data.train.features,
+            loss=loss,
+            mean_weight=self._mean_weight(data.train),
+            **settings,
+        )
+        self._train(config, data, epochs=None, goes_on=False)
+        self._keep(data.classes, data.normalization, data.inputs)
+        return data.classes
+
+    def _check_array(self, X: Any) -> None:
+        """Refuse tables in partial_fit: categories and columns are those of all rows."""
+        if is_table(X):
+            raise ValueError("partial_fit takes X as an array of numbers; expected no text, categories or path")
+        if "model_" in vars(self) and self.model_.inputs is not None:
+            raise ValueError("this estimator was fitted to a table or to files; partial_fit goes on after arrays alone")
+
+    def _features(self, X: Any) -> Any:
+        """Return X as `model_` takes it, checked by scikit-learn if it was trained on arrays."""
+        check_is_fitted(self, "model_")
+        if self.model_.inputs is not None:
+            return in_arrays(X, self.model_.inputs)
+        if is_path(X):
+            raise ValueError(f"X is the path {str(X)!r}, and this estimator was trained on arrays; pass rows in memory")
+        check_unmasked(X)
+        return validate_data(self, X, dtype=FEATURE_TYPES, reset=False)
 
     def _keep(
         self, outputs: np.ndarray, normalization: Normalization | None = None, inputs: Inputs | None = None
@@ -260,3 +261,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if "_net" not in vars(self):
             raise AttributeError(f"this {type(self).__name__} is not fitted yet")
         return self._net.split(self._snapshot.parameters)
+
+
+def _product(weights: np.ndarray | None, factors: np.ndarray | None, rows: Any) -> np.ndarray | None:
+    """Return the product of weights and factors (N,) of some rows; None if there are neither."""
+    if weights is None or factors is None:
+        found = weights if factors is None else factors
+        return None if found is None else found[rows]
+    product: np.ndarray = weights[rows] * factors[rows]
+    return product

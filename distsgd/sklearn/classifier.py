@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import compute_class_weight
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d, validate_data
 
-from distsgd.config import Config
-from distsgd.core.inputs import Inputs
-from distsgd.data import load
-from distsgd.errors import RefusedError
+from distsgd.data.statistics import STATISTICS
 from distsgd.sklearn.base import FEATURE_TYPES, Estimator
-from distsgd.sklearn.tables import in_arrays, is_table
+from distsgd.sklearn.restoring import restoring
+from distsgd.sklearn.tables import check_unmasked, is_path, is_table
+
+NO_CLASSES = "class_weight is for one class for each row, and y has several labels"
 
 
 class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
@@ -29,7 +29,10 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     solver: `adam`, `sgd`, `adagrad` or `rmsprop`.
     class_weight: None, `"balanced"`, or a dict of classes and weights.
     num_shards: into how many shards a mini-batch is cut; `"auto"`: 4, or 1 if it is small. Part of the result.
+    arithmetic: `"fast"`, or `"portable"`: the same bits on every machine and for any `num_shards`, in 2 to 3 times the
+        time.
     workers: 0: this process, without Ray; else processes on Ray, at most one for each shard. No part of the result.
+        Mini-batches of a single shard have nothing to divide: this process computes them, whatever `workers` is.
     threads: of this process if `workers` is 0; `"auto"`: one per core if mini-batches are worth it. No part either.
 
     Attributes of a fitted estimator: `classes_`, `coefs_`, `intercepts_`, `loss_`, `best_loss_`, `loss_curve_`,
@@ -37,9 +40,11 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     `n_features_in_`, `feature_names_in_`, and `weights_sha256_` and `model_`, the trained `distsgd.Classifier`.
     """
 
-    _loss = "softmax"
     _score_name = "val/accuracy"
     classes_: np.ndarray
+    _several: bool
+    """Whether y was an indicator of several labels."""
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "class_weight": [dict, str, None],
@@ -71,6 +76,7 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         n_iter_no_change: float = 10,
         class_weight: Any = None,
         num_shards: Any = "auto",
+        arithmetic: str = "fast",
         workers: Any = 0,
         threads: Any = "auto",
     ) -> None:
@@ -97,105 +103,144 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
         self.num_shards = num_shards
+        self.arithmetic = arithmetic
         self.workers = workers
         self.threads = threads
 
+    @restoring
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train on features X (N, D) and labels y (N,), with a weight for each row if given; return the estimator.
 
-        X may also be a frame (pandas, polars, pyarrow) with text or categories, or a path of Parquet, Arrow, CSV or
-        `.npz` files; then y is the name of the label column, `label` if it is None, or the labels of a frame.
-        ValueError for what cannot be trained on.
+        y may be an indicator (N, L) of several labels, 0 or 1 each. X may also be a frame (pandas, polars, pyarrow)
+        with text or categories, or a path of Parquet, Arrow, CSV or `.npz` files; then y is the name of the label
+        column, `label` if it is None, a list of names for several labels in the files of a path, or the labels of a
+        frame. ValueError for what cannot be trained on.
         """
         self._validate_params()
+        self._check_class_weight()
         goes_on = self.warm_start and "classes_" in vars(self)
         if is_table(X):
             return self._fit_table(X, y, sample_weight)
-        X, codes = self._checked(X, y, reset=not goes_on)
-        classes = np.unique(codes)
-        if goes_on and not np.array_equal(classes, self.classes_):
+        X, y = self._checked(X, y, reset=not goes_on)
+        several = y.ndim == 2
+        classes = np.arange(y.shape[1]) if several else np.unique(y)
+        if goes_on and (several != self._several or not np.array_equal(classes, self.classes_)):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
                 f"got {self.classes_}, `y` has {classes}"
             )
-        if len(classes) < 2:
-            raise ValueError(f"Classifier can't train when only one class is present: all labels are {classes[0]!r}")
-        self.classes_ = classes
-        self._learn_labels(X, codes, sample_weight, epochs=None, goes_on=goes_on)
+        if not several and len(classes) < 2:
+            raise ValueError(
+                f"Classifier can't train when only one class is present: all labels are {classes.tolist()[0]!r}"
+            )
+        self.classes_, self._several = classes, several
+        self._learn_labels(X, y, sample_weight, epochs=None, goes_on=goes_on)
         return self
 
+    @restoring
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Train for one epoch more on X (N, D) and y (N,); the first call names all `classes` (C,)."""
+        """Train for one epoch more on X (N, D) and y (N,); the first call names all `classes` (C,).
+
+        With an indicator y (N, L) these are the numbers of the labels, 0 to L−1.
+        """
         self._validate_params()
         if self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
-        first = "classes_" not in vars(self)
+        self._check_class_weight()
+        self._check_array(X)
+        first = "_several" not in vars(self)
         _check_partial_fit_first_call(self, classes)
-        X, codes = self._checked(X, y, reset=first)
-        unknown = np.setdiff1d(codes, self.classes_)
+        X, y = self._checked(X, y, reset=first)
+        several = y.ndim == 2
+        expected = several if first else self._several
+        if several != expected or (several and y.shape[1] != len(self.classes_)):
+            raise ValueError(
+                f"`y` is of shape {y.shape}; expected {'(n, L) with a column for each of' if expected else '(n,) of'}"
+                f" `classes`, which are {self.classes_}"
+            )
+        unknown = np.empty(0) if several else np.setdiff1d(y, self.classes_)
         if unknown.size:
             raise ValueError(f"`y` has labels not in `classes`: {unknown}; `classes` are {self.classes_}")
-        self._learn_labels(X, codes, sample_weight, epochs=1, goes_on=not first)
+        self._several = several
+        self._learn_labels(X, y, sample_weight, epochs=1, goes_on=not first)
         return self
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return X (N, D) and y (N,) as arrays, checked by scikit-learn."""
+        """Return X (N, D) and y, classes (N,) or an indicator (N, L), as arrays, checked by scikit-learn."""
+        check_unmasked(X, y)
         X, y = validate_data(self, X, y, dtype=FEATURE_TYPES, multi_output=True, reset=reset)
+        y = y.toarray() if hasattr(y, "toarray") else y
+        if y.dtype == object:
+            _check_one_type(y)
         check_classification_targets(y)
-        return X, column_or_1d(y, warn=True)
+        if type_of_target(y) != "multilabel-indicator":
+            return X, column_or_1d(y, warn=True)
+        if not np.isin(y, (0, 1)).all():
+            raise ValueError("y is of several labels, and holds other values than 0 and 1")
+        return X, y
+
+    def _check_class_weight(self) -> None:
+        """Refuse weights of classes that are none."""
+        given = self.class_weight
+        if isinstance(given, str) and given != "balanced":
+            raise ValueError(f"class_weight is {given!r}; expected 'balanced', a dict of classes and weights, or None")
+        for label, weight in given.items() if isinstance(given, dict) else ():
+            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+                raise ValueError(
+                    f"class_weight gives class {label!r} the weight {weight!r}; expected a finite number of at least 0"
+                )
 
     def _learn_labels(
         self, X: np.ndarray, y: np.ndarray, sample_weight: Any, *, epochs: int | None, goes_on: bool
     ) -> None:
         """Train on checked arrays whose labels are among `classes_`."""
-        codes = np.searchsorted(self.classes_, y).astype(np.int64)
         weights = self._weights(sample_weight, X)
+        how: dict[str, Any] = {"epochs": epochs, "goes_on": goes_on}
+        if self._several:
+            if self.class_weight is not None:
+                raise ValueError(NO_CLASSES)
+            targets = y.astype(np.float32)
+            self._learn(X, targets, weights, loss="logistic", outputs=y.shape[1], stratify=None, **how)
+            self._finish(np.array([f"y{number}" for number in range(y.shape[1])]))
+            return
+        codes = np.searchsorted(self.classes_, y).astype(np.int64)
+        factors = None
         if self.class_weight is not None:
-            own = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)[codes]
-            weights = own if weights is None else weights * own
-        self._learn(X, codes, weights, outputs=len(self.classes_), stratify=y, epochs=epochs, goes_on=goes_on)
-        self.out_activation_ = "softmax"
-        self._keep(self.classes_)
+            of_classes = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
+            if self.class_weight == "balanced" and weights is not None:  # the same, added as the arithmetic adds
+                sums = np.bincount(codes, weights, len(of_classes))
+                of_classes = STATISTICS[self.arithmetic].summed(sums) / (len(of_classes) * sums)
+            factors = of_classes[codes]
+        self._learn(X, codes, weights, factors, loss="softmax", outputs=len(self.classes_), stratify=y, **how)
+        self._finish(self.classes_)
 
     def _fit_table(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """Train on a frame or on the files of a path, read and encoded as `distsgd.train` does."""
-        if sample_weight is not None or self.class_weight is not None or self.warm_start:
-            raise ValueError("sample_weight, class_weight and warm_start need X as an array of numbers")
-        path = os.fspath(X) if isinstance(X, str | os.PathLike) else None
-        label = y if isinstance(y, str) else None
-        if path is not None and y is not None and label is None:
-            raise ValueError("X is a path: y is the name of its label column, or None for the column 'label'")
-        held_out = self.validation_fraction if self.early_stopping else 0
-        settings: dict[str, Any] = {"data.normalize": "none", "data.val_fraction": held_out}
-        if label is not None:
-            settings["data.label"] = label
-        if path is not None:
-            settings["data.train"] = path
-        try:
-            config = Config.build(settings)
-            data = load(config.data, data=None if path else X if y is None or label else (X, y))
-        except RefusedError as error:
-            raise ValueError(str(error)) from None
-        inputs: Inputs = data.inputs
-        self.n_features_in_ = len(inputs.columns)
-        self.feature_names_in_ = np.array([column.name for column in inputs.columns], dtype=object)
-        self.classes_ = data.classes
-        config = self._config(len(data.train), len(data.classes), data.train.features, 1.0, **settings)
-        self._train(config, data, epochs=None, goes_on=False)
-        self.out_activation_ = "softmax"
-        self._keep(self.classes_, data.normalization, inputs)
+        names = is_path(X) and isinstance(y, list | tuple) and len(y) > 1
+        self._several = names or (not isinstance(y, str) and np.ndim(y) == 2 and np.shape(y)[1] > 1)
+        if self._several and self.class_weight is not None:
+            raise ValueError(NO_CLASSES)
+        loss = "logistic" if self._several else "softmax"
+        outputs = self._learn_table(X, y, loss, sample_weight, self.class_weight)
+        self.classes_ = outputs if names or not self._several else np.arange(len(outputs))
+        self._finish(None)
         return self
 
+    def _finish(self, outputs: np.ndarray | None) -> None:
+        self.out_activation_ = "logistic" if self._several else "softmax"
+        if outputs is not None:
+            self._keep(outputs)
+
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class (n,) for X as `fit` takes it."""
+        """Return the most probable class (n,), or an indicator (n, L) of labels, for X as `fit` takes it."""
         features = self._features(X)
-        found: np.ndarray = self.model_.predict(features)
+        found: np.ndarray = self.model_.predictor.predict(features)
         return found
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities (n, C) float32 of `classes_` for X as `fit` takes it."""
+        """Return the probabilities (n, C) float32 of `classes_`, or (n, L) of each label, for X as `fit` takes it."""
         features = self._features(X)
-        return self.model_.predict_proba(features)
+        return self.model_.predictor.predict_proba(features)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return the logarithms of `predict_proba`."""
@@ -203,8 +248,19 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             found: np.ndarray = np.log(self.predict_proba(X))
         return found
 
-    def _features(self, X: Any) -> Any:
-        check_is_fitted(self, "model_")
-        if self.model_.inputs is not None:
-            return in_arrays(X, self.model_.inputs)
-        return validate_data(self, X, dtype=FEATURE_TYPES, reset=False)
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags: y may be an indicator of several labels."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _check_one_type(y: np.ndarray) -> None:
+    """Refuse labels (N,) or (N, L), objects, of which some have no order: None, or text beside other things."""
+    for place, label in np.ndenumerate(y):
+        if label is None:
+            raise ValueError(f"y, row {place[0]} (counted from 0), is None; expected a class: leave such rows out")
+    kinds = {"str" if isinstance(label, str) else type(label).__name__: label for label in y.flat}
+    if len(kinds) > 1 and "str" in kinds:
+        found = " and ".join(f"{kind} such as {kinds[kind]!r}" for kind in sorted(kinds))
+        raise ValueError(f"y has labels of several types, {found}; make all of them text, or all numbers")

@@ -12,6 +12,9 @@ from pathlib import Path
 VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable in which Ray passes the configuration of a job to its driver."""
 
+RESUBMIT = "DISTSGD_SUBMIT"
+"""The environment variable in which `distsgd submit` passes on the command that it was started with."""
+
 COPIES = ("runtime_resources", "working_dir_files")
 """The folders below a Ray session's that hold the copies of the working directories of jobs, on each node."""
 
@@ -30,12 +33,15 @@ def is_deleted_with_job(path: Path) -> bool:
     return COPIES in pairwise(Path(os.path.realpath(path)).parts)
 
 
-def resume_command(run_dir: Path) -> str:
-    """Return the command that one types to resume a run: in a job, the one that submits it again."""
+def resume_command(run_dir: Path, command: str = "train") -> str:
+    """Return the command that one types to resume a run, or a sweep: in a job, the one that submits it again."""
+    again = os.environ.get(RESUBMIT)
+    if again:
+        return again
     resume = f"--resume --run-dir {shlex.quote(str(run_dir))}"
     if submission_id() is None:
-        return f"distsgd train {resume}"
+        return f"distsgd {command} {resume}"
     script = sys.argv[0]
-    entry = f"python {shlex.quote(script)}" if script.endswith(".py") else "distsgd train"
+    entry = f"python {shlex.quote(script)}" if script.endswith(".py") else f"distsgd {command}"
     copied = "--working-dir . " if is_deleted_with_job(Path()) else ""
     return f"ray job submit {copied}-- {entry} {resume}"

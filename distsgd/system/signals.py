@@ -19,12 +19,17 @@ from distsgd.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+GRACE_S = 1.5
+"""Seconds that a run waits for MLflow after a signal to stop: Ray Jobs kills three seconds after its signal."""
+
 
 class StopRequest:
     """A request to stop training: the signal that was received, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace_s: float = GRACE_S) -> None:
         self.signum: int | None = None
+        self.grace_s = grace_s
+        """Seconds that the run may wait for MLflow then."""
         self._noted = math.inf
 
     def note(self, signum: int) -> None:

@@ -24,7 +24,7 @@ from distsgd.system.secrets import redacted
 from distsgd.tracking import naming, nesting, note
 from distsgd.tracking.example import rows_as_in_files
 from distsgd.tracking.source import source_tags
-from distsgd.tracking.uri import absolute
+from distsgd.tracking.uri import absolute, link_uri
 from distsgd.version import __version__
 
 FILE = "tracking.json"
@@ -100,6 +100,8 @@ class RunDescription:
     """The ID of the MLflow run that was active when the run began."""
     parent: str | None = None
     """`tracking.parent`."""
+    link_uri: str | None = None
+    """The address at which people open the store's pages, if it is another one."""
 
     def __post_init__(self) -> None:
         if RUN_KEY_TAG not in self.tags:
@@ -140,6 +142,7 @@ def describe(spec: RunSpec, directory: RunDirectory, uri: str | None) -> RunDesc
         note=note.opening(spec),
         enclosing=_enclosing_run(directory.path),
         parent=config.tracking.parent,
+        link_uri=link_uri(config.tracking, uri),
     )
 
 

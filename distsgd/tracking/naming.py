@@ -16,7 +16,7 @@ DECIDED = ("run.workers", "run.device")
 ROWS = ("data.train", "data.val")
 """Keys that name the rows; they are not part of a run's name."""
 
-OPTIONS = {"data.train": "--data", "data.val": "--val", "run.workers": "--workers"}
+OPTIONS = {"data.train": "--data", "data.val": "--val", "run.workers": "--workers", "run.device": "--device"}
 """Keys that have an option of their own."""
 
 MAX_NAME = 100
@@ -44,12 +44,15 @@ def run_name(config: Config, folder: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-def command(config: Config) -> str:
-    """Return the command that trains with this configuration."""
+def command(config: Config, *, on_cpu: bool = False) -> str:
+    """Return the command that trains with this configuration; a GPU that was decided on is part of it.
+
+    With `on_cpu` it names the CPU as well, if that is what the configuration has, for a machine that has a GPU.
+    """
     defaults = Config().flat()
     words = ["distsgd", "train"]
     for key, value in config.parameters().items():
-        if value != defaults[key] and key != "run.device":
+        if value != defaults[key] and (on_cpu or (key, value) != ("run.device", "cpu")):
             words.append(f"{OPTIONS[key]} {shlex.quote(_text(value))}" if key in OPTIONS else _setting(key, value))
     return " ".join(words)
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distsgd.errors import TrackingError
+from distsgd.tracking import note
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
+
+    from distsgd.tracking.sweep import Standing
 
 PARENT_TAG = "mlflow.parentRunId"
 """Tag by which MLflow nests a run."""
@@ -28,6 +32,9 @@ VARIABLE = "MLFLOW_RUN_ID"
 
 KEPT_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 """Tags that a parent gets from its first child."""
+
+LONGEST = 6000
+"""Characters of a parameter."""
 
 
 def enclosing_run() -> str | None:
@@ -99,3 +106,25 @@ def _children(client: MlflowClient, experiment_id: str, parent_id: str) -> list[
         token = page.token
         if not token:
             return found
+
+
+def update_parent(client: MlflowClient, experiment_id: str, standing: Standing) -> None:
+    """Bring the parent of a sweep's trials up to date; create it if there is none."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    parent = named_parent(client, experiment_id, standing.name, standing.began_ms, {})
+    run_id, have = parent.info.run_id, parent.data
+    now = int(time.time() * 1000)
+    tags, written = dict(standing.tags), have.tags.get(note.DIGEST_TAG)
+    if note.TAG not in have.tags or written == note.digest(have.tags[note.TAG]):  # else somebody has written another
+        tags |= note.tags(standing.note)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, value, now, standing.step) for key, value in standing.metrics.items()],
+        params=[Param(key, value[:LONGEST]) for key, value in standing.parameters.items() if key not in have.params],
+        tags=[RunTag(key, value) for key, value in tags.items() if have.tags.get(key) != value],
+    )
+    for file in standing.files:
+        client.log_artifact(run_id, file)
+    if standing.status != "RUNNING":
+        client.set_terminated(run_id, status=standing.status)

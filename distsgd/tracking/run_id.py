@@ -22,6 +22,13 @@ class RunId:
     experiment_id: str
     uri: str
     """The store's, without secrets."""
+    link_uri: str | None = None
+    """The address at which people open the store's pages, if it is another one; version 0.1.0 wrote none."""
+
+    @property
+    def pages(self) -> str:
+        """Where the store's pages are, if it is a server."""
+        return self.link_uri or self.uri
 
 
 def write(path: Path, found: RunId) -> None:

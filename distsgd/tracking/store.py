@@ -1,7 +1,7 @@
 """An MLflow store: a run in it is found or created. Every call may fail and be retried.
 
-Only this file, stored_run.py, nesting.py and model.py import mlflow. That takes seconds: it is imported only for a run
-that is tracked.
+Only this file, stored_run.py, points.py, nesting.py and model.py import mlflow. That takes seconds: it is imported only
+for a run that is tracked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from distsgd.config import TrackingConfig
 from distsgd.errors import TrackingError
 from distsgd.system.scratch import locked_folder
 from distsgd.system.secrets import redacted
@@ -31,6 +32,7 @@ from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.description import RUN_KEY_TAG, RunDescription
 from distsgd.tracking.run_id import RunId
 from distsgd.tracking.stored_run import StoredRun, runs_of_key
+from distsgd.tracking.sweep import Standing
 
 
 class _DatabaseAttempts:
@@ -94,12 +96,18 @@ class Store:
             file = tracking_uri.sqlite_path(uri)
             if file is not None:
                 create_database(file)
-            self._uri, self._client = uri, MlflowClient(uri)
+            # MLflow keeps its connections by URI: a relative path would lead to a folder that was the current one once.
+            is_file = file is not None and file.is_file()
+            self._uri, self._client = uri, MlflowClient(tracking_uri.absolute(uri) if is_file else uri)
         self._notice: str | None = None
 
     def ping(self) -> None:
         """Return if the store answers."""
         self._client.search_experiments(max_results=1)
+
+    def send_standing(self, standing: Standing) -> None:
+        """Bring the parent run of a sweep up to date."""
+        nesting.update_parent(self._client, self._experiment(standing.experiment).experiment_id, standing)
 
     def open_run(self, path: Path, description: RunDescription, *, running: bool) -> StoredRun:
         """Return the MLflow run of a run directory, with parameters, tags and datasets; create it if there is none.
@@ -108,12 +116,14 @@ class Store:
         """
         run = self._find(path, description) or self._create(description)
         shown = tracking_uri.absolute(redacted(self._uri))
-        run_ids.write(path, RunId(run.info.run_id, run.info.experiment_id, shown))
+        same = shown == description.uri
+        pages = description.link_uri if same else tracking_uri.link_uri(TrackingConfig(), self._uri)
+        found = RunId(run.info.run_id, run.info.experiment_id, shown, pages)
+        run_ids.write(path, found)
         if running and run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
-        stored = StoredRun(self._client, run, self._notice)
-        view = tracking_uri.view_command(self._uri, run.info.experiment_id, run.info.run_id, path)
-        stored.describe(description, view)
+        stored = StoredRun(self._client, run, self._notice, tracking_uri.view_command(found, path))
+        stored.describe(description)
         return stored
 
     def _find(self, path: Path, description: RunDescription) -> Run | None:

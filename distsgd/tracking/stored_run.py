@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow.entities import (
     Dataset,
@@ -34,9 +35,12 @@ from distsgd.rundir.result import Result
 from distsgd.system.scratch import locked_folder
 from distsgd.tracking import nesting, note, table
 from distsgd.tracking.description import RUN_KEY_TAG, DatasetDescription, RunDescription
+from distsgd.tracking.points import Point, log_points
 from distsgd.tracking.quiet import importing
 
-METRICS_PER_REQUEST = 1000
+if TYPE_CHECKING:
+    from distsgd.tracking.system_metrics import SystemMetrics
+
 MAX_PARAMETER_LENGTH = 6000
 MAX_MODEL_PARAMETER_LENGTH = 500
 
@@ -56,8 +60,10 @@ MODEL = "model"
 class StoredRun:
     """A run in the store."""
 
-    def __init__(self, client: MlflowClient, run: Run, notice: str | None) -> None:
+    def __init__(self, client: MlflowClient, run: Run, notice: str | None, view: str) -> None:
         self._client, self._run = client, run
+        self.view = view
+        """The command, or the address, that shows the run."""
         self.notice = notice
         """Why the run is not a child of the run that it was started in; None if it is, or was started in none."""
         self.run_id: str = run.info.run_id
@@ -67,7 +73,7 @@ class StoredRun:
             key: {metric.step for metric in client.get_metric_history(self.run_id, key)} for key in run.data.metrics
         }
 
-    def describe(self, description: RunDescription, view: str) -> None:
+    def describe(self, description: RunDescription) -> None:
         """Log parameters, tags and datasets of a new run; parameters changed on resuming become tags."""
         have = self._run.data.params
         wanted = {
@@ -76,7 +82,7 @@ class StoredRun:
         if not have:
             self._client.log_batch(self.run_id, params=[Param(key, value) for key, value in wanted.items()])
         changed = {f"resumed.{key}": value for key, value in wanted.items() if have and have.get(key) != value}
-        self._tag(description.tags | changed | {"distsgd.view": view})
+        self._tag(description.tags | changed | {"distsgd.view": self.view})
         if description.note and note.TAG not in self._run.data.tags:
             self._tag(note.tags(description.note))
         if self._run.inputs is None or not self._run.inputs.dataset_inputs:
@@ -85,14 +91,19 @@ class StoredRun:
     def send(self, records: Sequence[Record]) -> None:
         """Log the points of journal lines that the store does not have yet."""
         points = [
-            Metric(key, float(value), record["timestamp_ms"], record["step"])
+            Point(key, float(value), record["timestamp_ms"], record["step"])
             for record in records
             for key, value in (record | self._best_so_far(record)).items()
             if "/" in key and record["step"] not in self._known.get(key, ())
         ]
         points.sort(key=lambda point: table.rank(point.key))
-        for start in range(0, len(points), METRICS_PER_REQUEST):
-            self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+        log_points(self._client, self.run_id, points)
+
+    def system_metrics(self) -> SystemMetrics:
+        """Begin to measure how busy this machine is; any exception means that this is impossible here."""
+        from distsgd.tracking.system_metrics import SystemMetrics
+
+        return SystemMetrics(self._client, self.run_id)
 
     def _best_so_far(self, record: Record) -> dict[str, float]:
         """Return the metrics BEST at a validation. Lines come in order, from the beginning of the journal."""

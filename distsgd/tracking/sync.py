@@ -9,7 +9,9 @@ from pathlib import Path
 from distsgd.config import TrackingConfig
 from distsgd.errors import RunDirectoryError, TrackingError
 from distsgd.rundir import directory as rundir
+from distsgd.rundir import lock
 from distsgd.rundir.directory import RunDirectory
+from distsgd.rundir.folders import no_run
 from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
 from distsgd.system.files import read_file
@@ -17,8 +19,8 @@ from distsgd.system.secrets import redacted
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
 from distsgd.tracking.description import RunDescription
+from distsgd.tracking.failures import reason
 from distsgd.tracking.quiet import quiet_mlflow
-from distsgd.tracking.tracker import reason
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def sync(path: Path, uri: str | None = None) -> Synced:
     work in it, ConfigError if the URI is invalid, TrackingError if sending fails.
     """
     check_files(path)
-    with rundir.locked(path):
+    with lock.locked(path):
         return sync_locked(path, uri)
 
 
@@ -78,8 +80,7 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
         content = json.loads(read_file(directory.result)) | {"mlflow_run_id": run.run_id}
         directory.write_json("result.json", content)
     status = "FAILED" if result is None else result.status
-    view = tracking_uri.view_command(store_uri, run.experiment_id, run.run_id, path)
-    return Synced(run.run_id, status, len(records), view, run.notice)
+    return Synced(run.run_id, status, len(records), run.view, run.notice)
 
 
 def store_of(path: Path, described: RunDescription, uri: str | None) -> str:
@@ -92,10 +93,7 @@ def check_files(path: Path) -> None:
     """Raise RunDirectoryError unless a run is in the directory, with files where files belong."""
     try:
         if not (path / "config.json").is_file():
-            raise RunDirectoryError(
-                f"no run is in {str(path)!r}: it has no config.json; name the run directory that `distsgd train` "
-                "printed"
-            )
+            raise no_run(path)
         for name in ("metrics.jsonl", description.FILE, run_id.FILE, "result.json", "model.npz"):
             if (path / name).is_dir():
                 raise RunDirectoryError(

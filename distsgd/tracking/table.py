@@ -6,6 +6,7 @@ experiment, as its *Share* button does, and a link that names the tag opens the 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 
@@ -28,6 +29,7 @@ MAX_PARAMETERS = 20
 """Parameters that have a column."""
 
 
+@functools.cache
 def rank(metric: str) -> int:
     """Return the place of a metric among those that are logged together: accuracy first, times last."""
     first = list(dict.fromkeys((*METRICS[:-1], *NUMBER_METRICS)))

@@ -20,14 +20,16 @@ from distsgd.errors import ConfigError
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
-from distsgd.system.secrets import redacted, scrubbed
+from distsgd.system.secrets import redacted
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
+from distsgd.tracking.failures import reason
 from distsgd.tracking.quiet import importing, quiet_mlflow
 
 if TYPE_CHECKING:
     from distsgd.tracking.description import RunDescription
     from distsgd.tracking.stored_run import StoredRun
+    from distsgd.tracking.system_metrics import SystemMetrics
 
 INTERVAL_S = 1.0
 """Seconds between reads of the journal."""
@@ -83,6 +85,10 @@ class NoTracker:
         """Return a message about a failure of the store, once; otherwise None."""
         return None
 
+    def take_link(self) -> str | None:
+        """Return where the run is shown, once, as soon as it is in the store; otherwise None."""
+        return None
+
     def finish(self, stop_waiting: Callable[[], bool]) -> Ending:  # noqa: ARG002
         """Send the rest of the journal and `result.json`; wait at most tracking.timeout_s, or until `stop_waiting`."""
         return Ending(None, None)
@@ -91,11 +97,14 @@ class NoTracker:
 def make_tracker(config: TrackingConfig) -> NoTracker:
     """Return the tracker that the configuration asks for.
 
-    Raises ConfigError if the URI of the store is invalid, or if tracking is required and the store does not answer.
+    Raises ConfigError if the URI of the store or that of links is invalid, or if tracking is required and the store
+    does not answer.
     """
     if not config.enabled:
         return NoTracker()
-    tracker = Tracker(config, tracking_uri.resolve(config))
+    uri = tracking_uri.resolve(config)
+    tracking_uri.link_uri(config, uri)  # which is refused before the run begins, if it is no address
+    tracker = Tracker(config, uri)
     if config.required:
         tracker.require()
     return tracker
@@ -114,6 +123,7 @@ class Tracker(NoTracker):
         self._settings = contextlib.ExitStack()
         self._problem: str | None = None
         self._notice: str | None = None
+        self._link: str | None = None
         self._warned = False
         self._complete = False
 
@@ -149,6 +159,11 @@ class Tracker(NoTracker):
             return None
         self._warned = True
         return f"{self._failure()}; training continues, and what is missing is sent when the store is back"
+
+    def take_link(self) -> str | None:
+        """See NoTracker.take_link."""
+        link, self._link = self._link, None
+        return link
 
     def finish(self, stop_waiting: Callable[[], bool]) -> Ending:
         """See NoTracker.finish."""
@@ -225,6 +240,10 @@ class Tracker(NoTracker):
         described = description.read(path)
         run = store.open_run(path, described, running=True)
         self._notice = run.notice or self._notice
+        system = self._system_metrics(run) if self._config.system_metrics else None
+        where = run_id.read(path)
+        if where is not None:
+            self._link = tracking_uri.view_command(where, path)
         reader, records, waiting = Reader(self._directory.journal), list[Record](), list[Record]()
         began, validated = time.monotonic(), False
         while not self._abandoned.is_set():
@@ -236,11 +255,21 @@ class Tracker(NoTracker):
             if validated or ending or time.monotonic() - began > FIRST_VALIDATION_S:
                 run.send(waiting)
                 waiting.clear()
+            if system is not None:
+                system.finish() if ending else system.sample()
             self._problem = None
             if ending:
                 self._complete_run(run, described, records)
                 return
             self._ending.wait(INTERVAL_S)
+
+    def _system_metrics(self, run: StoredRun) -> SystemMetrics | None:
+        """Begin to measure the machine; if that is impossible, the run goes on without."""
+        try:
+            return run.system_metrics()
+        except Exception as error:  # psutil and MLflow raise what they meet in /proc, or that a library is missing
+            self._notice = f"there are no system metrics: {reason(error, self.uri)}"
+            return None
 
     def _wait_for_run(self) -> None:
         """Wait until there is a run to follow, or until tracking is abandoned."""
@@ -251,12 +280,3 @@ class Tracker(NoTracker):
         path = self._directory.path
         run.complete(path, described, Result.read(path), records)
         self._complete = True
-
-
-def reason(error: BaseException, uri: str) -> str:
-    """Return the root cause of an error from mlflow, in one line, without the secrets of the store's URI."""
-    seen: BaseException | None = error
-    while seen is not None:
-        error, seen = seen, seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    lines = scrubbed(str(error), uri).strip().splitlines() or [""]
-    return f"{lines[0][:200]} ({type(error).__name__})".strip()

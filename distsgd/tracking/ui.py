@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import shlex
 import signal
@@ -12,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +19,7 @@ from distsgd.errors import ConfigError, ResourceError, RunDirectoryError
 from distsgd.system.secrets import redacted
 from distsgd.tracking import run_id
 from distsgd.tracking import uri as tracking_uri
+from distsgd.tracking.quiet import quiet_mlflow
 from distsgd.tracking.run_id import RunId
 
 HOST = "127.0.0.1"
@@ -61,18 +59,30 @@ def store_of(run_dir: Path | None) -> tuple[str, RunId | None]:
     return uri, run
 
 
-def link(server: str, run: RunId | None, experiment: str) -> str:
-    """Return the address of the run, or of the experiment's table of runs, on a server that answers."""
+def link_uri(uri: str, run: RunId | None) -> str | None:
+    """Return the address at which people open a server's pages, if it is not the server's own."""
+    return tracking_uri.link_uri(TrackingConfig(link_uri=None if run is None else run.link_uri), uri)
+
+
+def link(server: str, run: RunId | None, experiment: str, pages: str | None = None) -> str:
+    """Return the address of the run, or of the experiment's table of runs, on a server that answers.
+
+    `pages` is where people open the server's pages, if that is another address.
+    """
+    shown = redacted(server) if pages is None else pages
     if run is not None:
-        return tracking_uri.run_link(redacted(server), run.experiment_id, run.run_id)
-    query = urllib.parse.urlencode({"experiment_name": experiment})
-    address = f"{server.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
+        return tracking_uri.run_link(shown, run.experiment_id, run.run_id)
+    found: str | None = None
     try:
-        with urllib.request.urlopen(address, timeout=10) as reply:
-            return tracking_uri.table_link(redacted(server), json.load(reply)["experiment"]["experiment_id"])
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        # An experiment that does not exist is answered with 404; urllib takes no user name in an address.
-        return f"{redacted(server).rstrip('/')}/?{tracking_uri.WORKFLOW}"
+        with quiet_mlflow():
+            from distsgd.tracking.reading_server import ServerReader
+
+            found = ServerReader(server).experiment_id(experiment)
+    except Exception:  # the page says itself that it wants a login, or that there is none
+        found = None
+    if found is None:
+        return f"{shown.rstrip('/')}/?{tracking_uri.WORKFLOW}"
+    return tracking_uri.table_link(shown, found)
 
 
 @contextlib.contextmanager

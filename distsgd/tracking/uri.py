@@ -8,12 +8,15 @@ import shlex
 from pathlib import Path
 
 from distsgd.config import TrackingConfig
+from distsgd.config.links import LINK, is_link
 from distsgd.errors import ConfigError
 from distsgd.system.secrets import is_redacted, redacted
 from distsgd.tracking import table
+from distsgd.tracking.run_id import RunId
 
 DEFAULT = "sqlite:///mlflow.db"
 VARIABLE = "MLFLOW_TRACKING_URI"
+LINK_VARIABLE = "DISTSGD_LINK_URI"
 SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
@@ -57,6 +60,20 @@ def resolve(config: TrackingConfig) -> str:
     return uri
 
 
+def link_uri(config: TrackingConfig, store: str | None) -> str | None:
+    """Return the address at which people open the pages of a store, if it is not the store's own.
+
+    It is tracking.link_uri, or DISTSGD_LINK_URI for the store that MLFLOW_TRACKING_URI names: who sets up machines on
+    which runs reach MLflow at another address than people do sets both. ConfigError if it is no address for browsers.
+    """
+    given = os.environ.get(LINK_VARIABLE)
+    if config.link_uri is not None or not given or store is None or store != os.environ.get(VARIABLE):
+        return config.link_uri
+    if not is_link(given):
+        raise ConfigError(f"{LINK_VARIABLE} is {redacted(given)!r}; expected {LINK}")
+    return given
+
+
 def _unknown_scheme(scheme: str, rest: str) -> str:
     """Return what is wrong with a scheme; it is named only if it is one: before a mere `:` may stand a user name."""
     if rest.startswith("//"):
@@ -84,6 +101,11 @@ def _problem_of_address(uri: str) -> str | None:
     return None
 
 
+def client_settings() -> dict[str, str]:
+    """Return MLflow's variables for reaching a server, which are its login and its certificates."""
+    return {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_") and key != VARIABLE}
+
+
 def absolute(uri: str) -> str:
     """Return the URI with an SQLite file's path made absolute, so that it means the same from any folder."""
     path = sqlite_path(uri)
@@ -105,11 +127,11 @@ def table_link(server: str, experiment_id: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{WORKFLOW}&viewStateShareKey={table.VIEW}"
 
 
-def view_command(uri: str, experiment_id: str, run_id: str, run_dir: Path) -> str:
+def view_command(run: RunId, run_dir: Path) -> str:
     """Return the command that shows a run, or the address at which a server shows it."""
-    if uri.startswith("http"):
-        return run_link(redacted(uri), experiment_id, run_id)
-    if uri.startswith("databricks"):
-        return f"the Databricks workspace, run {run_id}"
+    if run.pages.startswith("http"):
+        return run_link(redacted(run.pages), run.experiment_id, run.run_id)
+    if run.uri.startswith("databricks"):
+        return f"the Databricks workspace, run {run.run_id}"
     path = run_dir.absolute()
     return f"distsgd ui {shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))}"

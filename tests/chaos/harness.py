@@ -19,7 +19,7 @@ from typing import Any
 
 from nodes import Nodes, ray_nodes
 from raylets import second_raylet
-from runs import RAY_ENVIRONMENT, TIMES, Cli, command, eventually, options, result, small_cluster, timeless
+from runs import RAY_ENVIRONMENT, TIMES, Cli, chains, command, eventually, options, result, small_cluster, timeless
 
 from chaos.schedule import Schedule, Shape
 from distsgd.system.faults import VARIABLE
@@ -206,6 +206,8 @@ class Trial:
         journal, journal_expected = timeless(self.folder / "run"), timeless(reference / "run")
         if journal != journal_expected:
             problems.append(f"the journal differs: {_first_difference(journal, journal_expected)}")
+        if chains(self.folder / "run") != chains(reference / "run"):
+            problems.append("the chain of the proof differs")
         with contextlib.closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
             runs = store.execute("select run_uuid, status from runs").fetchall()
             history = {run: _history(store, run) for run, _ in runs}

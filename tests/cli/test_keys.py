@@ -18,7 +18,7 @@ def named(output: str) -> list[str]:
 def test_all_keys_are_listed_with_type_default_and_meaning():
     found = invoke("keys")
     assert found.code == 0
-    assert named(found.out) == known_keys()
+    assert named(found.out) == list(known_keys())
     lines = found.out.splitlines()
     start = lines.index("optim.momentum  number, ≥ 0, < 1; default: 0.0")
     assert lines[start + 1] == "    Momentum μ; 0 is plain SGD."

@@ -14,7 +14,7 @@ import distsgd
 from distsgd.cluster import evaluation
 from distsgd.cluster.evaluation import BlockEvaluator, first_block_s
 from distsgd.cluster.worker_state import Ready
-from distsgd.engine.validation import BLOCK
+from distsgd.engine.validation import BLOCK, Extras
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ class FakeWorker:
         self.name = f"worker {self.number}"
         self.state = Ready(SimpleNamespace(evaluate=SimpleNamespace(remote=self.evaluate)), None)
 
-    def evaluate(self, _flat: Any, blocks: range, _confusion: bool) -> object:
+    def evaluate(self, _flat: Any, blocks: range, _extras: Extras) -> object:
         now_s, last = self.cluster.now_s, self.cluster.blocks - 1
         took_s = self.block_s * sum(0.01 if block == last else 1 for block in blocks)
         took_s += 0 if self.requests else self.first_s

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from mlflow_server import MlflowServer, free_port, mlflow_server
 from ray_cluster import RayCluster, ray_cluster
 
 from distsgd import train
+from distsgd.cluster.ray_metrics import GAUGES
 from distsgd.config import Config, read_toml
 from distsgd.tracking import run_id as run_ids
 
@@ -103,6 +107,26 @@ def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(cluster, tracki
     assert not [pid for pid in cluster.processes() if b"WorkerActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+ESTIMATOR = """
+from sklearn.datasets import load_iris
+from distsgd.sklearn import DistSGDClassifier
+for workers in (0, 2, 2):
+    model = DistSGDClassifier(workers=workers, max_iter=2, num_shards=2, random_state=0)
+    print("weights", model.fit(*load_iris(return_X_y=True)).weights_sha256_)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_estimators_in_a_job_train_on_its_cluster(cluster, tmp_path):
+    (tmp_path / "fit.py").write_text(ESTIMATOR)
+    submitted = cluster.submit(tmp_path, "estimator", "python", "-W", "ignore", "fit.py")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    found = re.findall("weights ([0-9a-f]{64})", submitted.stdout)
+    assert len(found) == 3
+    assert len(set(found)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_job_keeps_the_exit_code_of_a_refusal(cluster, tmp_path):
@@ -141,6 +165,39 @@ def test_stopped_job_checkpoints_and_the_next_one_resumes_it(cluster, tracking, 
     assert (finished["status"], finished["steps"]) == ("FINISHED", 500 * 23)
     assert finished["mlflow_run_id"] == run_id
     assert client.get_run(finished["mlflow_run_id"]).info.status == "FINISHED"
+
+
+def exported(cluster: RayCluster) -> dict[str, set[tuple[str, str]]]:
+    """Return the tags `run` and `role` with which each of the run's gauges is offered to Prometheus by the nodes."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for group in json.loads((cluster.folder / "0" / "prom_metrics_service_discovery.json").read_bytes()):
+        for target in group["targets"]:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as reply:
+                for line in reply.read().decode().splitlines():
+                    if line.startswith("ray_distsgd_"):
+                        name, tags = line.removeprefix("ray_").split("{", 1)
+                        values = dict(re.findall(r'(\w+)="([^"]*)"', tags))
+                        found.setdefault(name, set()).add((values["run"], values["role"]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ray_shows_what_runs_and_how_fast(cluster, tmp_path):
+    run_dir = tmp_path / "seen"
+    command = ["python", "jobs/train.py", "jobs/digits.toml", "--workers", "2", "--run-dir", str(run_dir)]
+    command += ["--set", "train.epochs=1000000", "--set", "tracking.enabled=false"]
+    started = cluster.submit(REPOSITORY, "seen", *command, wait=False)
+    assert started.returncode == 0, started.stdout + started.stderr
+    server, workers = ("seen", "the parameter server"), {("seen", "worker 0"), ("seen", "worker 1")}
+    shares = "distsgd_worker_waiting_share"
+    wait_until(lambda: exported(cluster).keys() == GAUGES.keys() and exported(cluster)[shares] == workers, 90)
+    assert all(tags == {server} for name, tags in exported(cluster).items() if name != shares)
+    alive = cluster.get("/api/v0/actors?filter_keys=state&filter_predicates=%3D&filter_values=ALIVE")
+    names = {re.sub(r" \([0-9a-f]{6}\)$", "", actor["name"]) for actor in alive["data"]["result"]["result"]}
+    assert {"seen: the parameter server", "seen: worker 0", "seen: worker 1"} <= names
+    cluster.post("/api/jobs/seen/stop")
+    wait_until(lambda: cluster.job("seen")["status"] == "STOPPED")
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ def test_without_calls_there_is_nothing_to_wait_for():
     assert await_replies([], 60, lambda: None) == []
 
 
+@pytest.mark.slow
 def test_a_signal_to_stop_shortens_every_wait(actors, monkeypatch):
     monkeypatch.setattr(rpc, "STOPPING_S", 0.5)
     request = StopRequest()

@@ -190,6 +190,7 @@ def test_a_killed_driver_of_a_run_whose_rule_has_two_state_vectors(own_folder, c
     assert_same(own_folder / "run", own_folder / "undisturbed")
 
 
+@pytest.mark.slow
 def test_missing_shared_memory_is_logged_in_one_line(own_folder, monkeypatch, caplog):
     from distsgd.cluster.worker_group import WorkerGroup
 

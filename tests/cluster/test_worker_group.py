@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distsgd.cluster import worker_group
+from distsgd.cluster.launching import Launcher
 from distsgd.cluster.worker_group import WorkerGroup
 from distsgd.cluster.worker_state import Pending, Waiting
 from distsgd.config import Config
@@ -19,7 +20,7 @@ def group_of(monkeypatch, *, min_workers: int) -> tuple[WorkerGroup, list[Any]]:
     """Return a group of two workers whose processes never come, and the actors that it has ended."""
     config = Config.build({"run.min_workers": min_workers})
     spec: Any = SimpleNamespace(net=SimpleNamespace(size=1))
-    group, ended = WorkerGroup(config, workers=2, spec=spec, rows=spec, runtime_env={}), list[Any]()
+    group, ended = WorkerGroup(config, workers=2, spec=spec, rows=spec, launcher=Launcher("r", {})), list[Any]()
     monkeypatch.setattr(group, "connections", SimpleNamespace(take_lost_peers=id, connect_ready=id))
     monkeypatch.setattr(worker_group, "has_arrived", lambda reply: False)
     monkeypatch.setattr(worker_group, "end", lambda actor, location: ended.append(actor))

@@ -17,7 +17,7 @@ from runs import eventually, small_cluster
 import distsgd
 from distsgd.comm.aggregator import NodeAggregator
 from distsgd.core import numerics
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import CanonicalSummation, PartialSum
 from distsgd.errors import ResourceError, WorkerLostError
 from distsgd.system.faults import VARIABLE
 
@@ -43,7 +43,7 @@ def alone():
 def test_an_aggregator_answers_as_one_worker_would(alone):
     spec, worker = alone
     with training(spec, workers=2) as found:
-        aggregator = NodeAggregator(found.dispatcher, 9)
+        aggregator = NodeAggregator(found.dispatcher, CanonicalSummation(9))
         for step, shards in enumerate([range(9), range(9), range(4), range(3, 9), range(8, 9)]):
             flat = parameters(spec.net.size, step)
             assert same(aggregator.compute(step, flat, shards), worker.compute(step, flat, shards))
@@ -56,7 +56,7 @@ def test_an_aggregators_sums_do_not_change_when_a_worker_dies(alone, tmp_path):
     with training(spec, workers=1) as found:
         found.start_worker({VARIABLE: str(faults)})
         found.await_workers(2)
-        aggregator = NodeAggregator(found.dispatcher, 9)
+        aggregator = NodeAggregator(found.dispatcher, CanonicalSummation(9))
         for step in range(5):
             flat = parameters(spec.net.size, step)
             assert same(aggregator.compute(step, flat, range(2, 9)), worker.compute(step, flat, range(2, 9)))
@@ -66,7 +66,7 @@ def test_an_aggregators_sums_do_not_change_when_a_worker_dies(alone, tmp_path):
 def test_an_aggregator_without_workers_fails_at_once(alone):
     spec, _ = alone
     with training(spec, workers=1, arrival_timeout_s=0.0) as found:
-        aggregator = NodeAggregator(found.dispatcher, 9)
+        aggregator = NodeAggregator(found.dispatcher, CanonicalSummation(9))
         found.processes[0].kill()
         for _ in range(2):
             with pytest.raises(WorkerLostError, match="no worker is left"):

@@ -78,7 +78,7 @@ class FakePeer:
     def fileno(self) -> int:
         return self._event
 
-    def start(self, step: int, shards: range, buffer: int) -> None:
+    def start(self, step: int, shards: range, buffer: int, *, update_here: bool) -> None:
         assert not self.closed
         self.asked.append((step, shards))
         self._slots[:] = np.nan  # anything that still uses the last answer must have copied it
@@ -443,8 +443,8 @@ def answer_after(clock: FakeClock, peer: FakePeer, *delays_s: float) -> None:
     """Have a peer take so long for its next tasks; more of them are answered at once."""
     delays, start = deque(delays_s), peer.start
 
-    def start_and_answer(*task) -> None:
-        start(*task)
+    def start_and_answer(*task, **how) -> None:
+        start(*task, **how)
         if delays:
             clock.later(delays.popleft(), lambda: peer.arrive(peer.withheld))
 

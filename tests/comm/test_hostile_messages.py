@@ -282,15 +282,15 @@ def test_connecting_to_a_silent_server_times_out(monkeypatch):
 @settings(max_examples=100)
 @given(
     tasks=st.lists(
-        st.one_of(MESSAGES, st.builds(TASK.pack, INT64, INT64, INT64, INT64), mutated(TASK.pack(0, 0, 4, 0))),
+        st.one_of(MESSAGES, st.builds(TASK.pack, INT64, INT64, INT64, INT64, INT64), mutated(TASK.pack(0, 0, 4, 0, 1))),
         min_size=1,
         max_size=4,
     )
 )
-@example(tasks=[TASK.pack(0, 0, 2**62, 0)])
-@example(tasks=[TASK.pack(0, -(2**63), 2**63 - 1, 0)])
-@example(tasks=[TASK.pack(2**63 - 1, 0, 4, 0)])
-@example(tasks=[TASK.pack(0, 0, 4, 2)])
+@example(tasks=[TASK.pack(0, 0, 2**62, 0, 1)])
+@example(tasks=[TASK.pack(0, -(2**63), 2**63 - 1, 0, 1)])
+@example(tasks=[TASK.pack(2**63 - 1, 0, 4, 0, 1)])
+@example(tasks=[TASK.pack(0, 0, 4, 2, 1)])
 def test_no_task_breaks_a_worker(tasks):
     """It answers each with sums or the text of an error, and closes the connection after an invalid task."""
     server_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -315,7 +315,7 @@ def test_no_task_breaks_a_worker(tasks):
     answered = list(itertools.takewhile(lambda task: len(task) == TASK.size, tasks))
     unasked = len(received) - len(answered)
     for task in answered:
-        step, lo, hi, buffer = TASK.unpack(task)
+        step, lo, hi, buffer, _ = TASK.unpack(task)
         kind, *about = HEAD.unpack_from(received.pop(0))
         assert about == [step, lo, hi]
         assert kind == b"F" or (0 <= lo < hi <= 4 and -2 <= buffer < 2)

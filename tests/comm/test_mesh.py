@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tcp_nodes import HOST, SECRET
 
 from distsgd.comm.mesh import Mesh
-from distsgd.comm.mesh_channel import HEAD, ORDERS, Channel
+from distsgd.comm.mesh_channel import CULPRIT, HEAD, ORDERS, Channel
 from distsgd.comm.mesh_joining import AcceptedMembers, MeshError, join_mesh
 from distsgd.comm.tcp_acceptor import TcpAcceptor
 from distsgd.comm.tcp_greeting import Introduction
@@ -35,7 +35,7 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 @contextlib.contextmanager
 def channel(member: int = 1) -> Iterator[tuple[Channel, socket.socket]]:
     with tcp_pair() as (mine, theirs):
-        yield Channel(member, "worker 7", Stream(mine)), theirs
+        yield Channel(member, "worker 7", Stream(mine), members=3), theirs
 
 
 def arrived(found: Channel) -> bool:
@@ -66,7 +66,10 @@ def test_a_vector_arrives_where_it_is_needed():
         (HEAD.pack(b"N", 4, -1), r"sends -1 bytes"),
         (HEAD.pack(b"F", 4, 2**40), r"sends 1099511627776 bytes of kind b'F'"),
         (HEAD.pack(b"V", 4, 0), r"sends 0 bytes of kind b'V'"),
-        (HEAD.pack(b"L", 4, 3) + b"why", "^why$"),
+        (HEAD.pack(b"L", 4, 7) + bytes(7), r"sends 7 bytes of kind b'L'"),
+        (HEAD.pack(b"L", 4, 11) + CULPRIT.pack(1) + b"why", "^why$"),
+        (HEAD.pack(b"L", 4, 11) + CULPRIT.pack(3) + b"why", "^why$"),
+        (HEAD.pack(b"L", 4, 11) + CULPRIT.pack(-1) + b"why", "^why$"),
     ],
 )
 def test_what_is_not_due_ends_the_view(sent, problem):
@@ -76,6 +79,15 @@ def test_what_is_not_due_ends_the_view(sent, problem):
         with pytest.raises(SlicesBrokenError, match=problem) as caught:
             arrived(found)
         assert (caught.value.member, caught.value.failed, caught.value.overdue) == (1, False, False)
+
+
+def test_a_member_that_another_one_misses_is_the_problem_and_not_who_reports_it():
+    with channel() as (found, other):
+        found.expect((b"N",), 4, [np.zeros(1, np.float32)])
+        other.sendall(HEAD.pack(b"L", 4, 27) + CULPRIT.pack(2) + b"worker 9 is silent!")
+        with pytest.raises(SlicesBrokenError, match=r"^worker 7 reports: worker 9 is silent!$") as caught:
+            arrived(found)
+        assert (caught.value.member, caught.value.failed, caught.value.overdue) == (2, False, False)
 
 
 def test_only_member_0_calls_off_a_step():
@@ -171,7 +183,7 @@ def test_why_a_member_leaves_is_read_although_it_takes_no_more_bytes():
         found.send(b"D", 4, np.zeros(16_000_000, np.float32))
         found.expect((b"D",), 4, [bytearray(24)])
         assert not found.advance()
-        other.sendall(HEAD.pack(b"F", 4, 9) + b"no memory")
+        other.sendall(HEAD.pack(b"F", 4, 17) + CULPRIT.pack(1) + b"no memory")
         other.close()  # with unread bytes: this end can send nothing any more
         with pytest.raises(SlicesBrokenError, match=r"^no memory$") as e:
             arrived(found)

@@ -14,9 +14,12 @@ import pytest
 from raylets import second_raylet
 from runs import command, eventually, small_cluster
 
-from distsgd.comm.ray_calls import CHUNK, MAX_CHUNKS, ParameterChunks, RayPeer, cut, join, pack, unpack
+from distsgd.comm.ray_calls import CHUNK_BYTES, MAX_CHUNKS, ParameterChunks, RayPeer, cut, join, pack, unpack
 from distsgd.comm.transport import PeerTimeoutError
-from distsgd.core.reduction import PartialSum
+from distsgd.core.reduction import CanonicalSummation, PartialSum
+
+CHUNK = CHUNK_BYTES // 4
+ONE, FOUR = CanonicalSummation(1), CanonicalSummation(4)
 
 
 def parameters(size: int, step: int) -> np.ndarray:
@@ -27,11 +30,11 @@ def parameters(size: int, step: int) -> np.ndarray:
     "size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, MAX_CHUNKS * CHUNK, MAX_CHUNKS * CHUNK + 1]
 )
 def test_vectors_are_unchanged_by_splitting_and_joining(size):
-    vector = parameters(size, 0)
-    chunks = cut(vector)
-    assert join(chunks).tobytes() == vector.tobytes()
-    assert len(chunks) <= MAX_CHUNKS
-    assert len(chunks) == 1 or max(chunk.nbytes for chunk in chunks) < 100_000
+    for vector in (parameters(size, 0), parameters(size, 0).astype(np.float64)):
+        chunks = cut(vector)
+        assert join(chunks).tobytes() == vector.tobytes()
+        assert len(chunks) <= MAX_CHUNKS
+        assert len(chunks) == 1 or max(chunk.nbytes for chunk in chunks) < 100_000
 
 
 @pytest.mark.parametrize("size", [7, 2 * CHUNK + 5])
@@ -51,7 +54,7 @@ def test_short_parameters_are_sent_inline(size):
         for_step = parameter_chunks.for_step(step, step % 2)
         assert join(for_step).tobytes() == buffers[step % 2].tobytes()
         assert parameter_chunks.for_step(step, step % 2) is for_step, "once for all peers"
-        assert len(for_step) == parameter_chunks.per_vector
+        assert len(for_step) == parameter_chunks.count(np.dtype(np.float32))
 
 
 class Method:
@@ -71,8 +74,17 @@ class Method:
 def test_a_call_returns_a_value_for_each_chunk_of_each_subtree_and_one_more():
     method, parameter_chunks = Method(), ParameterChunks(np.zeros((2, 2 * CHUNK + 5), np.float32))
     actor = SimpleNamespace(compute_chunks=method)
-    peer = RayPeer(actor, "worker 0", "here", 0, weight=1, parameter_chunks=parameter_chunks, num_shards=4, timeout_s=1)
-    peer.start(0, range(1, 4), 0)  # the subtrees (1, 2) and (2, 4)
+    peer = RayPeer(
+        actor,
+        "worker 0",
+        "here",
+        0,
+        weight=1,
+        parameter_chunks=parameter_chunks,
+        summation=FOUR,
+        timeout_s=1,
+    )
+    peer.start(0, range(1, 4), 0, update_here=False)  # the subtrees (1, 2) and (2, 4)
     assert method.returns == [1 + 2 * 3]
     peer.close()
 
@@ -107,17 +119,24 @@ def test_waiting_for_a_large_answer_from_an_unresponsive_node_times_out():
             actor = ray.remote(class_with_large_answers()).options(num_cpus=0, scheduling_strategy=strategy).remote()
             chunks = ParameterChunks(np.zeros((2, CHUNK * MAX_CHUNKS + 1), np.float32))
             peer = RayPeer(
-                actor, "worker 0", "there", 0, weight=1, parameter_chunks=chunks, num_shards=1, timeout_s=TIMEOUT_S
+                actor,
+                "worker 0",
+                "there",
+                0,
+                weight=1,
+                parameter_chunks=chunks,
+                summation=ONE,
+                timeout_s=TIMEOUT_S,
             )
             arrived = select.poll()
             arrived.register(peer.fileno(), select.POLLIN)
 
-            peer.start(0, range(1), 0)
+            peer.start(0, range(1), 0, update_here=False)
             assert arrived.poll(60_000)
             (partial,) = peer.receive().partials
             assert partial.gradient.sum() == CHUNK * MAX_CHUNKS + 1
 
-            peer.start(1, range(1), 1)
+            peer.start(1, range(1), 1, update_here=False)
             assert arrived.poll(60_000)
             raylets = [pid for pid in second.cli.processes() if "/raylet/raylet" in command(pid)]
             for pid in raylets:

@@ -22,6 +22,7 @@ from plain_training import Training, cpu_seconds, serial_parameters, some_spec, 
 from runs import eventually
 
 from benchmarks.profile_step import ProfiledServer
+from distsgd.cluster.launching import Label
 from distsgd.comm import messages
 from distsgd.comm.endpoint import CONNECT_ERRORS, Endpoint, GradientComputer
 from distsgd.comm.messages import HEAD, HELLO, MAGIC, TASK
@@ -180,7 +181,7 @@ class BrokenWorker:
     def compute(self, step, flat, shards, out):
         raise ValueError(f"rows of step {step} are bad, " + "very " * 1000)
 
-    def prefetch(self, step, shards):
+    def prefetch(self, step, shards, *, update_here):
         raise AssertionError
 
 
@@ -204,7 +205,7 @@ class Recording:
         self.calls.append(("compute", step))
         return self._worker.compute(step, flat, shards, out)
 
-    def prefetch(self, step, shards):
+    def prefetch(self, step, shards, *, update_here):
         self.calls.append(("prefetch", step))
 
 
@@ -227,7 +228,7 @@ class FailsBetweenSteps:
     def compute(self, step, flat, shards, out):
         return self._worker.compute(step, flat, shards, out)
 
-    def prefetch(self, step, shards):
+    def prefetch(self, step, shards, *, update_here):
         if step == 3:
             raise self._error("rows.parquet: no space")
 
@@ -406,7 +407,7 @@ def test_a_worker_that_answers_with_garbage_is_lost_and_its_shards_are_reassigne
         found.await_workers(2)
 
         def answer() -> None:
-            step, lo, hi, _ = TASK.unpack(caller.recv(8192))
+            step, lo, hi, *_ = TASK.unpack(caller.recv(8192))
             caller.send(NONSENSE[nonsense](step, lo, hi))
 
         thread = threading.Thread(target=answer)
@@ -535,7 +536,12 @@ def test_workers_are_pinned_only_if_there_is_a_core_for_each(more, blas_threads,
     spec = some_spec(run__blas_threads=blas_threads)
     every = os.sched_getaffinity(0)
     server = ProfiledServer(
-        config=spec.config, net=spec.net, plan=spec.plan, start=spec.start, workers=len(every) + more
+        label=Label("run", "the parameter server"),
+        config=spec.config,
+        net=spec.net,
+        plan=spec.plan,
+        start=spec.start,
+        workers=len(every) + more,
     )
     worker, seen = worker_of(spec), []
     compute = worker.compute

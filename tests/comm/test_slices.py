@@ -103,18 +103,23 @@ def test_a_snapshot_during_training_has_the_state_that_others_hold():
         assert_same_state(snapshot, state_after(spec, snapshot.step))
 
 
-def test_views_follow_each_other():
+def open_descriptors() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+def test_views_follow_each_other_and_leave_no_connection_open():
     spec = some_spec(train__num_shards=6, **MOMENTUM)
     with sliced_nodes(spec, [1, 1, 1]) as nodes:
         server = nodes.head.server
-        for number in range(1, 4):
+        open_files = []
+        for number in range(1, 13):
             nodes.offer(number)
-            server.run(5 * number)
+            server.run(2 * number)
             assert server.slices() == (number, number - 1, "")
-        server.use_slices(None)
-        server.run(20)
-        assert server.slices() == (0, 3, "")
-        assert_same_state(server.snapshot(), state_after(spec, 20))
+            eventually(lambda: len(open_descriptors()) <= min([*open_files, 10_000]))  # followers close theirs
+            open_files.append(len(open_descriptors()))
+        assert open_files[-1] == open_files[0], "the connections of views that are over stay open"
+        assert_same_state(server.snapshot(), state_after(spec, 24))
 
 
 def test_a_view_of_others_than_those_that_are_there_is_not_used():

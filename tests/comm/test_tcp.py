@@ -23,6 +23,7 @@ from distsgd.comm.tcp_endpoint import TcpEndpoint
 from distsgd.comm.tcp_greeting import Introduction
 from distsgd.comm.tcp_messages import ANSWER, TASK, sums
 from distsgd.comm.tcp_stream import Stream
+from distsgd.core.reduction import CanonicalSummation
 from distsgd.engine.spec import RunSpec
 from distsgd.errors import TrainingError, WorkerLostError
 
@@ -69,7 +70,7 @@ def test_an_aggregator_adds_in_the_order_of_the_tree():
         for _ in range(3):
             inner.start_worker()
         outer.start_worker()
-        outer.start_worker(NodeAggregator(inner.dispatcher, 9), weight=3)
+        outer.start_worker(NodeAggregator(inner.dispatcher, CanonicalSummation(9)), weight=3)
         assert outer.server.run(20) == 20
         assert outer.server.parameters.tobytes() == serial_parameters(spec, 20)
 
@@ -123,7 +124,7 @@ class Failing:
     def compute(self, step, flat, shards, out):
         raise self._error
 
-    def prefetch(self, step, shards, *, server_is_here=True):
+    def prefetch(self, step, shards, *, update_here):
         raise AssertionError("it never answers")
 
 
@@ -141,7 +142,7 @@ class FailingAhead(Failing):
         super().__init__(error)
         self.compute = worker_of(spec).compute
 
-    def prefetch(self, step, shards, *, server_is_here=True):
+    def prefetch(self, step, shards, *, update_here):
         raise self._error
 
 
@@ -239,7 +240,7 @@ def test_a_worker_waits_longer_for_parameters_than_the_server_for_sending_them(t
         worker = Stream(socket.create_connection(listener.getsockname()))
         server = Stream(listener.accept()[0])
     buffers, flat = np.empty((2, spec.net.size), np.float32), spec.start.parameters
-    endpoint = TcpEndpoint(worker, buffers, 5, spin=False, role=("worker", 0), timeout_s=timeout_s)
+    endpoint = TcpEndpoint(worker, buffers, CanonicalSummation(5), spin=False, role=("worker", 0), timeout_s=timeout_s)
     thread = threading.Thread(target=endpoint.serve, args=[worker_of(spec)])
     thread.start()
     server.send(TASK.pack(0, 0, 5), flat[:9], timeout_s=5)

@@ -61,3 +61,16 @@ def test_ipv6_works_and_its_addresses_are_written_with_brackets():
     ((path, introduction),) = paths
     assert introduction == SOMEONE
     assert re.fullmatch(rf"the connection from \[::1\]:{acceptor.address.port} to \[::1\]:\d+", path)
+
+
+@pytest.mark.parametrize("usual", ["bbr", "cubic", "reno"])
+def test_bursts_are_not_paced_and_other_congestion_control_is_the_kernels(usual):
+    with socket.create_server((HOST, 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, usual.encode())
+        except OSError:
+            pytest.skip(f"this kernel has no {usual}, or does not allow it to this user")
+        stream = Stream(sock)
+        found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+        assert found == usual if usual != "bbr" else found in ("cubic", "reno")
+        stream.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import subprocess
+import ssl
 import time
 from pathlib import Path
 
 import pytest
+from certificates import write_authority
 from plain_training import serial_parameters, some_spec
+from sliced_nodes import sliced_nodes
 from tcp_nodes import SECRET, listening
 from test_tcp_greeting import SOMEONE, raw, strangers_hello
 
@@ -24,24 +25,8 @@ def _short(monkeypatch):
     monkeypatch.setattr(tcp_endpoint, "CONNECT_S", 1.0)
 
 
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
-def write_authority(folder: Path) -> None:
-    folder.mkdir()
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority",
-            "-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.crt"))  # fmt: skip
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=node",
-            "-keyout", str(folder / "key"), "-out", str(folder / "csr"))  # fmt: skip
-    openssl("x509", "-req", "-in", str(folder / "csr"), "-days", "2", "-CAcreateserial",
-            "-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-out", str(folder / "crt"))  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("the command openssl, which makes certificates, is not installed")
     folder = tmp_path_factory.mktemp("authorities")
     for name in ("ours", "theirs"):
         write_authority(folder / name)
@@ -70,6 +55,19 @@ def test_with_tls_the_bits_are_the_same_and_nothing_is_readable(authorities, mon
             with contextlib.suppress(ConnectionResetError):
                 answer = sock.recv(4096)
             assert answer[:1] in (b"", b"\x15"), "neither the end nor an alert"
+
+
+def test_slices_travel_by_tls(authorities, monkeypatch):
+    use_tls(monkeypatch, authorities / "ours")
+    spec = some_spec(model__hidden=3000, optim__momentum=0.9, train__num_shards=4)  # slices longer than a TLS record
+    with sliced_nodes(spec, [1, 1, 2]) as nodes:
+        nodes.offer()
+        assert nodes.head.server.run(4) == 4
+        assert nodes.head.server.slices() == (1, 0, "")
+        channels = [channel for mesh in nodes.meshes for channel in mesh._channels]
+        assert len(channels) == 6
+        assert all(isinstance(channel.stream._socket, ssl.SSLSocket) for channel in channels)
+        assert nodes.head.server.parameters.tobytes() == serial_parameters(spec, 4)
 
 
 def test_a_certificate_of_another_authority_is_refused(authorities, monkeypatch):

@@ -13,7 +13,7 @@ from distsgd.config import OptimConfig
 from distsgd.core import backprop, optim
 from distsgd.core.activations import ACTIVATIONS
 from distsgd.core.backend import to_host
-from distsgd.core.backprop import forward, loss_and_gradient_sums, losses_and_predicted
+from distsgd.core.backprop import forward, loss_and_gradient_sums, measured
 from distsgd.core.losses import LOSSES, SoftmaxCrossEntropy
 from distsgd.core.net import Net, Parameters
 from distsgd.core.update_rules import Step, update_rule
@@ -287,7 +287,7 @@ def test_a_feature_or_an_activation_that_is_not_finite_makes_the_loss_not_a_numb
 
 def test_loss_and_predictions_agree_with_an_independent_formula(xp):
     flat, X, y = examples(50, dtype="float32")
-    losses, predicted = losses_and_predicted(
+    losses, predicted, _ = measured(
         NET.split(xp.asarray(flat)), xp.asarray(X), xp.asarray(y), workspace=Workspace(NET, 64, xp)
     )
     np.testing.assert_allclose(to_host(losses), reference(NET, flat, X, y)[0], rtol=1e-5)

@@ -192,9 +192,14 @@ def test_replacement_draws_some_rows_twice_and_some_never():
     assert different == pytest.approx(1 - math.exp(-1), abs=0.05)
 
 
-@given(sampler=samplers(), steps=st.lists(st.integers(0, 60), min_size=1, max_size=12), data=st.data())
-def test_prefetched_rows_equal_the_samplers_for_any_requests(sampler, steps, data):
-    ahead = PrefetchedRows(sampler)
+@given(
+    sampler=samplers(),
+    steps=st.lists(st.integers(0, 60), min_size=1, max_size=12),
+    end=st.one_of(st.none(), st.integers(0, 70)),
+    data=st.data(),
+)
+def test_prefetched_rows_equal_the_samplers_for_any_requests(sampler, steps, end, data):
+    ahead = PrefetchedRows(sampler, end)
     runs = st.tuples(st.integers(0, sampler.num_shards - 1), st.integers(1, sampler.num_shards))
     for step in steps:
         start, count = data.draw(runs)
@@ -209,9 +214,9 @@ def test_prefetched_rows_are_computed_for_many_steps_at_once_within_bounds(monke
     asked = []
     real = Sampler.shard_rows
 
-    def counting(self, steps, shards):
+    def counting(self, steps, shards, **how):
         asked.append(steps)
-        return real(self, steps, shards)
+        return real(self, steps, shards, **how)
 
     monkeypatch.setattr(Sampler, "shard_rows", counting)
     sampler = make_sampler(10_000, 100, 4)
@@ -220,6 +225,20 @@ def test_prefetched_rows_are_computed_for_many_steps_at_once_within_bounds(monke
         ahead.of(step, range(4))
     assert [len(steps) for steps in asked] == [81, 19, 81, 19]
     assert sampling.PREFETCHED_ROWS // 100 == 81
+
+
+def test_prefetched_rows_end_with_the_run(monkeypatch):
+    asked = []
+    real = Sampler.shard_rows
+    monkeypatch.setattr(
+        Sampler,
+        "shard_rows",
+        lambda self, steps, shards, **how: asked.append(steps) or real(self, steps, shards, **how),
+    )
+    ahead = PrefetchedRows(make_sampler(100, 100, 1), end=10)
+    for step in range(10):
+        ahead.of(step, range(1))
+    assert asked == [range(10)]
 
 
 def test_the_order_has_not_changed_between_versions():

@@ -19,7 +19,7 @@ def test_the_configuration_names_exactly_the_schedules_that_there_are():
 
 
 def rates(total: int, steps_per_epoch: int = 10, **options) -> list[float]:
-    config = OptimConfig(lr=0.4, **options)
+    config = OptimConfig(**{"lr": 0.4} | options)
     return [learning_rate(config, t, steps_per_epoch=steps_per_epoch, total_steps=total) for t in range(total)]
 
 
@@ -62,6 +62,16 @@ def test_cosine_begins_after_warm_up():
     steps_per_epoch=st.integers(1, 50),
 )
 def test_a_rate_is_never_negative_nor_above_its_maximum(total, warmup, schedule, steps_per_epoch):
-    found = rates(total, steps_per_epoch, schedule=schedule, warmup_steps=warmup, decay_every=1.5)
+    found = rates(total, steps_per_epoch, schedule=schedule, warmup_steps=warmup, decay_every=1.5, final_lr=0.01)
     assert all(0 <= rate <= 0.4 for rate in found)
     assert all(rate > 0 for rate in found[:-1])
+
+
+def test_exponential_changes_by_one_factor_and_ends_at_the_final_rate():
+    found = rates(21, schedule="exponential", lr=1e-4, final_lr=1.0)
+    assert found[0] == 1e-4
+    assert found[-1] == pytest.approx(1.0)
+    factors = [after / before for before, after in itertools.pairwise(found)]
+    assert factors == pytest.approx([factors[0]] * 20)
+    falling = rates(11, schedule="exponential", lr=1.0, final_lr=1e-3)
+    assert falling == pytest.approx([10 ** (-0.3 * step) for step in range(11)])

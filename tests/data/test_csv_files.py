@@ -156,7 +156,12 @@ def test_files_of_a_folder_are_read_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "hint"), [("?", "'data.csv_null=?'"), ("2,5", "'data.csv_decimal=,'"), ("x", "correct")]
+    ("bad", "hint"),
+    [
+        ("?", "'data.csv_null=?'"),
+        ("2,5", "'data.csv_decimal=,'"),
+        ("x", "use --set data.csv_null=x; or else correct it"),
+    ],
 )
 def test_a_few_cells_that_are_no_numbers_are_named(tmp_path, bad, hint):
     rows = "".join(f'{i},"{bad if i in (40, 50) else i + 0.5}",x{i % 2}\n' for i in range(100))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_helpers import load_from, load_table, refused, refused_table, some_rows, wide_table
 
+from distsgd.config import DataConfig
 from distsgd.core.names import LONGEST_NAME
-from distsgd.data import DataSet
+from distsgd.data import DataSet, load
 
 X, Y = some_rows(count=40)
 
@@ -88,6 +90,80 @@ def test_dates_as_people_write_them(tmp_path, separator, days):
     assert load_from(path, exclude=("day",)).feature_names == ("a",)
     obeyed(message.partition("; stays.csv: read")[0], tmp_path)
     assert load_from(tmp_path / "stays-new.parquet").feature_names == ("a", "day_month", "day_weekday")
+
+
+@pytest.mark.parametrize("dayfirst", [";", ","])
+def test_what_pandas_would_leave_as_text_comes_before_dates(tmp_path, dayfirst):
+    rows = [
+        dayfirst.join((f"2025-01-{1 + i % 28:02d}", "unbekannt" if i == 5 else str(i), str(i % 2))) for i in range(40)
+    ]
+    path = written(tmp_path, "stays.csv", dayfirst.join(("day", "a", "label")), rows)
+    message = refused(path)
+    assert (
+        "the first one 'unbekannt' in line 7: if it stands for a missing value, use --set data.csv_null=unb" in message
+    )
+    assert "python -c" not in message
+    message = refused(path, csv_null=("unbekannt",), missing="mean")
+    obeyed(message.partition("; stays.csv: read")[0], tmp_path)
+    data = load_from(tmp_path / "stays-new.parquet", missing="mean")
+    assert data.feature_names == ("a", "day_month", "day_weekday")
+    assert set(pq.read_table(tmp_path / "stays-new.parquet")["day_month"].to_pylist()) == {1}
+
+
+def test_no_repair_undoes_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"2025-01-{1 + i % 28:02d},{i % 7},{'' if i == 3 else 'ab'[i % 2]}" for i in range(40)]
+    written(tmp_path, "stays.csv", "day,a,label", rows)
+    obeyed(refused("stays.csv"), tmp_path)
+    first = (tmp_path / "stays-new.parquet").read_bytes()
+    for path in ("stays-new.parquet", "stays.csv"):
+        message = refused(path, **({"exclude": ("day",)} if path == "stays.csv" else {}))
+        assert "1 of 40 rows has no label" in message
+        assert "d.to_parquet('stays-new2.parquet'" in message
+    obeyed(refused("stays-new.parquet"), tmp_path)
+    assert (tmp_path / "stays-new.parquet").read_bytes() == first
+    data = load_from("stays-new2.parquet")
+    assert (shapes(data), data.feature_names) == ((39, 3), ("a", "day_month", "day_weekday"))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_few_values_that_are_no_numbers_make_a_column_of_a_table_text(tmp_path, kind):
+    age = [None if i == 3 else "unbekannt" if i in (7, 90) else f"{i % 50}" for i in range(100)]
+    table = pa.table(
+        {"Alter": pa.array(age).cast(kind), "b": [i % 7 for i in range(100)], "label": [i % 2 for i in range(100)]}
+    )
+    data = load_table(table, tmp_path, missing="mean")
+    (warning,) = [notice for notice in data.notices if notice.startswith("warning: column 'Alter' is text")]
+    assert "2 of its 99 values are no numbers, the first one 'unbekannt' in " in warning
+    assert "table.parquet, row 7 (counted from 0); correct them, or make them missing values, which " in warning
+    if not pa.types.is_dictionary(kind):  # a category would have to become text first
+        obeyed(warning, tmp_path)
+        data = load_from(tmp_path / "table-new.parquet", missing="mean")
+        assert data.features == {"used": ["Alter", "b"], "left_out": {}}
+        assert (data.train.features, data.notices) == (2, ())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [str(i % 9) for i in range(100)],  # all numbers: text on purpose
+        ["none" if i % 5 == 0 else str(i % 5) for i in range(100)],  # too few to say
+        [f"{i % 20}{'abc' if i % 20 > 15 else ''}" for i in range(100)],  # codes, a fifth of which are no numbers
+        [f"{i % 3}_0" for i in range(100)],
+    ],
+)
+def test_text_that_is_text_is_not_taken_for_numbers(tmp_path, values):
+    data = load_table(pa.table({"code": values, "label": [i // 4 % 2 for i in range(100)]}), tmp_path)
+    assert not [notice for notice in data.notices if "is text" in notice]
+
+
+def test_numbers_as_text_that_were_passed_in_memory():
+    values = [*map(str, range(60)), "?"]
+    table = pa.table({"a": values, "b": range(61), "label": [i % 2 for i in range(61)]})
+    notices = load(DataConfig(train="in-memory"), data=table).notices
+    (warning,) = [notice for notice in notices if "is text" in notice]
+    assert "1 of its 61 values is no number, the first one '?' in the data passed to train(), row 60" in warning
+    assert warning.endswith("which --set data.missing=mean fills, with pandas.to_numeric(..., errors='coerce')")
 
 
 def test_numbers_with_a_sign(tmp_path):

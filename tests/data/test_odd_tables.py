@@ -14,7 +14,7 @@ SECONDS = 10.0
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tables.cases())
 def test_an_odd_table_is_loaded_or_refused_in_one_line(case):
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import pytest
 from data_helpers import WRITERS, list_table, some_rows, wide_table
 
 from distsgd.config import Config, DataConfig
-from distsgd.data import DataSet, load
+from distsgd.data import DataSet, filling, load
 from distsgd.errors import ConfigError, DataError
 
 X, _ = some_rows()
@@ -120,8 +120,14 @@ def test_rows_without_a_target_are_refused():
 def test_columns_that_are_no_targets_are_refused():
     table = columns(NUMBERS).append_column("t", pa.array(["x", "y"] * 30))
     with_lists = table.append_column("l", lists(LABELS)["scores"])
-    assert "'t' is string, and model.loss=squared predicts numbers" in refusal(table, "numbers", label="t")
-    assert "'t' is string, and labels are 0 or 1" in refusal(table, "labels", label=("a", "t"))
+    message = refusal(table, "numbers", label="t")
+    assert "'t' is string, and model.loss=squared predicts numbers" in message
+    assert message.endswith("column with data.label, or set model.loss=softmax, which takes text as classes")
+    message = refusal(table, "labels", label=("a", "t"))  # which softmax would refuse
+    assert "'t' is string, and labels are 0 or 1" in message
+    assert message.endswith("here it holds 'x': correct it, or choose another column with data.label")
+    dates = table.append_column("d", pa.array([0] * 60, pa.timestamp("s")))
+    assert refusal(dates, "numbers", label="d").endswith("cast it, or choose another column with data.label")
     assert "'l' holds lists, and data.label names 2 columns" in refusal(with_lists, "numbers", label=("a", "l"))
     assert "no column 'bb' (did you mean 'b'?) for data.label" in refusal(table, "numbers", label=("a", "bb"))
     assert "data.features names 'b', which is the label" in refusal(
@@ -168,3 +174,30 @@ def test_held_out_rows_without_a_label_are_told_of_the_label_not_asked_for_anoth
         loaded(tmp_path / "train.parquet", "numbers", val=str(tmp_path / "new.parquet"), label=names)
     assert "which one is the label" not in str(found.value)
     assert "--set data.label" not in str(found.value)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_the_first_label_that_is_no_number_is_named(form, tmp_path):
+    y = ["1.5", "2", "low", "3"] * 5 if form == "parquet" else ["low", "high", "high", "low"] * 5
+    rows = pa.table({"a": np.arange(20.0), "label": y})
+    path = tmp_path / f"rows.{form}"
+    if form == "csv":
+        rows.to_pandas().to_csv(path, index=False)
+    else:
+        pq.write_table(rows, path)
+    with pytest.raises(DataError) as refused:
+        load(DataConfig(train=str(path)), target="numbers")
+    message = str(refused.value)
+    assert "label column 'label' is string, and model.loss=squared predicts numbers; here it holds 'low'" in message
+    assert ("row 2 (counted from 0)" if form == "parquet" else "line 2") in message
+
+
+def test_memory_is_counted_for_all_targets(monkeypatch):
+    data = (np.zeros((100, 2), np.float32) + np.arange(100)[:, None], np.random.default_rng(0).random((100, 50)))
+    for limit, fits in ((100 * (8 + 200), True), (100 * (8 + 200) - 1, False)):
+        monkeypatch.setattr(filling, "memory_limit", lambda limit=limit: limit)
+        if fits:
+            load(DataConfig(), data=data, target="numbers")
+        else:
+            with pytest.raises(DataError, match="GiB of memory"):
+                load(DataConfig(), data=data, target="numbers")

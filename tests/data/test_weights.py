@@ -128,3 +128,33 @@ def test_the_table_of_a_configuration():
     for wrong in ({"a": 0}, {"a": -1}, "most", 3, {"a": "b"}):
         with pytest.raises(ConfigError, match=r"train\.class_weight"):
             Config.build({"train.class_weight": wrong})
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "int64", "lists of float64"])
+def test_statistics_are_those_of_repeated_rows(kind):
+    """Of every way that statistics are taken: with the stored rows, in a pass of their own, and of columns apart."""
+    rng = np.random.default_rng(5)
+    times, y = rng.integers(0, 4, 700), np.arange(700) % 3
+    values = rng.integers(0, 200, (700, 3)) + (0 if kind == "uint8" else 1000)
+    values = values.astype(kind.removeprefix("lists of "))
+    repeated = np.repeat(np.arange(700), times)
+    # Without an index of repeated rows a frame keeps its types.
+    as_rows = (lambda X: X) if kind.startswith("lists") else (lambda X: {f"f{i}": X[:, i] for i in range(3)})
+    config = DataConfig(val_fraction=0, normalize="standard", missing="mean")
+    if kind.startswith("float"):
+        values[rng.random((700, 3)) < 0.1] = np.nan
+    weighted = load(config, data=(as_rows(values), y, times.astype(float)))
+    several = load(config, data=(as_rows(values[repeated]), y[repeated]))
+    for name in ("shift", "scale"):
+        ours, theirs = (getattr(found.normalization, name) for found in (weighted, several))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6 if kind == "uint8" else 1e-12)
+    for ours, theirs in zip(weighted.inputs.columns, several.inputs.columns, strict=True):
+        assert ours.fill == pytest.approx(theirs.fill, rel=1e-6 if kind == "float32" else 1e-12)
+    assert np.abs(several.normalization.shift - load(config, data=(as_rows(values), y)).normalization.shift).max() > 0.1
+
+
+def test_weights_of_classes_leave_the_statistics_alone():
+    plain = load(DataConfig(), data=(X, Y)).normalization
+    found = load(DataConfig(), data=(X, Y), class_weight="balanced").normalization
+    assert np.array_equal(plain.shift, found.shift)
+    assert np.array_equal(plain.scale, found.scale)

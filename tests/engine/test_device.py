@@ -56,7 +56,7 @@ def test_a_worker_computes_numpys_bits(spec, monkeypatch):
         found = device.compute(step, flat, shards, out if step % 2 else None)
         assert all(isinstance(partial.gradient, np.ndarray) for partial in found)
         assert same(found, host.compute(step, flat, shards))
-        device.prefetch(step + 1, shards)
+        device.prefetch(step + 1, shards, update_here=True)
         assert same(device.compute(step + 1, flat, shards), host.compute(step + 1, flat, shards))
     assert device.evaluate(flat, range(1)) == host.evaluate(flat, range(1))
 

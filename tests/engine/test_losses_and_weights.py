@@ -108,7 +108,7 @@ def test_any_number_of_workers_gives_the_same_bits(loss, smoothing):
             parts = []
             for run in reduction.assign(count, shards):
                 worker = worker_of(spec)
-                worker.prefetch(3, run)
+                worker.prefetch(3, run, update_here=True)
                 parts += worker.compute(3, flat, run)
             plan = reduction.additions(tuple(part.node for part in parts), (0, shards))
             total = reduction.combine(parts, plan, reduction.added)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsgd.config import Config
+from distsgd.engine.arithmetic import check_sums_stay_exact
 from distsgd.engine.plan import Plan
+from distsgd.errors import ConfigError
 
 
 def plan(rows: int = 100, **values) -> Plan:
@@ -92,3 +94,14 @@ def test_following_epoch_ends_reaches_the_end_of_the_run(rows, batch, epochs):
 )
 def test_steps_are_logged_at_intervals_and_at_the_ends_of_epochs(until, logged):
     assert plan(log_every=4).logged_steps(until) == logged
+
+
+def test_mini_batches_and_outputs_that_are_too_many_for_exact_sums_are_refused():
+    most = 2**20
+    config = Config.build({"train.batch_size": most + 1, "train.arithmetic": "portable"})
+    check_sums_stay_exact(config, most, most)
+    check_sums_stay_exact(Config.build({"train.batch_size": most + 1}), most + 1, most + 1)
+    with pytest.raises(ConfigError, match=r"train.batch_size is 1048577.*at most 1048576 examples: lower"):
+        check_sums_stay_exact(config, most + 1, 2)
+    with pytest.raises(ConfigError, match="the model has 1048577 outputs"):
+        check_sums_stay_exact(config, 100, most + 1)

@@ -11,17 +11,21 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_training import serial_parameters, some_spec
+from plain_training import serial_parameters, some_spec, worker_of
 
 from distsgd.core import numerics
 from distsgd.core.activations import ACTIVATIONS
 from distsgd.core.losses import LOSSES
+from distsgd.core.reduction import PartialSum, assign
 from distsgd.core.update_rules import RULES
 from distsgd.data import ArrayRows
+from distsgd.engine.local import LocalTrainer
+from distsgd.engine.server import ParameterServer
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.threads import ThreadedTraining
 from distsgd.rundir import checkpoint
+from distsgd.rundir.classifier import weights_sha256
 
 STEPS, OUTPUTS, L2 = 20, 4, 0.01
 
@@ -107,6 +111,51 @@ def test_any_division_and_any_stop_give_the_bits_of_the_serial_loop(
             training.run(9, lambda: None)
         training.close()
         assert training.snapshot().parameters.tobytes() == expected
+
+
+class Workers:
+    """A server's link to some workers in this process, whose answers come in the reverse order."""
+
+    def __init__(self, spec: RunSpec, count: int) -> None:
+        self.buffers = np.zeros((2, spec.net.size), np.float32)
+        self._workers = [(worker_of(spec), share) for share in assign(count, spec.config.train.num_shards)]
+
+    def exchange(self, step: int, buffer: int, shards: range) -> list[PartialSum]:
+        answers = [worker.compute(step, self.buffers[buffer], share) for worker, share in self._workers]
+        return [partial for answer in reversed(answers) for partial in reversed(answer)]
+
+
+@pytest.mark.slow
+@settings(max_examples=50)
+@given(
+    rule=st.sampled_from(list(SETTINGS)),
+    net=st.sampled_from(NETS),
+    target=st.sampled_from(TARGETS),
+    shards=st.integers(3, 7),
+    weighted=st.booleans(),
+)
+def test_one_hash_for_any_number_of_workers_and_threads(rule, net, target, shards, weighted):
+    spec = spec_of(rule, net, *target, train__num_shards=shards, train__batch_size=23)
+    if weighted:
+        w = np.random.default_rng(shards).choice([0.25, 1, 20], 64).astype("f4")
+        rows = dataclasses.replace(spec.data.train, w=w)
+        spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, train=rows))
+    steps = 2 * spec.plan.sampler.steps_per_epoch + 1
+    found = {"workers 0": np.frombuffer(serial_parameters(spec, steps), np.float32)}
+    for threads in (1, 2):
+        trainer = LocalTrainer(dataclasses.replace(spec, config=spec.config.with_values({"run.threads": threads})))
+        trainer.run(steps, lambda: None)
+        found[f"threads {threads}"] = trainer.snapshot().parameters
+        trainer.close()
+    for count in (1, 2, 3):
+        link = Workers(spec, count)
+        server = ParameterServer(config=spec.config, net=spec.net, plan=spec.plan, start=spec.start, link=link)
+        with numerics.pinned_blas(1, None):
+            server.run(steps)
+        found[f"workers {count}"] = server.parameters
+    hashes = {how: weights_sha256(parameters) for how, parameters in found.items()}
+    assert len(set(hashes.values())) == 1, hashes
+    assert hashes["workers 0"] != weights_sha256(spec.start.parameters)
 
 
 def test_without_a_hidden_layer_the_optimum_is_that_of_logistic_regression():

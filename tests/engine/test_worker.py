@@ -68,7 +68,7 @@ def test_any_range_of_shards_of_any_step_has_the_serial_bits(spec, data):
         lo = data.draw(st.integers(0, sampler.num_shards - 1), label="lo")
         shards = range(lo, data.draw(st.integers(lo + 1, sampler.num_shards), label="hi"))
         if data.draw(st.booleans(), label="prefetch"):
-            computing.prefetch(step + data.draw(st.sampled_from([0, 0, 1]), label="ahead"), shards)
+            computing.prefetch(step + data.draw(st.sampled_from([0, 0, 1]), label="ahead"), shards, update_here=True)
         flat, out = parameters(spec, step), None
         if data.draw(st.booleans(), label="into"):
             out = np.full((reduction.max_subtrees(sampler.num_shards), spec.net.size), np.nan, "f4")
@@ -112,18 +112,18 @@ def test_prefetched_rows_are_used_and_change_nothing(shape, limit, prefetches, m
         expected = worker_of(spec).compute(step, parameters(spec, step), shards)
         assert all(same(a, b) for a, b in zip(found, expected, strict=True))
         computed = len(gathered)
-        computing.prefetch(step + 1, shards)
+        computing.prefetch(step + 1, shards, update_here=True)
         assert computed - before == (0 if prefetches and step else 3)
         assert len(gathered) - computed == (3 if prefetches else 0)
 
 
-@pytest.mark.parametrize("server_is_here", [True, False])
-def test_rows_are_always_gathered_ahead_where_no_server_needs_the_cores(server_is_here):
+@pytest.mark.parametrize("update_here", [True, False])
+def test_rows_are_always_gathered_ahead_where_no_server_needs_the_cores(update_here):
     spec = some_spec(**SHAPES[0], train__num_shards=4)
     computing, shards = worker_of(spec), range(1, 4)
     computing.compute(0, parameters(spec, 0), shards)
-    computing.prefetch(1, shards, server_is_here=server_is_here)
-    assert (computing._prefetched == (1, shards)) is not server_is_here
+    computing.prefetch(1, shards, update_here=update_here)
+    assert (computing._prefetched == (1, shards)) is not update_here
 
 
 @pytest.mark.parametrize("shards", [range(0), range(3, 3), range(3, 2), range(-1, 2), range(4, 6), range(2**62)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from distsgd.errors import ConfigError, ExportError
 from distsgd.export import checking, formats
 from distsgd.export.sklearn_pipeline import TRUSTED
 
-SUFFIX = {"onnx": "onnx", "safetensors": "safetensors", "sklearn": "skops", "npz": "npz"}
+SUFFIX = {"onnx": "onnx", "safetensors": "safetensors", "sklearn": "skops", "npz": "npz", "pyfunc": ""}
 
 QUICK = {"run.workers": 0, "tracking.enabled": False, "train.max_steps": 40, "model.hidden": 12}
 
@@ -107,15 +109,43 @@ def run_npz(path: Path, rows: Any) -> tuple[np.ndarray, np.ndarray]:
     return model.predict(rows), model.predict_proba(rows)
 
 
+def run_pyfunc(path: Path, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(str(path))
+    return model.predict(rows), model.predict(rows, params={"predict_method": "predict_proba"})
+
+
 RUN: dict[str, Callable[[Path, Any], tuple[np.ndarray, np.ndarray]]] = {
     "onnx": run_onnx,
     "safetensors": run_safetensors,
     "sklearn": run_sklearn,
     "npz": run_npz,
+    "pyfunc": run_pyfunc,
 }
 
 
+def logged(run: Path, folder: Path) -> Path:
+    """Return the folder of a run's model as MLflow has it."""
+    from mlflow.entities import LoggedModel, LoggedModelStatus
+
+    from distsgd.tracking.description import ModelDescription
+    from distsgd.tracking.model import save
+
+    inputs = distsgd.Classifier.load(run).inputs
+    assert inputs is not None
+    about = dataclasses.asdict(ModelDescription(classes="long", example=[], inputs=inputs.to_json()))
+    entity = LoggedModel(
+        experiment_id="1", model_id="m-1", name="model", artifact_location=str(folder), creation_timestamp=0,
+        last_updated_timestamp=0, status=LoggedModelStatus.PENDING,
+    )  # fmt: skip
+    save(folder / "logged", run / "model.npz", about, logged=entity)
+    return folder / "logged"
+
+
 def exported(run: Path, form: str, folder: Path) -> Path:
+    if form == "pyfunc":
+        return logged(run, folder)
     path = folder / f"model.{SUFFIX[form]}"
     found = invoke("export", str(run), "--format", form, "--out", str(path))
     assert found.code == 0, found.err
@@ -123,7 +153,7 @@ def exported(run: Path, form: str, folder: Path) -> Path:
     return path
 
 
-DIGITS = {
+ODD = {
     "all rows": lambda X: X,
     "one row": lambda X: X[:1],
     "float32": lambda X: X.astype(np.float32),
@@ -131,18 +161,49 @@ DIGITS = {
     "integers": lambda X: X.astype(np.int64),
     "in Fortran's order": np.asfortranarray,
 }
+"""Ways in which rows of images are passed."""
+
+LACKING = {
+    "onnx": r"Got: {1} Expected: {0}",
+    "safetensors": r"shapes .*{1}.*{0}",
+    "sklearn": r"{1} features.* expecting {0} features",
+    "npz": r"\(2, {1}\); this model takes \(n, {0}\)",
+    "pyfunc": r"\(2, {1}\); this model takes \(n, {0}\)",
+}
+"""What is said of images that lack one of so many pixels."""
 
 
 @pytest.mark.parametrize("form", RUN)
-def test_images_get_the_same_predictions(form, runs, own_folder):
+def test_images_get_the_same_predictions_however_odd_and_what_lacks_a_column_is_an_error(form, runs, own_folder):
     from sklearn.datasets import load_digits
 
-    X = load_digits().data.astype(np.uint8)
-    path, model = exported(runs["digits"], form, own_folder), distsgd.Classifier.load(runs["digits"])
-    for kind, convert in DIGITS.items():
+    assert_agreement(form, runs["digits"], load_digits().data.astype(np.uint8), own_folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", RUN)
+def test_so_do_those_of_mnist(form, own_folder):
+    """DISTSGD_MNIST names its training rows as Parquet: a column of lists, or one for each pixel, and `label`."""
+    location = os.environ.get("DISTSGD_MNIST")
+    if location is None:
+        pytest.skip("DISTSGD_MNIST does not name a file")
+    run = own_folder / "run"
+    distsgd.train(QUICK | {"data.train": location, "data.normalize": "unit", "run.dir": str(run)})
+    inputs = distsgd.Classifier.load(run).inputs
+    assert inputs is not None
+    X = inputs.matrix(pq.read_table(location, columns=[column.name for column in inputs.columns]).slice(0, 5000))
+    assert_agreement(form, run, X, own_folder)
+
+
+def assert_agreement(form: str, run: Path, X: np.ndarray, folder: Path) -> None:
+    """Check that a format and the model itself agree on images (n, D), and refuse rows that lack a pixel."""
+    path, model = exported(run, form, folder), distsgd.Classifier.load(run)
+    for kind, convert in ODD.items():
         predicted, probabilities = RUN[form](path, convert(X))
         np.testing.assert_allclose(probabilities, model.predict_proba(convert(X)), atol=1e-5, err_msg=kind)
         np.testing.assert_array_equal(predicted, model.predict(convert(X)), err_msg=kind)
+    with pytest.raises(Exception, match=LACKING[form].format(X.shape[1], X.shape[1] - 1)):
+        RUN[form](path, X[:2, :-1])
 
 
 @pytest.mark.parametrize("form", ["onnx", "sklearn"])

@@ -11,7 +11,16 @@ from hostile import models, odd, rundirs
 from hostile.generator import Generator, small_run
 from hostile.sandbox import Problem, Sandbox
 
-IN_A_RUN = ("metrics.jsonl", "newest.json", "newest.npz", "tracking.json", "mlflow.json", "result.json", "config.json")
+IN_A_RUN = (
+    "metrics.jsonl",
+    "proof.jsonl",
+    "newest.json",
+    "newest.npz",
+    "tracking.json",
+    "mlflow.json",
+    "result.json",
+    "config.json",
+)
 
 FILES = (*IN_A_RUN, "model.npz", "rows.csv", "rows.npz", "rows.parquet", "rows.arrow", "given.toml")
 

@@ -21,6 +21,7 @@ from hostile.sandbox import Ending, Problem, Sandbox, remove
 FILES = (
     "config.json",
     "metrics.jsonl",
+    "proof.jsonl",
     "result.json",
     "tracking.json",
     "mlflow.json",

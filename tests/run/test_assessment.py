@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distsgd.cli.summary import summary
-from distsgd.engine.confusion import Confusion, pair_counts
+from distsgd.engine.confusion import Confusion, pairs_of
 from distsgd.run.assessment import assess, confusion_table, per_class_table, useless_remark
 from distsgd.rundir.result import Result
 
@@ -17,7 +17,7 @@ NAMES = [f"c{i:02}" for i in range(12)]
 
 
 def confusion(y, predicted, classes: int) -> Confusion:
-    return Confusion.of([pair_counts(np.array(y), np.array(predicted), classes)], classes)
+    return Confusion.of([pairs_of(np.array(y), np.array(predicted), classes)], classes)
 
 
 def record(epoch: float, val_loss: float, train_loss: float | None = None) -> dict[str, float]:

@@ -29,6 +29,8 @@ RESULT = {
     "train/loss": float,
     "val/loss": float,
     "val/accuracy": float,
+    "val/macro_f1": float,
+    "val/roc_auc": float,
     "majority_share": float,
     "balanced_accuracy": float,
     "macro_f1": float,
@@ -42,6 +44,7 @@ RESULT = {
     "step_ms_p50": float,
     "step_ms_p95": float,
     "mlflow_run_id": str,
+    "arithmetic": str,
     "numerics": dict,
     "features": dict,
     "warnings": list,
@@ -58,7 +61,7 @@ CONTRACT = {
     "confusion_matrix.csv",
 }
 
-OURS = {".lock", "mlflow.json", "tracking.json"}
+OURS = {".lock", "mlflow.json", "tracking.json", "proof.jsonl"}
 """What a run directory holds beside what users are promised."""
 
 STEPS, EPOCH = 690, 23
@@ -305,6 +308,7 @@ def test_no_held_out_rows(own_folder):
 # From Python
 
 
+@pytest.mark.slow
 def test_from_python(own_folder, joined):
     import ray
 

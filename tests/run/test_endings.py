@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import QUICK, Cli, eventually, finished, invoke, journal, options, result
 
-from distsgd.run import session
+from distsgd.run import opening
 from distsgd.run.ending import STATUS, Reason
 
 ENDLESS = options({"train.epochs": 10**6, "tracking.enabled": "false"})
@@ -87,8 +87,8 @@ def test_a_hook_ends_training_with_the_reason_that_it_gives(own_folder, monkeypa
         ends.append(end)
         return reason if len(ends) == 2 else None
 
-    standard = session.standard_hooks
-    monkeypatch.setattr(session, "standard_hooks", lambda *parts: [*standard(*parts), second_epoch])
+    standard = opening.standard_hooks
+    monkeypatch.setattr(opening, "standard_hooks", lambda *parts: [*standard(*parts), second_epoch])
     found = invoke("train", "--workers=0", "--run-dir=run", *options(QUICK, {"train.max_steps": 200}))
     assert found.code == (0 if reason is Reason.COMPLETE else 130), found.err
     assert [end.step for end in ends] == [23, 46]

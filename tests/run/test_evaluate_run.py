@@ -251,3 +251,53 @@ def test_an_evaluation_becomes_part_of_the_run_in_mlflow(empty_store):
     assert names == {f"evaluation/{name}" for name in expected}
     assert invoke("evaluate", "run", "--data", "digits", "--log").code == 0
     assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_rows_of_weight_0_may_lack_anything_and_files_are_private(own_folder):
+    table = rows()
+    pq.write_table(table, "train.parquet")
+    values = {"data.train": "train.parquet", "data.weight": "w", "run.dir": "run", "tracking.enabled": False}
+    distsgd.train(QUICK | values)
+    w = table["w"].to_numpy()
+    gaps = table.set_column(2, "label", pa.array(np.where(w > 0, table["label"].to_numpy(), None)))
+    gaps = gaps.set_column(0, "a", pa.array(np.where(w > 0, table["a"].to_numpy(), np.nan).astype(np.float32)))
+    pq.write_table(gaps, "gaps.parquet")
+    found = invoke("evaluate", "run", "--data", "gaps.parquet", "--json")
+    assert found.code == 0, found.err
+    whole = json.loads(invoke("evaluate", "run", "--data", "train.parquet", "--json").out)
+    assert json.loads(found.out) | {"data": ""} == whole | {"data": ""}
+    assert {path.stat().st_mode & 0o777 for path in Path("run/evaluation").iterdir()} == {0o600}
+    last = int(np.flatnonzero(w)[-1])
+    labels = gaps["label"].to_pylist()
+    labels[last] = None
+    pq.write_table(gaps.set_column(2, "label", pa.array(labels)), "gaps.parquet")
+    found = invoke("evaluate", "run", "--data", "gaps.parquet")
+    assert found.code == 2
+    assert f"row {last} (counted from 0): null in the label column 'label'" in found.err
+    pq.write_table(table.set_column(3, "w", pa.array(np.zeros(400))), "none.parquet")
+    assert "every weight in column 'w' is 0" in invoke("evaluate", "run", "--data", "none.parquet").err
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_column_of_weights_that_is_text_is_refused(form, own_folder):
+    table = rows()
+    pq.write_table(table, "train.parquet")
+    values = {"data.train": "train.parquet", "data.weight": "w", "run.dir": "run", "tracking.enabled": False}
+    distsgd.train(QUICK | values)
+    table = table.set_column(3, "w", pa.array(["much"] * 400))
+    if form == "csv":
+        table.to_pandas().to_csv("rows.csv", index=False)
+    else:
+        pq.write_table(table, "rows.parquet")
+    found = invoke("evaluate", "run", "--data", f"rows.{form}")
+    assert found.code == 2
+    assert "column 'w' is string, and weights are numbers" in found.err
+
+
+def test_a_second_file_whose_labels_are_lists_is_refused(trained):
+    os.mkdir("rows")
+    pq.write_table(rows(), "rows/a.parquet")
+    pq.write_table(rows().set_column(2, "label", pa.array([["low"]] * 400)), "rows/b.parquet")
+    found = invoke("evaluate", "run", "--data", "rows")
+    assert found.code == 2
+    assert "b.parquet: label column 'label' is list<" in found.err

@@ -87,6 +87,21 @@ def test_arrays_in_memory_are_the_same_rows_as_an_npz_file(tmp_path, name, text)
     assert load(DataConfig(), data=data).digest == expected.digest
 
 
+def test_frames_and_columns_of_polars_itself_are_taken(own_folder):
+    polars = pytest.importorskip("polars")
+    df = frame().assign(colour=np.where(frame()["a"] > 0, "red", "blue"))
+    theirs = polars.DataFrame({name: df[name].to_numpy() for name in df})
+    expected = load(DataConfig(), data=df).digest
+    categories = [polars.col(name).cast(polars.Categorical) for name in ("colour", "label")]
+    for data in (theirs, theirs.with_columns(categories)):
+        assert load(DataConfig(), data=data).digest == expected
+    apart = load(DataConfig(), data=(df.drop(columns="label"), df["label"])).digest
+    assert load(DataConfig(), data=(theirs.drop("label"), theirs["label"])).digest == apart
+    values = {"run.workers": 0, "tracking.enabled": False, "train.epochs": 2, "run.dir": "run"}
+    model = distsgd.train(values, data=theirs).model
+    assert model.predict(theirs.drop("label")).tolist() == model.predict(df.drop(columns="label")).tolist()
+
+
 def test_categories_of_polars_are_labels_as_text_is():
     table = pa.Table.from_pandas(frame(), preserve_index=False)
     values = pa.array(["no", "yes"], pa.string_view())

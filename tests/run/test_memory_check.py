@@ -7,6 +7,8 @@ import pytest
 from runs import Cli
 
 from distsgd.config import Config
+from distsgd.core.net import Net
+from distsgd.core.portable.workspace import PortableWorkspace, workspace_bytes
 from distsgd.errors import ResourceError
 from distsgd.run import memory_check
 from distsgd.run.memory_check import check_net_fits
@@ -26,6 +28,22 @@ def test_what_needs_more_than_there_is_is_refused(monkeypatch):
     monkeypatch.setattr(memory_check, "memory_limit", lambda: 28 * parameters + activations - 1)
     with pytest.raises(ResourceError, match=r"50-100-10 has 6,110 parameters.*lower model.hidden"):
         check(plain)
+
+
+@pytest.mark.parametrize("held_out", [0, 40])
+def test_the_float64_buffers_of_portable_arithmetic_are_counted(monkeypatch, held_out):
+    values = {"model.hidden": 100, "train.batch_size": 50, "train.arithmetic": "portable"}
+    parameters, examples = 50 * 100 + 100 + 100 * 10 + 10, (50, held_out) if held_out else (50,)
+    needed = parameters * (4 * 5 + 8 * (1 + len(examples))) + 8 * sum(examples) * (50 + 3 * 100 + 3 * 10)
+    for count in examples:  # what is counted is there
+        workspace = PortableWorkspace(Net(50, 100, 10), count, np)
+        arrays = (array for array in vars(workspace).values() if isinstance(array, np.ndarray))
+        assert workspace_bytes(Net(50, 100, 10), count) <= sum(a.nbytes for a in arrays) + 8 * parameters
+    monkeypatch.setattr(memory_check, "memory_limit", lambda: needed)
+    check_net_fits(Config.build(values), 50, 10, rows=1000, held_out=held_out)
+    monkeypatch.setattr(memory_check, "memory_limit", lambda: needed - 1)
+    with pytest.raises(ResourceError, match="for a mini-batch, and this process may use"):
+        check_net_fits(Config.build(values), 50, 10, rows=1000, held_out=held_out)
 
 
 @pytest.mark.timeout(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -196,6 +197,18 @@ def test_a_folder_without_a_run_is_refused(own_folder):
     assert "no run is in 'tmp'" in found.err
 
 
+def test_the_runs_in_a_sweeps_directory_are_named(trained, own_folder):
+    shutil.copytree(trained, "sweep/trial-001")
+    for words in (
+        ["predict", "sweep", "--data", "digits", "--out", "out.parquet"],
+        ["evaluate", "sweep", "--data", "digits"],
+        ["sync", "sweep"],
+    ):
+        found = invoke(*words)
+        assert found.code == 2
+        assert "name one of the 1 that are in it, such as 'sweep/trial-001'" in found.err
+
+
 def test_a_value_that_no_training_row_had_is_pointed_out(trained, own_folder):
     pq.write_table(with_column("color", ["red"] * 40 + ["pink"] * 10), "rows.parquet")
     found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.parquet")
@@ -222,3 +235,51 @@ def _kill_in_the_middle(cli: Cli, command: tuple[str, ...]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (cli.folder / "out.parquet").exists()
+
+
+def test_columns_of_any_type_that_parquet_holds_can_be_kept(trained, own_folder, small_parts):
+    count, rows = np.arange(ROWS), table()
+    kept = {
+        "seconds": pa.array(count, pa.timestamp("s")),
+        "zoned": pa.array(count, pa.timestamp("s", "Europe/Paris")),
+        "time": pa.array(count.astype(np.int32)).cast(pa.time32("s")),
+        "date64": pa.array(count * 86_400_000, pa.date64()),
+        "date32": pa.array(count.astype(np.int32)).cast(pa.date32()),
+        "codes": pa.array(count % 5).dictionary_encode(),
+        "names": pa.array([f"n{i % 3}" for i in range(ROWS)]).dictionary_encode(),
+        "decimal": pa.array(count).cast(pa.decimal128(21, 2)),
+        "list": pa.array([[i, None] for i in range(ROWS)]),
+        "struct": pa.array([{"x": i} for i in range(ROWS)]),
+        "half": pa.array(count.astype(np.float16)),
+        "binary": pa.array([b"x"] * ROWS),
+    }
+    for name, column in kept.items():
+        rows = rows.append_column(name, column)
+    with pa.OSFile("rows.arrow", "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    arguments = ["--data", "rows.arrow", "--out", "out.parquet", "--keep", ",".join(kept)]
+    found = invoke("predict", str(trained), *arguments)
+    assert found.code == 0, found.err
+    out = pq.read_table("out.parquet")
+    assert out.column_names == [*kept, "prediction", "probabilities"]
+    for name, column in kept.items():
+        assert out[name].to_pylist() == column.to_pylist(), name
+    again = invoke("predict", str(trained), "--data", "out.parquet", "--out", "x.parquet")
+    assert "no column 'size'" in again.err
+
+
+def test_a_type_that_parquet_does_not_hold_is_refused_by_name(trained, own_folder):
+    rows = table(50).append_column("span", pa.array([(1, 2, 3)] * 50, pa.month_day_nano_interval()))
+    with pa.OSFile("rows.arrow", "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    found = invoke("predict", str(trained), "--data", "rows.arrow", "--out", "out.parquet", "--keep", "id,span")
+    assert found.code == 2
+    assert "column 'span' is month_day_nano_interval, which Parquet cannot hold" in found.err
+    assert not list(Path().glob(".out*"))
+
+
+def test_a_column_that_is_named_twice_is_kept_once(trained, own_folder):
+    pq.write_table(table(50), "rows.parquet")
+    found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.parquet", "--keep", "id,count,id")
+    assert found.code == 0, found.err
+    assert pq.read_table("out.parquet").column_names == ["id", "count", "prediction", "probabilities"]

@@ -16,9 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 from raylets import second_raylet
-from runs import RAY_ENVIRONMENT, Cli, command, eventually, finished, journal, options, result, small_cluster, timeless
+from runs import (
+    RAY_ENVIRONMENT,
+    Cli,
+    chains,
+    command,
+    eventually,
+    finished,
+    journal,
+    options,
+    result,
+    small_cluster,
+    timeless,
+)
 
 import distsgd
+from distsgd.cluster.trainer import RayTrainer
 from distsgd.rundir import checkpoint
 from distsgd.rundir import directory as rundir
 from distsgd.system.faults import VARIABLE, Fault
@@ -76,6 +89,7 @@ def assert_same(path: Path, expected: Path) -> None:
     assert result(path)["status"] == "FINISHED"
     assert result(path)["weights_sha256"] == result(expected)["weights_sha256"]
     assert timeless(path) == timeless(expected)
+    assert chains(path) == chains(expected)
 
 
 def newest_checkpoint(path: Path) -> int:
@@ -139,6 +153,25 @@ def test_a_server_that_is_not_replaced_any_more_ends_the_run_and_it_can_be_resum
 
 
 @pytest.mark.slow
+def test_a_server_that_is_killed_while_it_starts_is_replaced(own_folder, monkeypatch):
+    import ray
+
+    def launch(trainer: RayTrainer, *arguments: Any) -> None:
+        launched(trainer, *arguments)
+        if not killed:
+            killed.append(trainer._server)
+            ray.kill(trainer._server)
+
+    killed: list[Any] = []
+    launched = RayTrainer._launch_server
+    monkeypatch.setattr(RayTrainer, "_launch_server", launch)
+    found = distsgd.train(BASE | {"run.dir": "run", "run.workers": 2})
+    assert killed
+    assert any("the parameter server" in text and "a new one is started" in text for text in found.warnings)
+    assert_same(own_folder / "run", undisturbed(own_folder, BASE))
+
+
+@pytest.mark.slow
 def test_no_actor_outlives_a_killed_driver_on_a_cluster_by_a_minute(cli):
     arm(cli)
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
@@ -179,10 +212,13 @@ def test_a_stopped_worker_is_named_within_15_seconds_and_replaced(own_folder, no
         assert process.stderr is not None
         line = next(line for line in process.stderr if "warning" in line)
         assert time.monotonic() - began < 15
-        in_step = r"step \d+: has not answered for 10 s while it computed shards? \d"
+        computing = r"has not answered for 10 s while it computed shards? \d"
+        # Stopped after its answer, before its node's gradients had left.
+        sending = r"has not sent its gradients of step \d+ for 10 s, by the connection from \S+ to \S+"
+        in_step = rf"step \d+: ({computing}|{sending})"
         # In a validation, the process may have been ended already, for a step in which it was silent.
         in_validation = "validation: (has not answered for 10 s|died)"
-        assert re.match(rf"warning: worker \d on \S+ was lost in ({in_step}|{in_validation})", line)
+        assert re.match(rf"warning: worker \d on \S+ was lost in ({in_step}|{in_validation})", line), line
         assert eventually(lambda: before[0] not in workers() and len(workers()) == len(before))
         process.send_signal(signal.SIGTERM)
         stopped = finished(process)

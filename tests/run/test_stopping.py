@@ -84,7 +84,7 @@ def test_training_ends_without_gains_and_keeps_the_best_weights(own_folder):
     assert (resumed.weights_sha256, resumed.steps) == (found.weights_sha256, found.steps)
 
 
-def test_macro_f1_is_measured_at_every_validation_if_it_decides(own_folder):
+def test_macro_f1_of_every_validation_decides(own_folder):
     found = trained(train__stopping_metric="macro_f1")
     measured = [record["val/macro_f1"] for record in found.records if "val/macro_f1" in record]
     assert len(measured) == found.epochs

@@ -23,9 +23,10 @@ from runs import eventually
 import distsgd
 from distsgd.engine.snapshot import UNKNOWN, EpochLoss, Snapshot
 from distsgd.errors import CheckpointError
-from distsgd.run.session import Observer
-from distsgd.rundir import checkpoint
-from distsgd.rundir.checkpoint import Writer, load_newest, save
+from distsgd.run.observer import Observer
+from distsgd.rundir import checkpoint, checkpoint_writer
+from distsgd.rundir.checkpoint import load_newest, save
+from distsgd.rundir.checkpoint_writer import Writer
 from distsgd.rundir.classifier import Classifier
 from distsgd.system import files
 
@@ -397,7 +398,7 @@ def test_a_slow_disk_drops_what_is_in_between_and_never_the_newest(tmp_path, wri
         assert goes_on.wait(60)
         save(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(checkpoint_writer, "save", slow)
     writer.submit(snapshot(10))
     assert writing.wait(60)
     for step in (20, 30, 40):
@@ -415,7 +416,7 @@ def test_an_error_of_the_writer_is_raised_once_where_it_can_be_seen(tmp_path, wr
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", fails)
+        patch.setattr(checkpoint_writer, "save", fails)
         writer.submit(snapshot(10))
         with pytest.raises(type(error), match=str(error)):
             writer.flush()

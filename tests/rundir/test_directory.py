@@ -18,11 +18,12 @@ import distsgd
 from distsgd.config import Config
 from distsgd.errors import RunDirectoryError
 from distsgd.rundir import directory as rundir
+from distsgd.rundir import folders, lock
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from distsgd.rundir.directory import locked
+from distsgd.rundir.lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(100)
@@ -56,8 +57,8 @@ def refused(call, *arguments) -> str:
     return str(caught.value)
 
 
-def lock(path: Path) -> None:
-    with rundir.locked(path):
+def lock_once(path: Path) -> None:
+    with lock.locked(path):
         pass
 
 
@@ -65,19 +66,19 @@ def lock(path: Path) -> None:
 def test_a_second_driver_is_refused_while_the_first_lives_and_not_after_it_was_killed(tmp_path):
     path = tmp_path / "run"
     with another_driver(path) as process:
-        message = refused(lock, path)
+        message = refused(lock_once, path)
         assert f"another driver is using the run directory {str(path)!r}" in message
         assert "wait for it to finish, or stop it" in message
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        lock(path)
+        lock_once(path)
 
 
 def test_a_driver_holds_against_itself_and_lets_go_at_the_end(tmp_path):
-    with contextlib.suppress(KeyError), rundir.locked(tmp_path):
-        assert "another driver" in refused(lock, tmp_path)
+    with contextlib.suppress(KeyError), lock.locked(tmp_path):
+        assert "another driver" in refused(lock_once, tmp_path)
         raise KeyError
-    lock(tmp_path)
+    lock_once(tmp_path)
 
 
 @pytest.mark.timeout(60)
@@ -98,7 +99,7 @@ def test_a_program_that_a_driver_started_does_not_hold_its_lock(tmp_path):
         process.kill()
         process.wait()
         os.kill(child, 0)
-        lock(tmp_path)
+        lock_once(tmp_path)
     finally:
         if child is not None:
             os.kill(child, signal.SIGKILL)
@@ -108,42 +109,44 @@ def test_a_program_that_a_driver_started_does_not_hold_its_lock(tmp_path):
 
 
 def test_locking_makes_the_directory(tmp_path):
-    with rundir.locked(tmp_path / "a" / "b"):
-        assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == [rundir.LOCK]
-    rundir.check_new(tmp_path / "a" / "b")
+    with lock.locked(tmp_path / "a" / "b"):
+        assert [entry.name for entry in (tmp_path / "a" / "b").iterdir()] == [lock.LOCK]
+    folders.check_new(tmp_path / "a" / "b")
 
 
 @pytest.mark.parametrize("below", [".", "deeper"])
 def test_a_file_where_the_directory_should_be_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("x")
     path = tmp_path / "file" / below
-    assert "is a file" in refused(rundir.check_new, path)
-    message = refused(lock, path)
+    assert "is a file" in refused(folders.check_new, path)
+    message = refused(lock_once, path)
     assert repr(str(path)) in message
     assert "--run-dir" in message
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
 def test_an_impossible_name_is_refused(tmp_path, name):
-    assert "--run-dir" in refused(rundir.check_new, tmp_path / name)
+    assert "--run-dir" in refused(folders.check_new, tmp_path / name)
 
 
 WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
+from distsgd.config import Config
 from distsgd.rundir import directory as rundir
+from distsgd.rundir import folders, lock
 from distsgd.errors import RunDirectoryError
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
-rundir.RUNS = Path(sys.argv[1]).parent
-config = rundir.Config()
+folders.RUNS = Path(sys.argv[1]).parent
+config = Config()
 for call in (
-    lambda path: rundir.check_new(path),
-    lambda path: rundir.locked(path).__enter__(),
+    lambda path: folders.check_new(path),
+    lambda path: lock.locked(path).__enter__(),
     lambda path: rundir.read(path),
-    lambda path: rundir.make_default(config),
-    lambda path: rundir.find_resumable(config),
+    lambda path: folders.make_default(folders.default_name(config)),
+    lambda path: folders.find_resumable(config),
 ):
     try:
         call(Path(sys.argv[1]))
@@ -166,29 +169,29 @@ def test_a_directory_without_permission_is_refused(tmp_path):
 
 def test_a_directory_with_a_run_is_refused_for_a_new_one(tmp_path):
     make(tmp_path / "run")
-    message = refused(rundir.check_new, tmp_path / "run")
+    message = refused(folders.check_new, tmp_path / "run")
     assert "holds another run" in message
     assert "--resume" in message
 
 
 def test_a_directory_with_something_else_is_refused_by_the_name_of_it(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    message = refused(rundir.check_new, tmp_path)
+    message = refused(folders.check_new, tmp_path)
     assert "is not empty and holds no run ('thesis.tex' is in it)" in message
 
 
 def test_what_a_death_leaves_while_the_configuration_is_written_is_taken(tmp_path):
     """Else each of the two messages would send the user to what the other one refuses."""
-    (tmp_path / rundir.LOCK).touch()
+    (tmp_path / lock.LOCK).touch()
     (tmp_path / ".config.json.tmp").write_text('{"model": ')
-    rundir.check_new(tmp_path)
+    folders.check_new(tmp_path)
     rundir.create(tmp_path, resolved=CONFIG, requested=CONFIG, data_digest="d")
-    assert {path.name for path in tmp_path.iterdir()} == {rundir.LOCK, "config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {lock.LOCK, "config.json"}
 
 
 def test_a_new_or_empty_directory_is_taken(tmp_path):
-    rundir.check_new(tmp_path)
-    rundir.check_new(tmp_path / "a" / "b")
+    folders.check_new(tmp_path)
+    folders.check_new(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
 
 
@@ -260,7 +263,7 @@ def test_a_damaged_configuration_is_refused_by_its_path(tmp_path, damage):
 )
 def test_the_default_directory_is_named_after_data_and_time(tmp_path, monkeypatch, source, name):
     monkeypatch.chdir(tmp_path)
-    path = rundir.make_default(Config.build({"data.train": source}))
+    path = folders.make_default(folders.default_name(Config.build({"data.train": source})))
     assert path.is_dir()
     assert path.parent == Path("runs")
     stem, date, clock = path.name.rsplit("-", 2)
@@ -271,18 +274,18 @@ def test_the_default_directory_is_named_after_data_and_time(tmp_path, monkeypatc
 MAKING = """
 import sys, time
 from distsgd.config import Config
-from distsgd.rundir import directory
+from distsgd.rundir import folders
 
-class Clock(directory.datetime):
+class Clock(folders.datetime):
     @classmethod
     def now(cls, tz=None):
         return cls(2026, 11, 24, 12, 0, 0)
 
-directory.datetime = Clock
+folders.datetime = Clock
 print(flush=True)
 sys.stdin.read()  # until all are there
 for _ in range(20):
-    print(directory.make_default(Config()).name)
+    print(folders.make_default(folders.default_name(Config())).name)
 """
 
 
@@ -304,10 +307,10 @@ def test_default_directories_of_one_second_differ_even_if_several_drivers_make_t
 
 def test_a_home_directory_is_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert rundir.named(Config.build({"run.dir": "~/runs/one"})) == tmp_path / "runs" / "one"
-    assert rundir.named(Config.build({"run.dir": "a~"})) == Path("a~")
-    assert rundir.named(Config()) is None
-    assert "no such user" in refused(rundir.named, Config.build({"run.dir": "~nobody-of-this-name/run"}))
+    assert folders.named(Config.build({"run.dir": "~/runs/one"})) == tmp_path / "runs" / "one"
+    assert folders.named(Config.build({"run.dir": "a~"})) == Path("a~")
+    assert folders.named(Config()) is None
+    assert "no such user" in refused(folders.named, Config.build({"run.dir": "~nobody-of-this-name/run"}))
 
 
 def test_the_newest_run_of_the_same_configuration_is_resumed(tmp_path, monkeypatch):
@@ -322,7 +325,7 @@ def test_the_newest_run_of_the_same_configuration_is_resumed(tmp_path, monkeypat
     ):
         make(Path("runs") / name, config)
         os.utime(Path("runs") / name / "config.json", (1e9 - age, 1e9 - age))
-    assert rundir.find_resumable(CONFIG) == Path("runs/right")
+    assert folders.find_resumable(CONFIG) == Path("runs/right")
 
 
 def test_runs_that_are_damaged_or_of_another_version_do_not_hinder_resuming(tmp_path, monkeypatch):
@@ -331,12 +334,12 @@ def test_runs_that_are_damaged_or_of_another_version_do_not_hinder_resuming(tmp_
     for name, old, new in [("damaged", "{", ""), ("later", '"optim.lr"', '"optim.later"'), ("list", "", "")]:
         path = make(Path("runs") / name).path / "config.json"
         path.write_text(path.read_text().replace(old, new) if old else "[]")
-    assert rundir.find_resumable(CONFIG) == Path("runs/right")
+    assert folders.find_resumable(CONFIG) == Path("runs/right")
 
 
 def test_nothing_to_resume_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = refused(rundir.find_resumable, CONFIG)
+    message = refused(folders.find_resumable, CONFIG)
     assert "no run of this configuration is in 'runs'" in message
     assert "--run-dir" in message
 

@@ -81,6 +81,7 @@ def test_runs_that_name_a_parent_are_its_children(tmp_path, uri, client):
     assert parent.info.end_time == client.get_run(results[1].mlflow_run_id).info.end_time
 
 
+@pytest.mark.slow
 def test_a_second_parent_does_not_stay(tmp_path, uri, client):
     first = train(tmp_path / "first", uri, tracking__parent="sweep")
     (late,) = parents(client, "sweep")

@@ -38,6 +38,14 @@ def test_parameters_are_those_set_or_decided_and_the_command_repeats_them():
     )
 
 
+def test_the_command_of_a_run_on_gpus_asks_for_them():
+    """Without them the same command would train on the CPU, to other bits, where there are none."""
+    assert naming.command(Config.build({"run.workers": 2, "run.device": "cuda"})) == (
+        "distsgd train --workers 2 --device cuda"
+    )
+    assert naming.command(Config.build({"run.workers": 2, "run.device": "cpu"})) == "distsgd train --workers 2"
+
+
 def test_texts_that_read_like_numbers_or_lists_are_quoted_in_the_command():
     config = Config.build({"data.label": "1", "data.exclude": ["a,b", " c"], "data.csv_null": ["-"], "optim.lr": 0.2})
     words = shlex.split(naming.command(config))

@@ -6,13 +6,15 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from mlflow_server import free_port
 from tracking_helpers import SHORT, train
+from urllib3.exceptions import InsecureRequestWarning
 
 from distsgd.errors import ConfigError, TrackingError
-from distsgd.tracking.quiet import SETTINGS, quiet_mlflow
+from distsgd.tracking.quiet import SETTINGS, UNCHECKED, quiet_mlflow
 from distsgd.tracking.sync import sync
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -30,6 +32,7 @@ assert logging.getLogger("mlflow").isEnabledFor(logging.WARNING)
 """
 
 
+@pytest.mark.slow
 def test_after_training_the_callers_mlflow_has_its_retries_and_its_warnings(own_folder, empty_store):
     done = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -60,6 +63,21 @@ def test_settings_last_as_long_as_somebody_needs_them(before):
     inner.__exit__(None, None, None)
     assert mlflow_environment() == before
     assert logging.getLogger("mlflow").level == level
+
+
+def test_requests_to_a_server_whose_certificate_is_not_to_be_checked_do_not_fill_the_screen(recwarn):
+    filters = list(warnings.filters)
+
+    def request() -> int:
+        warnings.warn(f"{UNCHECKED} to host '127.0.0.1'. Adding certificate ...", InsecureRequestWarning, stacklevel=1)
+        return len(recwarn)
+
+    with quiet_mlflow():
+        with quiet_mlflow():
+            pass
+        assert request() == 0
+    assert warnings.filters == filters
+    assert request() == 1
 
 
 def test_what_the_caller_changes_meanwhile_stays(before):
@@ -110,3 +128,12 @@ def test_an_import_that_outlasts_the_run_sends_no_telemetry(own_folder, before):
         [sys.executable, "-c", IMPORTED_LATE], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_filter_that_the_caller_has_set_stays():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=UNCHECKED)
+        own = warnings.filters[0]
+        with quiet_mlflow():
+            pass
+        assert own in warnings.filters

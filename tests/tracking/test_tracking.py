@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_a_run_is_recorded_whole(tmp_path, uri):
     assert result.mlflow_run_id == run.info.run_id
     assert run.info.run_name == "hidden=8 momentum=0.9 epochs=3"
     assert set(run.data.metrics) == {
-        *("train/loss", "train/epoch_loss", "train/lr", "val/loss", "val/accuracy"),
+        *("train/loss", "train/epoch_loss", "train/lr", "val/loss", "val/accuracy", "val/macro_f1", "val/roc_auc"),
         *("time/step_ms", "time/samples_per_s", "best/val_accuracy"),
     }
     wanted = {
@@ -154,6 +155,7 @@ def stop_at(step: int, monkeypatch) -> None:
     monkeypatch.setattr(RunLog, "write", write_and_stop)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_killed_and_its_resumption_goes_on_in_the_same_mlflow_run(tmp_path, uri, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(46, patch)
@@ -302,6 +304,7 @@ def test_a_resumption_that_computes_other_losses_says_so_and_keeps_the_first(tmp
     assert kept == 7.5
 
 
+@pytest.mark.slow
 def test_sync_fills_another_store_as_well(tmp_path, uri):
     result = train(tmp_path / "run", uri)
     other = f"sqlite:///{tmp_path / 'other.db'}"
@@ -329,6 +332,16 @@ def test_without_tracking_mlflow_is_not_even_imported(tmp_path):
     assert json.loads(Path("run/result.json").read_bytes())["mlflow_run_id"] is None
 
 
+def test_the_default_store_is_that_of_the_current_folder_at_any_time(tmp_path, store_template, monkeypatch, uri):
+    """MLflow keeps its connections to databases by URI, and the default one is relative."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        shutil.copy(store_template, "mlflow.db")
+        distsgd.train(SHORT | {"run.dir": "run"})
+        assert_complete(f"sqlite:///{tmp_path / name / 'mlflow.db'}", tmp_path / name / "run")
+
+
 def test_sync_tells_mlflow_of_a_run_that_was_not_tracked(tmp_path, uri):
     distsgd.train(SHORT | {"run.dir": "run", "tracking.enabled": False})
     synced = sync(Path("run"))
@@ -337,6 +350,7 @@ def test_sync_tells_mlflow_of_a_run_that_was_not_tracked(tmp_path, uri):
     assert_complete(uri, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_ending_and_nothing_of_mlflows(tmp_path, uri):
     done = command("train", "--run-dir", "run", *short_options(), cwd=tmp_path)
     assert done.returncode == 0
@@ -385,10 +399,10 @@ def test_sync_refuses_a_folder_without_a_run(tmp_path):
 
 
 def test_sync_refuses_a_directory_in_which_a_driver_is_at_work(tmp_path, uri):
-    from distsgd.rundir import directory as rundir
+    from distsgd.rundir import lock
 
     train(tmp_path / "run", uri)
-    with rundir.locked(tmp_path / "run"):
+    with lock.locked(tmp_path / "run"):
         done = command("sync", "run", cwd=tmp_path)
     assert done.returncode == 2
     assert "another driver is using" in done.stderr

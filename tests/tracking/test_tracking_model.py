@@ -61,6 +61,7 @@ def signature(uri: str) -> dict[str, object]:
     return {"params": found.params.to_dict(), "outputs": found.outputs.to_dict()}
 
 
+@pytest.mark.slow
 def test_digits(tmp_path, empty_store):
     result = train(tmp_path / "run", empty_store)
     from sklearn.datasets import load_digits

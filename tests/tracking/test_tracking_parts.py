@@ -13,7 +13,8 @@ from distsgd.config import Config, TrackingConfig
 from distsgd.errors import ConfigError
 from distsgd.rundir.figure import draw_curves, draw_learning_curve
 from distsgd.tracking import uri as tracking_uri
-from distsgd.tracking.tracker import reason
+from distsgd.tracking.failures import reason
+from distsgd.tracking.run_id import RunId
 
 
 def test_the_uri_comes_from_the_configuration_then_the_environment_then_the_default(monkeypatch):
@@ -36,7 +37,7 @@ def test_how_to_view_a_run(tmp_path, monkeypatch):
     ending = "?workflowType=machine_learning"
 
     def view(uri: str, folder: str = "runs/a b") -> str:
-        return tracking_uri.view_command(uri, "3", "abc", Path(folder))
+        return tracking_uri.view_command(RunId("abc", "3", uri), Path(folder))
 
     assert view("http://h:5000/") == f"http://h:5000/#/experiments/3/runs/abc{ending}"
     assert view("http://me:pw@h:5000") == f"http://***@h:5000/#/experiments/3/runs/abc{ending}"

@@ -18,8 +18,9 @@ from distsgd.config import Config, TrackingConfig
 from distsgd.errors import ConfigError
 from distsgd.rundir import directory as rundir
 from distsgd.tracking import uri as tracking_uri
+from distsgd.tracking.failures import reason
+from distsgd.tracking.run_id import RunId
 from distsgd.tracking.sync import sync
-from distsgd.tracking.tracker import reason
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -37,7 +38,10 @@ def test_no_secret_is_written_or_shown(tmp_path_factory, uri):
     folder = tmp_path_factory.mktemp("run")
     config = Config.build({"tracking.uri": uri})
     rundir.create(folder, resolved=config, requested=config, data_digest="0")
-    shown = [reason(RuntimeError(f"cannot reach {uri}"), uri), tracking_uri.view_command(uri, "1", "2", Path("run"))]
+    shown = [
+        reason(RuntimeError(f"cannot reach {uri}"), uri),
+        tracking_uri.view_command(RunId("2", "1", uri), Path("run")),
+    ]
     try:
         tracking_uri.resolve(config.tracking)
     except ConfigError as error:

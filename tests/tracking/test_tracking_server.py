@@ -71,6 +71,7 @@ def test_a_run_is_recorded_on_a_server(tmp_path, server):
         assert reply.headers["Content-Type"].startswith("image/svg+xml")
 
 
+@pytest.mark.slow
 def test_runs_on_a_server_share_a_parent(tmp_path, server):
     options = {"tracking__experiment": "nested", "tracking__parent": "sweep"}
     results = [train(tmp_path / f"run{seed}", server.uri, train__seed=seed, **options) for seed in (1, 2)]
@@ -102,7 +103,7 @@ def test_the_environment_names_the_store(tmp_path, server, monkeypatch):
 @pytest.mark.parametrize(
     "endings",
     [
-        ["runs/create", "runs/log-batch", "runs/log-inputs", "runs/update"],
+        pytest.param(["runs/create", "runs/log-batch", "runs/log-inputs", "runs/update"], marks=pytest.mark.slow),
         pytest.param(["runs/create"], marks=pytest.mark.slow),
         pytest.param(["experiments/create"], marks=pytest.mark.slow),
         pytest.param(["runs/log-batch"] * 4, marks=pytest.mark.slow),
@@ -196,6 +197,7 @@ def test_a_server_that_is_back_before_the_end_is_told_all(tmp_path, server, monk
     assert_complete(server.uri, tmp_path / "run", experiment="back")
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_a_warning_and_exit_0(tmp_path):
     uri = dead_uri()
     done = command("train", "--run-dir", "run", *short_options(f"tracking.uri={uri}"), cwd=tmp_path)
@@ -253,7 +255,9 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "signum", [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM)]
+)
 def test_a_signal_ends_the_waiting_for_mlflow_and_not_the_success(tmp_path, signum):
     with stalled_server() as uri, started(tmp_path, uri) as process:
         wait_for(Path("run/result.json"))

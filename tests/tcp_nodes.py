@@ -27,6 +27,8 @@ from distsgd.comm.tcp_greeting import Introduction, Secret
 from distsgd.comm.tcp_peer import TcpPeer
 from distsgd.comm.tcp_stream import Stream
 from distsgd.core import numerics
+from distsgd.core.reduction import Summation
+from distsgd.engine.plan import summation
 from distsgd.engine.sliced_server import SlicedServer
 from distsgd.engine.spec import RunSpec
 
@@ -48,8 +50,8 @@ class TcpNode:
     threads: list[threading.Thread] = field(default_factory=list)
 
     @property
-    def num_shards(self) -> int:
-        return self.spec.config.train.num_shards
+    def summation(self) -> Summation:
+        return summation(self.spec.config)
 
     def start_worker(
         self,
@@ -66,7 +68,7 @@ class TcpNode:
         stream = TcpEndpoint.connect(self.acceptor.address, SECRET, introduction, self.spec.net.size)
         buffers = np.empty((2, self.spec.net.size), np.float32) if buffers is None else buffers
         role, spin = ("worker", number), number % 2 == 0
-        endpoint = TcpEndpoint(stream, buffers, self.num_shards, spin=spin, role=role, timeout_s=self.timeout_s)
+        endpoint = TcpEndpoint(stream, buffers, self.summation, spin=spin, role=role, timeout_s=self.timeout_s)
         self._serve(endpoint, worker_of(self.spec) if computer is None else computer, serve_view)
         self.endpoints.append(endpoint)
         assert not wait or eventually(lambda: self.dispatcher.members.size() == size + weight, 5)
@@ -74,7 +76,7 @@ class TcpNode:
 
     def start_local_workers(self, count: int) -> None:
         """Connect workers of this node, through shared memory."""
-        settings = PeerSettings(self.spec.net.size, self.num_shards, spin=False)
+        settings = PeerSettings.of(self.spec.net.size, self.summation, spin=False)
         size, acceptor = self.dispatcher.members.size(), Acceptor(self.dispatcher, settings)
         for number in range(count):
             endpoint = Endpoint.connect(acceptor.address, 100 + number, self.spec.net.size)
@@ -107,8 +109,8 @@ def listening(spec: RunSpec | None = None, *, timeout_s: float = 20.0) -> Iterat
     dispatcher = Dispatcher(spec.net.size, deadlines=Deadlines.fixed(timeout_s), arrival_timeout_s=10.0, spin=False)
 
     def join(stream: Stream, introduction: Introduction) -> None:
-        num_shards = config.train.num_shards
-        dispatcher.members.join(TcpPeer(stream, introduction, dispatcher.buffers, num_shards, timeout_s=timeout_s))
+        buffers, added = dispatcher.buffers, summation(config)
+        dispatcher.members.join(TcpPeer(stream, introduction, buffers, added, timeout_s=timeout_s))
 
     acceptor = TcpAcceptor(HOST, range(0), node="the head", parameters=spec.net.size, secret=SECRET, on_join=join)
     server = SlicedServer(config=config, net=spec.net, plan=spec.plan, start=spec.start, link=dispatcher)
@@ -132,5 +134,5 @@ def nodes_of(spec: RunSpec, workers: list[int]) -> Iterator[SlicedServer]:
             else:
                 node = stack.enter_context(listening(spec))
                 node.start_local_workers(count)
-                head.start_worker(NodeAggregator(node.dispatcher, head.num_shards), count)
+                head.start_worker(NodeAggregator(node.dispatcher, head.summation), count)
         yield head.server

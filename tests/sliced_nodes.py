@@ -58,7 +58,8 @@ class SlicedNodes:
         view = View.of(
             number,
             weights,
-            num_shards=config.train.num_shards,
+            num_shards=self.head.spec.plan.sampler.num_shards,
+            arithmetic=self.head.spec.net.arithmetic,
             parameters=spec.net.size,
             grain=grain(config.optim),
         )
@@ -101,7 +102,7 @@ class SlicedNodes:
             net=spec.net,
             plan=spec.plan,
             mesh=meshes[0],
-            computer=NodeAggregator(self.head.dispatcher, config.train.num_shards),
+            computer=NodeAggregator(self.head.dispatcher, self.head.summation),
             names=names,
         )
         self.head.server.use_slices(leader)
@@ -141,7 +142,7 @@ def sliced_nodes(spec: RunSpec, workers: list[int], *, timeout_s: float = 20.0) 
             else:
                 node = stack.enter_context(listening(spec, timeout_s=timeout_s))
                 node.start_local_workers(count)
-                computer, buffers = NodeAggregator(node.dispatcher, head.num_shards), node.dispatcher.buffers
+                computer, buffers = NodeAggregator(node.dispatcher, head.summation), node.dispatcher.buffers
             member = Member(f"worker {number}", computer, buffers, count)
             head.start_worker(computer, count, buffers=buffers, serve_view=member.serve_view)
             members.append(member)

@@ -1,0 +1,1 @@
+"""`distsgd compare`: what differs between runs, and what it did."""

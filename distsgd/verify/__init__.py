@@ -1,0 +1,1 @@
+"""`distsgd verify`: whether the bits of a run are those that training it again comes to."""

@@ -1,0 +1,1 @@
+"""One hash of `train.arithmetic=portable` over kernels, threads, cuts, links, deaths and resumes."""
