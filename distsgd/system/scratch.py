@@ -18,7 +18,7 @@ PREFIX = "distsgd-"
 
 LOCK = "lock"
 """File that the owner of a folder holds a lock on. The lock is the kernel's and ends with the process; it means
-the same in all containers that share the parent folder, unlike a process ID."""
+the same in all containers that share the parent folder, unlike a process ID. The watcher process inherits it."""
 
 INNER = "f"
 """Inner folder, which is what users get: even if its permissions are opened, no other user can enter the outer one."""
@@ -32,16 +32,17 @@ UNLOCKED_S = 24 * 60 * 60.0
 END_S = 10.0
 """Seconds within which the watcher process of a folder ends once the folder is gone."""
 
-SWEEP = """cat
+SWEEP = f"""cat
 while [ -e "$0" ]; do
     for process in /proc/[0-9]*; do
-        ls -l "$process/fd" 2>/dev/null | grep -qF "$0/" && kill -9 "${process#/proc/}"
+        ls -l "$process/fd" 2>/dev/null | grep -qF "$0/{INNER}/" && kill -9 "${{process#/proc/}}"
     done
     rm -rf -- "$0"
     sleep 1
 done"""
 """Waits for the end of the process that holds its input. If the folder still exists, that process was killed:
-processes with open files in it are killed, then it is removed. Ray's agents would otherwise stay for 62 seconds."""
+processes with open files in the inner folder are killed, then all is removed. Ray's agents would otherwise stay for 62
+seconds. A process that looks for stale folders has the lock open for a moment, and is none of them."""
 
 
 @contextlib.contextmanager
@@ -52,12 +53,14 @@ def scratch_folder() -> Iterator[Path]:
     removes the leftovers. No other user can access its content, whatever its own permissions are.
     """
     owner = os.getpid()
-    with locked_folder() as folder:
+    with _locked_folder() as (folder, lock):
         sweeper = subprocess.Popen(
             ["/bin/sh", "-c", SWEEP, str(folder.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # Locked until it is removed: whoever removes it at the same time has open files in it, and would be killed.
+            pass_fds=[lock.fileno()],
             start_new_session=True,  # not reached by a terminal's signals or a kill of this process's group
         )
         assert sweeper.stdin is not None
@@ -79,6 +82,13 @@ def scratch_folder() -> Iterator[Path]:
 @contextlib.contextmanager
 def locked_folder() -> Iterator[Path]:
     """Yield a new, empty folder that is removed afterwards; if this process is killed, the next call removes it."""
+    with _locked_folder() as (folder, _):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked_folder() -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new, empty folder, and the file whose lock says that somebody owns it."""
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) > LONGEST:
         parent = Path("/tmp")
@@ -91,7 +101,7 @@ def locked_folder() -> Iterator[Path]:
             _not_for_children.add(lock)
             try:
                 (folder / INNER).mkdir()
-                yield folder / INNER
+                yield folder / INNER, lock
             finally:
                 _not_for_children.discard(lock)
     finally:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 from runs import eventually
 
@@ -96,6 +97,37 @@ def test_a_live_folder_is_kept_by_processes_of_another_container(parent, hold):
 def test_the_folder_of_a_killed_process_is_removed_at_once(hold, parent):
     process, folder = hold("scratch_folder")
     process.kill()
+    assert eventually(lambda: not folder.parent.exists(), 20)
+
+
+@pytest.mark.timeout(60)
+def test_who_looks_whether_the_folder_of_a_killed_process_is_stale_is_not_killed(hold, parent):
+    """As the next run does, which may begin in the very moment."""
+    process, folder = hold("scratch_folder")
+    looking = [sys.executable, "-c", "import sys\nfile = open(sys.argv[1])\nprint(1, flush=True)\ninput()"]
+    with subprocess.Popen(
+        [*looking, folder.parent / scratch.LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "1\n"
+        process.kill()
+        assert eventually(lambda: not folder.parent.exists(), 20)
+        other.communicate("\n")
+    assert other.returncode == 0
+
+
+@pytest.mark.timeout(60)
+def test_the_folder_of_a_killed_process_is_left_to_its_watcher(hold, parent):
+    """Whoever removed it too would have open files in it."""
+    process, folder = hold("scratch_folder")
+    (watcher,) = psutil.Process(process.pid).children()
+    watcher.suspend()
+    try:
+        process.kill()
+        process.wait()
+        with locked_folder():
+            assert (folder / "file").exists()
+    finally:
+        watcher.resume()
     assert eventually(lambda: not folder.parent.exists(), 20)
 
 
