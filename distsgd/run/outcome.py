@@ -13,10 +13,15 @@ from distsgd.errors import TrainingError
 from distsgd.run.assessment import assess, confusion_table, per_class_table
 from distsgd.run.log import RunLog
 from distsgd.run.trainer import Trainer
-from distsgd.rundir.classifier import Classifier, weights_sha256
-from distsgd.rundir.directory import RunDirectory
+from distsgd.rundir import result_file
+from distsgd.rundir.classifier import MODEL_FILE, Classifier, weights_sha256
+from distsgd.rundir.directory import CONFUSION_MATRIX, PER_CLASS, RunDirectory
 from distsgd.rundir.result import Result, Status
 from distsgd.system.files import write_atomically
+from distsgd.tracking import description
+
+FILES = (MODEL_FILE, PER_CLASS, CONFUSION_MATRIX, description.FILE)
+"""Files that do not change any more when a run has finished; its result has their digests."""
 
 
 def measured_result(
@@ -101,7 +106,7 @@ def write_tables(directory: RunDirectory, spec: RunSpec, confusion: Confusion | 
 def write_result(directory: RunDirectory, result: Result) -> None:
     """Write `result.json`; TrainingError if that fails."""
     with writing(directory.result):
-        directory.write_json(directory.result.name, result.to_json())
+        result_file.write(directory, result.to_json(), FILES if result.status == "FINISHED" else ())
 
 
 @contextlib.contextmanager

@@ -89,20 +89,26 @@ class EarlyStopping:
             return None
         self.gains.note(end.step, end.metrics[self.gains.metric])
         if self.gains.best_step == end.step:
-            checkpoint.save(self._folder, end.snapshot, self._identity, keep=1)
+            # Once the run is made longer, its last validation does not count if it is none of an epoch's end.
+            checkpoint.save(self._folder, end.snapshot, self._identity, keep=2 if end.is_last else 1)
         return self.reason
 
     def kept(self, newest: Snapshot) -> Snapshot:
         """Return the state with the best weights; CheckpointError if they are gone from the disk."""
         if self.gains.best_step is None or self.gains.best_step == newest.step:
             return newest
-        best, problems = checkpoint.load_newest(self._folder, self._identity)
-        if best is None or best.step != self.gains.best_step:
-            raise CheckpointError(
-                f"the best weights, those after step {self.gains.best_step}, are not in {str(self._folder)!r} "
-                f"({'; '.join(problems) or 'the folder holds others'}); start a new run"
-            )
-        return best
+        problem: object = "the folder holds others"
+        try:
+            found, problems = checkpoint.load_all(self._folder, self._identity)
+            if self.gains.best_step in found:
+                return found[self.gains.best_step]
+            problem = "; ".join(f"{name}: {text}" for name, text in problems.items()) or problem
+        except OSError as error:
+            problem = error.strerror
+        raise CheckpointError(
+            f"the best weights, those after step {self.gains.best_step}, are not in {str(self._folder)!r} ({problem}); "
+            "start a new run"
+        )
 
     def told(self, epoch: float) -> str:
         """Return what the user is told of the end; `epoch` is that of the best weights."""

@@ -98,7 +98,11 @@ def load_all(folder: Path, identity: Mapping[str, str]) -> tuple[dict[int, Snaps
     Arrays without a manifest are left out: they are no checkpoint. OSError if the folder cannot be read.
     """
     found, problems = dict[int, Snapshot](), dict[str, str]()
-    for path in sorted(folder.glob("*.json")):
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except FileNotFoundError:
+        return {}, {}
+    for path in paths:
         try:
             snapshot = _load(path, path.with_suffix(".npz"), identity)
             found[snapshot.step] = snapshot
@@ -127,7 +131,9 @@ def _load(manifest_path: Path, arrays_path: Path, identity: Mapping[str, str]) -
     manifest = _read_manifest(manifest_path)
     step, skipped, last_record = manifest["step"], manifest["skipped"], manifest["last_record"]
     # The digest is correct, but that does not prove that this program wrote the manifest.
-    if type(step) is not int or step != int(manifest_path.stem) or type(skipped) is not int or not 0 <= skipped <= step:
+    if type(step) is int and manifest_path.stem != f"{step:08d}":
+        raise ValueError(f"its manifest says step {step}, so it should have the name {step:08d}")
+    if type(step) is not int or type(skipped) is not int or not 0 <= skipped <= step:
         raise ValueError(f"its manifest says step {step!r} and {skipped!r} skipped steps")
     if not isinstance(last_record, dict):
         raise ValueError("its manifest holds no journal record")

@@ -17,10 +17,10 @@ DECIDED = ("run.workers", "run.device", "run.dir", "tracking.uri")
 """Keys whose requested values a run replaces by those that it has decided on."""
 
 
-def config_change(path: Path) -> str | None:
+def config_change(path: Path, *, may_lack_seal: bool) -> str | None:
     """Return how `config.json` of a run differs from what was written into it; None if it does not.
 
-    That of a run of an earlier version has no seal, so None is returned. OSError if it cannot be read.
+    That of a run of version 0.1.0 has no seal: it `may_lack_seal`. OSError if it cannot be read.
     """
     text = read_file(path / CONFIG)
     try:
@@ -28,7 +28,7 @@ def config_change(path: Path) -> str | None:
         about = dict(content["distsgd"])
         sealed = about.pop(seal.KEY, None)
         same = sealed == seal.digest(content | {"distsgd": about}) and text.decode() == json_text(content)
-        if same or (sealed is None and set(about) <= UNSEALED):
+        if same or (may_lack_seal and sealed is None and set(about) <= UNSEALED):
             return None
         resolved = flatten({key: value for key, value in content.items() if key != "distsgd"})
         requested = dict(about["requested"])

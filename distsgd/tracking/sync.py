@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from distsgd.config import TrackingConfig
 from distsgd.errors import RunDirectoryError, TrackingError
 from distsgd.rundir import directory as rundir
-from distsgd.rundir import lock
+from distsgd.rundir import lock, result_file
 from distsgd.rundir.directory import RunDirectory
 from distsgd.rundir.folders import no_run
 from distsgd.rundir.journal import Reader, Record
 from distsgd.rundir.result import Result
-from distsgd.system.files import read_file
 from distsgd.system.secrets import redacted
 from distsgd.tracking import description, run_id
 from distsgd.tracking import uri as tracking_uri
@@ -77,8 +75,7 @@ def sync_locked(path: Path, uri: str | None = None) -> Synced:
             "with --uri; nothing is sent twice"
         ) from None
     if result is not None and result.mlflow_run_id != run.run_id:
-        content = json.loads(read_file(directory.result)) | {"mlflow_run_id": run.run_id}
-        directory.write_json("result.json", content)
+        result_file.replace(directory, mlflow_run_id=run.run_id)
     status = "FAILED" if result is None else result.status
     return Synced(run.run_id, status, len(records), run.view, run.notice)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,22 +82,25 @@ def read(path: Path, report: Report) -> Recorded | None:
     if lock.in_use(path):
         raise RunDirectoryError(f"a driver is using the run directory {str(path)!r}; wait for it to finish, or stop it")
     try:
-        change = config_change(path)
+        change = config_change(path, may_lack_seal=not os.path.lexists(path / proof.FILE))
         if change is not None:
             report.differs("configuration", f"config.json is not as it was written: {change}")
             return None
         directory, config, data_digest = rundir.read(path)
         result = Result.read(path)
-        if result is None and directory.result.exists():
+        if result is None and os.path.lexists(directory.result):
             report.differs("result", "result.json cannot be read as the result of a run")
         found = _proof(path, report)
         _check_beginning(found, config, data_digest, report)
+        finished = result is not None and result.status == "FINISHED"
+        if result is not None and finished:
+            _check_end(found, result, report)
         if result is not None and found.lines and found.problem is None and result.numerics != found.numerics[-1]:
             report.notes.append(
                 f"result.json names other arithmetic than {proof.FILE}, which counts: "
                 f"{differing_numerics(found.numerics[-1], result.numerics)}"
             )
-        records = _journal(directory, found, report)
+        records = _journal(directory, found, report, finished=finished)
         checkpoints, best = (
             _checkpoints(folder, rundir.identity(directory, data_digest), found, report)
             for folder in (directory.checkpoints, path / rundir.BEST)
@@ -139,7 +143,13 @@ def _check_beginning(found: Proof, config: Config, data_digest: str, report: Rep
         report.differs("rows", f"the digest of the rows in config.json is not the one that {proof.FILE} begins with")
 
 
-def _journal(directory: RunDirectory, found: Proof, report: Report) -> dict[int, dict[str, Any]]:
+def _check_end(found: Proof, result: Result, report: Report) -> None:
+    """Report a proof from which whole lines were taken away at its end: what is left of it is without fault."""
+    if found.lines and found.problem is None and found.lines[-1]["step"] != result.steps:
+        report.differs("proof", f"it ends with step {found.lines[-1]['step']}, and the run has {result.steps} steps")
+
+
+def _journal(directory: RunDirectory, found: Proof, report: Report, *, finished: bool) -> dict[int, dict[str, Any]]:
     """Return the lines that can be read, by step; report those that are not as they were written."""
     try:
         lines = read_file(directory.journal, max_bytes=MAX_JOURNAL).splitlines(keepends=True)
@@ -156,7 +166,8 @@ def _journal(directory: RunDirectory, found: Proof, report: Report) -> dict[int,
                 raise ValueError
             records[step] = record
         except (ValueError, KeyError, TypeError, RecursionError):
-            if number < len(lines) or line.endswith(b"\n"):  # else it was being written when the process was killed
+            # Else it was being written when the process was killed.
+            if finished or number < len(lines) or line.endswith(b"\n"):
                 report.differs("journal", f"line {number} of metrics.jsonl is damaged: {line[:80]!r}")
     return records
 

@@ -35,6 +35,8 @@ class Trained:
     """The state after the last step of the last segment."""
     kept: Snapshot
     """The state whose weights a run keeps: the best with early stopping, otherwise the last."""
+    bests: set[int] = field(default_factory=set)
+    """The steps that were the best by then, with early stopping."""
     metrics: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What validations measured, by step."""
     confusion: Confusion | None = None
@@ -140,13 +142,16 @@ class _Replay:
             record = {"step": state.step, "epoch": plan.epoch(state.step)}
             if state.last_record.get("step") == state.step:
                 record = state.last_record
-            self._compare(record | self._validate(state.step, trained), early_end=early_end)
+            self._compare(record | self._validate(state.step, trained, early_end=early_end), early_end=early_end)
 
-    def _validate(self, step: int, trained: Trained) -> dict[str, Any]:
+    def _validate(self, step: int, trained: Trained, *, early_end: bool) -> dict[str, Any]:
+        """Return what the validation after a step measures; early stopping does not count that of an early end."""
         measured = self._trainer.evaluate(self._tick, ALL_EXTRAS)
         metrics: dict[str, Any] = {} if measured is None else dict(measured.metrics)
-        if self._gains is not None and self._gains.metric in metrics:
+        if self._gains is not None and self._gains.metric in metrics and not early_end:
             self._gains.note(step, metrics[self._gains.metric])
+            if self._gains.best_step == step:
+                trained.bests.add(step)
         trained.metrics[step] = metrics
         if self._gains is None or self._gains.best_step == step:
             trained.confusion = None if measured is None else measured.confusion

@@ -9,7 +9,7 @@ from distsgd.config import Config
 from distsgd.core.backend import cuda_problem
 from distsgd.errors import ResourceError, TrainingError
 from distsgd.run.observer import Observer
-from distsgd.verify.outcome import check_model, compare_outcome, compare_with_checkpoint
+from distsgd.verify.outcome import check_as_written, check_model, compare_outcome, compare_with_checkpoint
 from distsgd.verify.recorded import Recorded, read
 from distsgd.verify.replay import replay
 from distsgd.verify.report import Report
@@ -36,11 +36,20 @@ def verify(
     recorded = read(path, report)
     if recorded is None:
         return report
+    _compare(recorded, segments, overrides or {}, report, observer)
+    check_as_written(recorded, report)
+    return report
+
+
+def _compare(
+    recorded: Recorded, segments: int | None, overrides: dict[str, Any], report: Report, observer: Observer
+) -> None:
+    """Compare what is recorded with the rows, and with what training again comes to."""
     model = check_model(recorded, report)
-    config = _here(recorded, overrides or {})
+    config = _here(recorded, overrides)
     data = read_rows(config, recorded, report, observer)
     if data is None:
-        return report
+        return
     report.compared.append(
         f"{len(data.train):,} training and {0 if data.val is None else len(data.val):,} held-out rows"
     )
@@ -48,7 +57,7 @@ def verify(
         compare_with_checkpoint(recorded, model, report)
     if segments == 0:
         report.compared.append("files and rows only; nothing was trained again")
-        return report
+        return
     try:
         trained, comparison = replay(recorded, config, data, report, observer, segments)
     except TrainingError as error:  # such as workers that were lost: that says nothing about the run
@@ -66,7 +75,6 @@ def verify(
         report.notes.append(f"digest of the whole proof: {recorded.proof.lines[-1]['chain']}")
     if not recorded.is_finished:
         report.notes.append(f"the run has not finished; it was verified up to step {recorded.end}")
-    return report
 
 
 def _here(recorded: Recorded, overrides: dict[str, Any]) -> Config:

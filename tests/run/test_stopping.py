@@ -99,9 +99,28 @@ def test_without_held_out_rows_it_is_refused(own_folder):
 def test_best_weights_that_are_gone_are_named(own_folder, monkeypatch):
     from distsgd.run import stopping
 
-    monkeypatch.setattr(stopping.checkpoint, "load_newest", lambda *_: (None, ["the checkpoint was skipped"]))
-    with pytest.raises(CheckpointError, match=r"the best weights, those after step .*the checkpoint was skipped"):
+    monkeypatch.setattr(stopping.checkpoint, "load_all", lambda *_: ({}, {"00000023": "its arrays are damaged"}))
+    with pytest.raises(CheckpointError, match=r"the best weights, those after step .*00000023: its arrays are damaged"):
         trained(train__min_gain=0.0)
+
+
+def test_a_run_that_is_made_longer_has_its_best_weights_if_they_were_measured_before_its_first_end(own_folder):
+    """The validation at that end, within an epoch, was better, and is not one of the longer run."""
+
+    def train(max_steps: int, run_dir: str, **options) -> distsgd.Result:
+        values = {"optim.lr": 3.0, "train.early_stopping": 1, "train.stopping_metric": "loss", "run.dir": run_dir}
+        keys = EARLY | values | {"train.min_gain": 0.0, "run.workers": 0, "train.max_steps": max_steps}
+        return distsgd.train(keys, **options)
+
+    steps = train(1, "one").steps
+    assert steps == 1
+    whole = train(1000, "whole")
+    kept = round(whole.steps * whole.best_epoch / whole.epochs)
+    ends = [step for step in range(kept + 1, whole.steps) if train(step, f"until-{step}").val_loss < whole.val_loss]
+    assert ends
+    longer = train(1000, f"until-{ends[0]}", resume=True)
+    assert longer.weights_sha256 == whole.weights_sha256
+    assert longer.ended == whole.ended
 
 
 MOMENTS = ["journaled", pytest.param("validated", marks=pytest.mark.slow), "checkpointed"]
