@@ -23,10 +23,14 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 MAX_DATA_MESSAGE = 1_200
-"""Characters of a DataError's message; of a longer one the beginning (the file) and the end (the remedy) are kept."""
+"""Characters of a line of a DataError; of a longer one the beginning (the file) and the end (the remedy) are kept."""
+
+SHOWN_PROBLEMS = 20
+"""Problems that a DataError lists."""
 
 
 class DistsgdError(Exception):
@@ -49,14 +53,59 @@ class ConfigError(RefusedError):
     """A configuration key or value is wrong."""
 
 
-class DataError(RefusedError):
-    """The data cannot be trained on. The message is one line, whatever names the files, columns and types have."""
+@dataclass(frozen=True)
+class Problem:
+    """One of the things that are wrong with rows: a line of a DataError."""
 
-    def __init__(self, message: str) -> None:
-        line = printable(message)
-        if len(line) > MAX_DATA_MESSAGE:
-            line = f"{line[: MAX_DATA_MESSAGE - 500]} … {line[-500:]}"
-        super().__init__(line)
+    text: str
+    """The file, the row if it is about one, what was found, and what was expected."""
+
+    remedies: tuple[str, ...] = ()
+    """What to do about it; what several problems have in common is said once."""
+
+    kind: str = ""
+    """What it is about, such as `label` or `missing`: one problem of a kind is told for a column of a file."""
+
+    columns: tuple[str, ...] = ()
+    """The columns it is about."""
+
+    repair: tuple[str, str] | None = None
+    """What a command can do about it: in words, and as a change of a frame `d` of pandas."""
+
+
+class DataError(RefusedError):
+    """The data cannot be trained on.
+
+    The message is one line or, with `problems`, a line that counts them, one for each, and one for each thing to do; no
+    line is longer than MAX_DATA_MESSAGE or broken, whatever names the files, columns and types have.
+    """
+
+    def __init__(self, message: str = "", problems: Sequence[Problem] = (), notes: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(problems), tuple(notes))
+        self.problems, self.notes = tuple(problems), tuple(notes)
+        self._message = message
+
+    def __str__(self) -> str:
+        if not self.problems:
+            return _line("; ".join((self._message, *self.notes)))
+        count, more = len(self.problems), len(self.problems) - SHOWN_PROBLEMS
+        found = "a problem was" if count == 1 else f"{count:,} problems were"
+        listed = [problem.text for problem in self.problems[:SHOWN_PROBLEMS]]
+        listed += [f"and {more:,} more"] if more > 0 else []
+        lines = [f"the rows cannot be trained on as they are; {found} found:", *_items(listed)]
+        remedies = dict.fromkeys(remedy for problem in self.problems for remedy in problem.remedies)
+        for title, texts in (("what to do:", remedies), ("how they were read:", self.notes)):
+            lines += [title, *_items(texts)] if texts else []
+        return "\n".join(lines)
+
+
+def _items(texts: Iterable[str]) -> list[str]:
+    return [f"  - {_line(text)}" for text in texts]
+
+
+def _line(text: str) -> str:
+    line = printable(text)
+    return line if len(line) <= MAX_DATA_MESSAGE else f"{line[: MAX_DATA_MESSAGE - 500]} … {line[-500:]}"
 
 
 class ResourceError(RefusedError):

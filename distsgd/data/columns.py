@@ -1,4 +1,4 @@
-"""The features of a batch of rows: columns held to those of other files, and their values as an array of numbers."""
+"""The features of a batch of rows, as an array of numbers."""
 
 from __future__ import annotations
 
@@ -15,65 +15,7 @@ from numpy.typing import NDArray
 from distsgd.core.encoding import one_hot
 from distsgd.core.inputs import Column
 from distsgd.core.names import shortened
-from distsgd.data.datafile import DataFile
-from distsgd.data.remedies import setting
 from distsgd.data.schema import InputSchema
-from distsgd.errors import DataError
-
-
-def check_same(file: DataFile, schema: InputSchema, expected: InputSchema, first: str) -> None:
-    """Refuse a file whose columns are not those of `first`; their order may differ."""
-    known, found = set(expected.columns), set(schema.columns)
-    for name in schema.columns:
-        if name not in known:
-            raise DataError(
-                f"{file.path}: column {shortened(name)!r} is not in {first}; expected the same columns: leave it out "
-                f"with {setting('data.exclude', [*expected.excluded, name])}"
-            )
-    for name in expected.columns:
-        if name not in found:
-            raise DataError(f"{file.path}: no column {shortened(name)!r}, which {first} has; expected the same columns")
-    if schema.width != expected.width:
-        raise DataError(
-            f"{file.path}: column {shortened(expected.columns[0])!r} holds {_shape(schema.width)}, in {first} "
-            f"{_shape(expected.width)}; expected the same"
-        )
-    if schema.labelled and schema.label_kind != expected.label_kind:
-        raise DataError(
-            f"{file.path}: label column {shortened(schema.label)!r} is of {schema.label_kind}s, in {first} of "
-            f"{expected.label_kind}s; give it one type in all files"
-        )
-    if schema.labelled and schema.label_width != expected.label_width:
-        raise DataError(
-            f"{file.path}: label column {shortened(schema.label)!r} holds {_shape(schema.label_width)}, in {first} "
-            f"{_shape(expected.label_width)}; expected the same"
-        )
-
-
-def check_types(
-    file: DataFile, schema: InputSchema, expected: InputSchema, first: str, storage: np.dtype[Any] | None
-) -> None:
-    """Refuse a file whose features are not of the types of `first`.
-
-    With `storage`, the type that the training rows are kept as, it is enough that this can hold them.
-    """
-    found = dict(zip(schema.columns, schema.types, strict=True))
-    for name, kind in zip(expected.columns, expected.types, strict=True):
-        alike = found[name] == kind and (name in schema.categorical) == (name in expected.categorical)
-        if storage is None or {name} & (schema.categorical | expected.categorical):
-            fits = alike
-        else:
-            fits = storage.kind == "f" or np.can_cast(found[name], storage)
-        if not fits:
-            here, there = (_type_name(s, name, t) for s, t in ((schema, found[name]), (expected, kind)))
-            raise DataError(
-                f"{file.path}: column {shortened(name)!r} is {here}, in {first} {there}; give it one type everywhere"
-            )
-
-
-def _type_name(schema: InputSchema, name: str, kind: str) -> str:
-    kind = {"str": "string"}.get(kind, kind)
-    return f"categories of type {kind}" if name in schema.categorical and kind != "string" else kind
 
 
 def in_order_of(schema: InputSchema, expected: InputSchema) -> InputSchema:
@@ -87,18 +29,14 @@ def in_order_of(schema: InputSchema, expected: InputSchema) -> InputSchema:
     )
 
 
-def _shape(width: int | None) -> str:
-    return "single numbers" if width is None else f"lists of {width}"
-
-
 class RowError(Exception):
     """A value that cannot be used, by its row in the batch; the caller, which knows the file, raises a DataError."""
 
-    def __init__(self, row: int, problem: str, repair: str = "") -> None:
+    def __init__(self, row: int, problem: str, repair: tuple[str, str] | None = None) -> None:
         super().__init__(problem)
         self.row = row
         self.repair = repair
-        """What would make a frame `d` of pandas usable; nothing if nobody can tell."""
+        """What would make it usable, in words and as a change of a frame `d` of pandas; None if nobody can tell."""
 
 
 class MissingValue(RowError):  # noqa: N818 - as RowError, it is turned into a DataError
@@ -132,7 +70,7 @@ def feature_block(
             elif column.fill is None and values.null_count:
                 raise MissingValue(_first_null(values), f"null in column {shortened(column.name)!r}")
             else:
-                target[:, 0] = _filled(_numbers(values), column.fill)
+                target[:, 0] = _filled(numbers(values), column.fill)
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         row, number = np.argwhere(~np.isfinite(block))[0]
         kind = MissingValue if np.isnan(block[row, number]) else RowError
@@ -140,7 +78,7 @@ def feature_block(
     return block
 
 
-def _numbers(values: pa.Array) -> NDArray[Any]:
+def numbers(values: pa.Array) -> NDArray[Any]:
     """Return a column's numbers (n,), NaN where one is null."""
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
@@ -233,7 +171,7 @@ def _list_values(values: pa.Array, column: Column) -> NDArray[Any]:
     if elements.null_count and column.fill is None:
         place = _first_null(elements)
         raise MissingValue(place // width, f"null in column {shortened(name)!r}, element {place % width}")
-    return _filled(_numbers(elements), column.fill).reshape(-1, width)
+    return _filled(numbers(elements), column.fill).reshape(-1, width)
 
 
 def _first_null(column: pa.Array) -> int:

@@ -16,7 +16,7 @@ from distsgd.config import DataConfig
 from distsgd.data import csvtext
 from distsgd.data.csvdialect import NULLS, Dialect, sample_rows, sniff
 from distsgd.data.csvtypes import ColumnTypes, without_marks
-from distsgd.data.datafile import reading
+from distsgd.data.datafile import Doubt, reading
 from distsgd.data.remedies import new_name
 from distsgd.errors import DataError
 
@@ -51,7 +51,7 @@ class CsvFile:
     empty: tuple[str, ...] = ()
     """Columns without a name and without any value, which are left out: a separator at the end of each line."""
 
-    doubts: Mapping[str, str] = field(default_factory=dict)
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
     """Why columns that are mostly numbers are read as text."""
 
     @property

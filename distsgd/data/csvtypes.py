@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distsgd.data.csvdialect import LIKE_NULLS, Dialect
+from distsgd.data.datafile import Doubt
 from distsgd.data.remedies import setting
 
 DATE = r"^\s*\d{1,2}(\.\d{1,2}\.|/\d{1,2}/)(19|20)\d\d([ ,T]+\d{1,2}:\d\d(:\d\d)?)?\s*$"
@@ -95,41 +96,44 @@ class ColumnTypes:
         pairs = zip(self._names, self._columns, strict=True)
         return frozenset(name for name, c in pairs if c.grouped and pa.types.is_floating(c.kind))
 
-    def doubts(self, line: Callable[[int], int], without_end: Callable[[int], str | None]) -> dict[str, str]:
+    def doubts(self, line: Callable[[int], int], without_end: Callable[[int], str | None]) -> dict[str, Doubt]:
         """Return, for each column of text that is mostly numbers, which cell makes it text, and what to do about it.
 
         `line` gives the line of a row, and `without_end` the command that keeps so many rows.
         """
-        found: dict[str, str] = {}
+        found: dict[str, Doubt] = {}
         for name, column in zip(self._names, self._columns, strict=True):
             if column.first is None or not pa.types.is_string(column.kind):
                 continue
             row, value = column.first
             if column.units:
-                found[name] = (
+                found[name] = Doubt(
                     f"{_count(column.others, 'value')} of {column.numbers + column.others:,} "
                     f"{'has' if column.others == 1 else 'have'} a sign beside the number, the first one "
-                    f"{_shown(value)} in line {line(row)}: take out the signs, as sed 's/[%$€£¥]//g' does"
+                    f"{_shown(value)} in line {line(row)}",
+                    "take out the signs, as sed 's/[%$€£¥]//g' does",
                 )
             elif column.numbers >= column.others:
                 last = self._rows > 1 and row == self._rows - 1
                 command = without_end(self._rows - 1) if last and value.strip().lower() not in LIKE_NULLS else None
                 total = f"if that line is a total, leave it out with {command}" if command else None
-                found[name] = (
+                found[name] = Doubt(
                     f"{_count(column.others, 'value')} of {column.numbers + column.others:,} "
                     f"{'is no number' if column.others == 1 else 'are no numbers'}, the first one {_shown(value)} in "
-                    f"line {line(row)}: {total or self._remedy(value)}"
+                    f"line {line(row)}",
+                    *((total,) if total else self._remedy(value)),
                 )
         return found
 
-    def _remedy(self, value: str) -> str:
+    def _remedy(self, value: str) -> tuple[str, str | None]:
+        """Return what to do about a cell, and the cell if it may stand for a missing value."""
         missing = f"if it stands for a missing value, use {setting('data.csv_null', [value])}"
         if value.strip().lower() in LIKE_NULLS or not any(c.isalnum() for c in value):
-            return missing
+            return missing, value
         other = "." if self._decimal == "," else ","
         if re.fullmatch(rf"\s*[+-]?[\d.,]*[{other}]\d+\s*", value):
-            return f"if that is a decimal mark, use --set 'data.csv_decimal={other}'"
-        return f"{missing}; or else correct it"
+            return f"if that is a decimal mark, use --set 'data.csv_decimal={other}'", None
+        return f"{missing}; or else correct it", value
 
 
 def _all_match(values: pa.ChunkedArray, pattern: str) -> bool:

@@ -7,11 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from distsgd.errors import DataError
+from distsgd.errors import DataError, Problem
 
 
 class DataFile(Protocol):
@@ -68,13 +68,26 @@ class DataFile(Protocol):
         ...
 
 
+class Doubt(NamedTuple):
+    """Why a column that is mostly numbers is read as text."""
+
+    found: str
+    """How many cells are no numbers, the first one, and its line."""
+
+    remedy: str
+    """What to do about it."""
+
+    missing: str | None = None
+    """The first such cell if it may stand for a missing value."""
+
+
 @runtime_checkable
 class TextFile(DataFile, Protocol):
     """What a data file that is text has besides, so that messages name lines and cells."""
 
     @property
-    def doubts(self) -> Mapping[str, str]:
-        """Why columns that are mostly numbers are read as text: the first bad cell, its line, how many, what to do."""
+    def doubts(self) -> Mapping[str, Doubt]:
+        """Why columns that are mostly numbers are read as text: how many cells, the first one, its line; what to do."""
         ...
 
     def line(self, row: int) -> int:
@@ -103,6 +116,12 @@ def row_error(file: DataFile, row: int, problem: str) -> DataError:
 
 def doubt(file: DataFile, column: str) -> str | None:
     """Return why a column is read as text although it is mostly numbers, and what to do; None if it is not so."""
+    reason = doubt_of(file, column)
+    return f"{reason.found}: {reason.remedy}" if reason else None
+
+
+def doubt_of(file: DataFile, column: str) -> Doubt | None:
+    """Return the same as a reason and what to do."""
     return file.doubts.get(column) if isinstance(file, TextFile) else None
 
 
@@ -140,6 +159,15 @@ FAILURES = (pa.ArrowException, OSError, ValueError, EOFError, RuntimeError, zipf
 
 DAMAGED = "it is damaged or was cut short: write it again"
 """What to do about a binary file that cannot be read."""
+
+
+@contextlib.contextmanager
+def as_problem(kind: str) -> Iterator[None]:
+    """Make what is wrong one of the problems of rows, of which all are told at once."""
+    try:
+        yield
+    except DataError as error:
+        raise (error if error.problems else DataError(problems=[Problem(str(error), (), kind)])) from None
 
 
 @contextlib.contextmanager

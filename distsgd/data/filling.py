@@ -242,5 +242,5 @@ def _examples(
             X = feature_block(batch.table, schema, dtype, unknown)
             y = encoder.encode_rows(batch.table)
         except RowError as problem:
-            raise refusal(source, batch, problem) from None
+            raise refusal(batch, problem) from None
         yield X, y

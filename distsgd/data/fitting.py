@@ -21,7 +21,7 @@ from distsgd.data.schema import InputSchema
 from distsgd.data.sources import Source
 from distsgd.data.statistics import FAST, Statistics
 from distsgd.data.weights import relative
-from distsgd.errors import DataError, printable
+from distsgd.errors import DataError, Problem, printable
 
 
 def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig, statistics: Statistics = FAST) -> Source:
@@ -42,13 +42,13 @@ def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig, statis
         mask = chosen[start : start + batch.table.num_rows]
         of_rows = None if weights is None else weights[start : start + batch.table.num_rows][mask]
         start += batch.table.num_rows
-        table = batch.table if mask.all() else batch.table.filter(pa.array(mask))
         for name, seen in values.items():
             if len(seen) <= limit:
-                codes, found = coded(table.column(name))
-                seen.update(found[code] for code in np.unique(codes).tolist() if code >= 0)
+                codes, found = coded(batch.table.column(name))
+                seen.update(found[code] for code in np.unique(codes[mask]).tolist() if code >= 0)
         if means:
-            means.add(table, of_rows)
+            table = batch.table.select([name for name in names if name not in values])
+            means.add(table if mask.all() else table.filter(pa.array(mask)), of_rows)
         elif all(len(seen) > limit for seen in values.values()):
             break  # nothing more can be learned
     if means:
@@ -99,10 +99,9 @@ def _check_named(source: Source, refused: dict[str, str], config: DataConfig) ->
         return
     rest = [name for name in config.features if name not in refused]
     command = f", or leave them out: {setting('data.features', rest)}" if rest else ""
-    raise DataError(
-        f"{source.location}: {described(list(refused.items()))} cannot be categories; raise data.max_categories, hash "
-        f"them with --set data.categorical=hash{command}"
-    )
+    text = f"{source.location}: {described(list(refused.items()))} cannot be categories"
+    remedy = f"raise data.max_categories, hash them with --set data.categorical=hash{command}"
+    raise DataError(problems=[Problem(text, (remedy,), "type", tuple(refused))])
 
 
 def _column(
@@ -185,10 +184,8 @@ class _Means:
         if refused:
             some = len(refused) < len(self._schema.columns)
             remedy = f": {leaving_out(self._schema, list(refused))}" if some else ", or name other ones"
-            raise DataError(
-                f"{location}: data.missing=mean has nothing to fill {described(list(refused.items()))} with; leave "
-                f"these columns out{remedy}"
-            )
+            text = f"{location}: data.missing=mean has nothing to fill {described(list(refused.items()))} with"
+            raise DataError(problems=[Problem(text, (f"leave these columns out{remedy}",), "missing", tuple(refused))])
 
 
 def described(columns: list[tuple[str, str]]) -> str:

@@ -155,7 +155,10 @@ class LabelEncoder:
             raise RowError(
                 row,
                 f"label {values[row]:g} in column {name!r} is not a whole number: {REGRESSION}",
-                f"d[{self._name!r}] = pd.qcut(d[{self._name!r}], 4, labels=False, duplicates='drop')",
+                (
+                    "make a few classes of the numbers, for example",
+                    f"d[{self._name!r}] = pd.qcut(d[{self._name!r}], 4, labels=False, duplicates='drop')",
+                ),
             )
         self._check_range(values)
         self._from_floats = True
@@ -184,7 +187,7 @@ class LabelEncoder:
             raise RowError(
                 int(bad[0]),
                 f"label {values[bad[0]]} in column {shortened(self._name)!r} is out of range; {REMEDY}",
-                f"d[{self._name!r}] = pd.factorize(d[{self._name!r}], sort=True)[0]",
+                ("number the classes from 0", f"d[{self._name!r}] = pd.factorize(d[{self._name!r}], sort=True)[0]"),
             )
 
     def _code(self, label: Label, row: int) -> int:

@@ -45,9 +45,35 @@ def load(
     DataError, naming file, column and row where applicable, for anything that cannot be trained on.
     """
     # These import pyarrow, which a process that only gathers never needs.
+    from distsgd.data.in_memory import in_memory
+    from distsgd.data.survey import Survey
+
+    stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
+    given = config.train if data is None else in_memory(data, config)
+    held_out = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
+    try:
+        return _loaded(config, stage, given, held_out, weights, target, class_weight, arithmetic, located)
+    except DataError as error:
+        if not error.problems:
+            raise
+        raise Survey(config, target, stage, weights).completed(error, given, held_out) from None
+
+
+def _loaded(
+    config: DataConfig,
+    stage: Callable[[str], None],
+    given: Any,
+    held_out_given: Any,
+    weights: NDArray[np.float64] | None,
+    target: Target,
+    class_weight: Literal["balanced"] | Mapping[str, float] | None,
+    arithmetic: Arithmetic,
+    located: Callable[[str, Callable[[int], str]], None],
+) -> DataSet:
+    """Return the rows; DataError for the first thing that is wrong with them."""
+    from distsgd.data.datafile import as_problem
     from distsgd.data.filling import check_memory, fill_held_out, fill_training
     from distsgd.data.fitting import features_line, features_used, fitted
-    from distsgd.data.in_memory import in_memory
     from distsgd.data.labels import LabelEncoder, lacking
     from distsgd.data.row_builder import RowBuilder
     from distsgd.data.sources import open_source
@@ -57,14 +83,11 @@ def load(
     from distsgd.data.weights import weighted, with_class_weights, with_weights
 
     statistics = STATISTICS[arithmetic]
-    stage(f"opening {config.train}" if data is None else "converting the data passed to train()")
-    source = open_source(config.train if data is None else in_memory(data, config), config, target=target)
-    source = source.reporting(stage)
+    source = open_source(given, config, target=target).reporting(stage)
     source = weighted(source) if weights is None else with_weights(source, weights)
-    held_out_location = config.val if held_out_data is None else in_memory(held_out_data, config, held_out=True)
     held_out = None
-    if held_out_location is not None:
-        held_out = weighted(open_source(held_out_location, config, source, target=target).reporting(stage))
+    if held_out_given is not None:
+        held_out = weighted(open_source(held_out_given, config, source, target=target).reporting(stage))
     check_memory(source, held_out)
     in_val = split(source.num_rows, config, source.location) if held_out is None else np.zeros(source.num_rows, bool)
     source = fitted(source, ~in_val, config, statistics)
@@ -74,11 +97,13 @@ def load(
 
     encoder: TargetEncoder = ArrayTargets(source.schema)
     if target == "class":
-        encoder = LabelEncoder.for_training(source.schema, config.classes)
+        with as_problem("label"):
+            encoder = LabelEncoder.for_training(source.schema, config.classes)
     train = RowBuilder(source, ~in_val, encoder)
     val = RowBuilder(source, in_val, encoder) if in_val.any() else None
     normalization = fill_training(source, encoder, train, val, config.normalize, statistics)
-    classes = encoder.finish([part.y for part in (train, val) if part], source.location)
+    with as_problem("label"):
+        classes = encoder.finish([part.y for part in (train, val) if part], source.location)
     if held_out:
         known = LabelEncoder.for_held_out(held_out.schema, classes) if target == "class" else encoder
         val = fill_held_out(held_out, known, normalization, train.X.dtype)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from distsgd.data.datafile import DataFile, TextFile
+from distsgd.data.datafile import DataFile, Doubt, TextFile
 from distsgd.errors import DataError
 
 MISSING = "__HIVE_DEFAULT_PARTITION__"
@@ -64,7 +64,7 @@ class PartitionedText(PartitionedFile):
     file: TextFile
 
     @property
-    def doubts(self) -> Mapping[str, str]:
+    def doubts(self) -> Mapping[str, Doubt]:
         """See TextFile.doubts."""
         return self.file.doubts
 

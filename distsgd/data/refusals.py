@@ -1,39 +1,85 @@
-"""Rows that are refused: how many there are, and the commands that help."""
+"""Rows that are refused: how many there are, and the settings and commands that help."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from distsgd.data.columns import MissingLabel, MissingValue, RowError
 from distsgd.data.csvfile import CsvFile
-from distsgd.data.fitting import described, leaving_out
+from distsgd.data.datafile import DataFile, TextFile, row_error
+from distsgd.data.faults import Fault
 from distsgd.data.repairs import rewriting
 from distsgd.data.sources import Source, SourceBatch
-from distsgd.data.unusable import LONGEST_SETTING, listing
-from distsgd.errors import DataError
+from distsgd.data.unusable import LONGEST_SETTING, SHOWN, listing
+from distsgd.errors import DataError, Problem
 
 
-def refusal(source: Source, batch: SourceBatch, problem: RowError) -> DataError:
-    """Return the error for a row of a batch, with a command that helps where there is one."""
-    error = batch.error(problem.row, str(problem))
-    labels = _without_labels(source, batch)
-    if isinstance(problem, MissingLabel) or (isinstance(problem, MissingValue) and labels[problem.row]):
-        return _unlabelled(source, error)
-    if isinstance(problem, MissingValue):
-        return _missing_values(source, error)
-    command = rewriting(source.files[0], problem.repair) if problem.repair and len(source.files) == 1 else None
-    return DataError(f"{error}; for example: {command}") if command else error
+def refusal(batch: SourceBatch, problem: RowError) -> DataError:
+    """Return the error for a row of a batch; a survey.Survey tells more of it."""
+    kind = "unlabelled" if isinstance(problem, MissingLabel) else "missing"
+    kind = kind if isinstance(problem, MissingLabel | MissingValue) else "row"
+    return DataError(problems=[Problem(f"{batch.place(problem.row)}: {problem}", (), kind)])
 
 
-def _without_labels(source: Source, batch: SourceBatch) -> NDArray[np.bool_]:
-    """Return which rows (n,) of a batch lack a label."""
-    found = [missing_labels(batch.table.column(label)) for label in source.schema.labels]
-    return np.asarray(np.any(found, axis=0))
+@dataclass
+class Count:
+    """The rows that have a fault, of which the first one is told."""
+
+    file: DataFile
+    row: int
+    """Its number within the file."""
+    text: str
+    repair: tuple[str, str] | None
+    column: str
+    rows: int = 0
+
+    def problem(self, kind: str, total: int, remedies: tuple[str, ...] = ()) -> Problem:
+        """Return what is told of these rows, `total` being all there are."""
+        error = row_error(self.file, self.row, f"{self.text} ({self.rows:,} of {total:,} rows)")
+        return Problem(str(error), remedies, kind, (self.column,), self.repair)
+
+
+@dataclass
+class Tally:
+    """Counts the rows whose values cannot be used, by what is wrong with them and by column."""
+
+    rows: int = 0
+    counts: dict[tuple[str, str, str], Count] = field(default_factory=dict)
+
+    def add(self, batch: SourceBatch, faults: Sequence[Fault]) -> None:
+        """Add the faults of a batch."""
+        for fault in faults:
+            key = (fault.kind, fault.column, fault.detail)
+            if key not in self.counts:
+                first = int(np.argmax(fault.rows))
+                text, repair = fault.text(first)
+                self.counts[key] = Count(batch.file, batch.in_file(first), text, repair, fault.column)
+            self.counts[key].rows += int(fault.rows.sum())
+
+    def of(self, kind: str) -> list[Count]:
+        """Return the counts of a kind."""
+        return [count for key, count in self.counts.items() if key[0] == kind]
+
+
+def label_problems(source: Source, tally: Tally) -> list[Problem]:
+    """Return what is wrong with labels: rows without one, with the command that leaves them out, and wrong ones."""
+    found = []
+    for count in tally.of("unlabelled")[:1]:
+        file, labels = count.file, source.schema.labels
+        column = "columns" if len(labels) > 1 else "column"
+        has, which = ("has", "the row") if count.rows == 1 else ("have", "the rows")
+        text = f"{count.text}; {count.rows:,} of {tally.rows:,} rows {has} no label in {column} {listing(labels)}"
+        # A total below the table, for example, is cut off.
+        last = len(source.files) == 1 and source.kept is None and count.rows == file.num_rows - count.row
+        cut = file.without_end(count.row) if last and isinstance(file, CsvFile) else None
+        repair = (f"leave out {which} without a label", _filter(labels))
+        remedies = (f"{repair[0]}, with {cut}",) if cut else ()
+        found.append(Problem(str(row_error(file, count.row, text)), remedies, "unlabelled", tuple(labels), repair))
+    return found + [count.problem("label", tally.rows) for count in tally.of("label")]
 
 
 def _filter(labels: Sequence[str]) -> str:
@@ -43,65 +89,65 @@ def _filter(labels: Sequence[str]) -> str:
     return f"d = d[d[{labels[0]!r}].notna() & d[{labels[0]!r}].ne('')]"
 
 
-def missing_labels(column: pa.Array) -> NDArray[np.bool_]:
-    """Return which labels (n,) are missing, or empty text."""
-    if isinstance(column, pa.DictionaryArray):
-        column = column.dictionary_decode()
-    missing = column.is_null(nan_is_null=True)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        missing = pc.or_(missing, pc.fill_null(pc.equal(column, ""), False))
-    return np.asarray(missing.to_numpy(zero_copy_only=False))
+def feature_problems(
+    source: Source, tally: Tally, leaving_out: Callable[[Sequence[str]], str], *, filled: bool
+) -> list[Problem]:
+    """Return the columns that have values that cannot be used, each with its first one and how many there are.
+
+    `leaving_out` makes the setting that leaves columns out; where single missing values are `filled`, lists are not.
+    """
+    infinite = [count.column for count in tally.of("infinite")]
+    remedies = {
+        "missing": "leave out rows whose list is missing" if filled else _filling(source, tally, leaving_out),
+        "infinite": _or_leave_out(source, "correct infinite values", infinite, leaving_out(infinite)),
+        "length": "leave out rows whose lists have another length, or write lists of one length",
+    }
+    found = []
+    for kind, remedy in remedies.items():
+        counts = tally.of(kind)
+        found += [count.problem(kind, tally.rows, (remedy,)) for count in counts[:SHOWN]]
+        rest = counts[SHOWN:]
+        if rest:
+            names = tuple(count.column for count in rest)
+            what = {"missing": "missing values", "infinite": "infinite values", "length": "such lists"}[kind]
+            found.append(Problem(f"{source.location}: {what} in {len(names):,} more columns", (remedy,), kind, names))
+    return found
 
 
-def _unlabelled(source: Source, error: DataError) -> DataError:
-    """Return the error with the number of rows that have no label, and the command that leaves them out."""
-    labels = source.schema.labels
-    found = [_without_labels(source, batch) for batch in source.batches(labels)]
-    missing = np.concatenate(found)
-    count, total = int(missing.sum()), len(missing)
-    have, column = "have" if count > 1 else "has", "columns" if len(labels) > 1 else "column"
-    text = f"{error}; {count:,} of {total:,} rows {have} no label in {column} {listing(labels)}: leave "
-    text += "them out" if count > 1 else "it out"
-    command = None
-    if len(source.files) == 1:
-        file = source.files[0]
-        if (
-            isinstance(file, CsvFile) and source.kept is None and missing[total - count :].all()
-        ):  # a total below the table, for example
-            command = file.without_end(total - count)
-        command = command or rewriting(file, _filter(labels))
-    return DataError(f"{text}, with {command}" if command else text)
+def _or_leave_out(source: Source, what: str, names: Sequence[str], setting: str) -> str:
+    """Return what to do, or to leave columns out: with the setting if it is short, and some columns are left."""
+    some = len(setting) < LONGEST_SETTING and len(names) < len(source.schema.columns)
+    return f"{what}, or leave these columns out: {setting}" if some else f"{what}, or leave such rows out"
 
 
-def _missing_values(source: Source, error: DataError) -> DataError:
-    """Return the error with the number of missing values of every column that has some, and what to do about them."""
-    counts: dict[str, int] = {}
-    for batch in source.batches(source.schema.columns):
-        for name in source.schema.columns:
-            count = _missing_rows(batch.table.column(name))
-            if count:
-                counts[name] = counts.get(name, 0) + count
-    columns = [(name, f"{count:,} of {source.num_rows:,} rows") for name, count in counts.items()]
-    empty = [name for name, count in counts.items() if count == source.num_rows]
-    command = leaving_out(source.schema, list(empty or counts))
-    some = len(command) < LONGEST_SETTING and len(empty or counts) < len(source.schema.columns)
-    found = f"{error}; values are missing in {described(columns)}"
-    if empty and some:
-        rest = ", and fill the others with --set data.missing=mean (or zero)" if len(counts) > len(empty) else ""
-        return DataError(f"{found}: leave out what has no values at all: {command}{rest}")
-    what = f"or leave these columns out: {command}" if some else "or leave such rows out"
-    return DataError(f"{found}: fill them with --set data.missing=mean (or zero), {what}")
+def _filling(source: Source, tally: Tally, leaving_out: Callable[[Sequence[str]], str]) -> str:
+    """Return what to do about missing values."""
+    counts = tally.of("missing")
+    names = [count.column for count in counts]
+    empty = [count.column for count in counts if count.rows == tally.rows]
+    if empty and len(leaving_out(empty)) < LONGEST_SETTING and len(empty) < len(source.schema.columns):
+        rest = ", and fill the others with --set data.missing=mean (or zero)" if len(names) > len(empty) else ""
+        return f"leave out what has no values at all: {leaving_out(empty)}{rest}"
+    return _or_leave_out(source, "fill them with --set data.missing=mean (or zero)", names, leaving_out(names))
 
 
-def _missing_rows(values: pa.Array) -> int:
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    if values.null_count and pa.types.is_nested(values.type):
-        return int(values.null_count)
-    if pa.types.is_nested(values.type):
-        values = values.flatten()
-    nans = 0
-    if pa.types.is_floating(values.type):
-        numbers = values.drop_null().to_numpy(zero_copy_only=False)
-        nans = int(np.isnan(numbers).sum())
-    return int(values.null_count) + nans
+def with_commands(problems: Sequence[Problem], files: Sequence[DataFile]) -> list[Problem]:
+    """Return the problems of a path's files with the command that repairs all that can be repaired.
+
+    It is one command, because each reads the file as it is: of two of them one would undo what the other has done.
+    """
+    repairs = {problem.repair: problem for problem in problems if problem.repair is not None}
+    if not repairs or (len(repairs) == 1 and any(p.kind == "unlabelled" and p.remedies for p in repairs.values())):
+        return list(problems)
+    what = ", and ".join(words for words, _ in repairs)
+    # Text that should be numbers would stay text in what pandas writes, and become categories.
+    readable = len(files) == 1 and not (isinstance(files[0], TextFile) and files[0].doubts)
+    command = rewriting(files[0], *(change for _, change in repairs)) if readable else None
+    instead = "or " if any(problem.kind == "type" for problem in repairs.values()) else ""
+    remedy = f"{instead}{what}, with {command}" if command else f"{instead}{what}"
+    last = max(number for number, problem in enumerate(problems) if problem.repair is not None)
+    found = []
+    for number, problem in enumerate(problems):
+        kept = () if command and problem.kind == "unlabelled" else problem.remedies
+        found.append(dataclasses.replace(problem, remedies=(*kept, *((remedy,) if number == last else ()))))
+    return found

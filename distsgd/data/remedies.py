@@ -42,6 +42,8 @@ def _is_plain(text: str) -> bool:
         tomllib.loads(f"value = {text}")
     except ValueError:
         return True
+    except RecursionError:  # of hundreds of brackets
+        return False
     return False
 
 

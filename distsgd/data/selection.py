@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -18,8 +19,8 @@ from distsgd.data.datafile import DataFile
 from distsgd.data.kinds import is_category, is_list, label_type, numpy_name, values_type
 from distsgd.data.label_types import check_weights, label_kind, list_width
 from distsgd.data.schema import InputSchema
-from distsgd.data.unusable import SHOWN, dates_hint, listing, named, problems, remedy
-from distsgd.errors import DataError, nearest
+from distsgd.data.unusable import SHOWN, listed, listing, problems, remedy
+from distsgd.errors import DataError, Problem, nearest
 
 LABEL_NAMES = ("label", "labels", "target", "class", "y", "species", "category", "outcome", "diagnosis")
 """What label columns are often called."""
@@ -39,51 +40,54 @@ def resolve(
     target: Target = "class",
     labelled: bool = True,
     empty: Collection[str] = (),
-    alone: bool = False,
 ) -> InputSchema:
     """Return the schema of a file: the columns `data.features` in that order, or by default all that can be features.
 
-    The columns `empty` have no values in any file, and are left out unless `data.features` names them. `alone` says
-    that there is no other file, so that the command that writes this one again is all that is needed. Without
-    `labelled` the label column need not be there. DataError if it is missing, or if columns cannot be used: the message
-    names all of them, and what to add to the command line.
+    The columns `empty` have no values in any file, and are left out unless `data.features` names them. Without
+    `labelled` the label column need not be there. DataError, with all problems there are, if it is missing, or if
+    columns cannot be used.
     """
-    names = file.schema.names
-    for name in labels:
-        if labelled and names.count(name) > 1:
-            raise DataError(
-                f"{file.path}: {names.count(name)} columns have the name {shortened(name)!r}; rename all but one"
-            )
+    names, found = file.schema.names, list[Problem]()
+    present = [name for name in labels if names.count(name) == 1]
     label = next((name for name in labels if name not in names), labels[0])
     lacking = labelled and label not in names
     guess = _likely_label(file, label) if lacking else label
-    weight = _weight(file, labels, config, labelled=labelled)
+    found += _repeated(file, labels) if labelled else []
+    weight = None
+    with collecting(found, "weight"):
+        weight = _weight(file, labels, config, labelled=labelled)
     keep = {guess, *labels, weight or guess, *(config.features or ())}
     left_out = _index_columns(file, keep) + [(name, "no values") for name in empty if name not in keep]
     chosen = config.features
     if chosen is None:
         skipped = {guess, *labels, config.weight, *config.exclude, *(name for name, _ in left_out)}
         chosen = tuple(dict.fromkeys(name for name in names if name not in skipped))
-    if not lacking:
-        _check_chosen(file, labels, chosen, config, left_out)
-    unusable = problems(file, [name for name in chosen if name in names and name != guess], config)
-    hint = dates_hint(file, unusable, alone)
+    found += _choice_problems(file, labels, config)
+    if not chosen and not lacking:
+        found.append(_no_feature(file, labels, left_out))
+    own = {guess, *labels, config.weight}
+    usable = [name for name in dict.fromkeys(chosen) if name in names and name not in own]
+    unusable = problems(file, usable, config)
+    to_do = remedy(unusable, chosen, config, guess if lacking and len(labels) == 1 else None)
     if lacking:
-        near = f" (did you mean {shortened(guess)!r}?)" if _near(label, [guess]) else ""
-        listed = f"{file.path}: no column {shortened(label)!r}{near} for data.label; the columns are "
-        listed += f"{listing(names)}; which one is the label?"
-        if len(labels) > 1:
-            raise DataError(listed)
-        raise DataError(f"{listed} {named(unusable)}{remedy(unusable, chosen, config, guess)}{hint}")
-    if unusable:
-        raise DataError(f"{file.path}: {named(unusable)}{remedy(unusable, chosen, config, None)}{hint}")
+        found.append(_no_label(file, label, guess, to_do if len(labels) == 1 else ""))
+    found += listed(file, unusable, config, to_do)
+    kind, width = None, None
+    if labelled and present == list(labels):
+        with collecting(found, "label"):
+            kind, width = label_kind(file, labels, target)
+    list_length = None
+    names_of_lists = [] if unusable else [name for name in usable if is_list(file.schema.field(name).type)]
+    if names_of_lists:
+        with collecting(found, "type", names_of_lists[0]):
+            list_length = list_width(file, names_of_lists[0])
+    if found:
+        raise DataError(problems=found)
     types = [values_type(file.schema.field(name).type) for name in chosen]
-    kind, width = label_kind(file, labels, target) if labelled else (None, None)
-    holds_lists = is_list(file.schema.field(chosen[0]).type)
     return InputSchema(
         chosen,
         tuple(numpy_name(kind) for kind in types),
-        list_width(file, chosen[0]) if holds_lists else None,
+        list_length,
         tuple(labels),
         kind,
         width,
@@ -92,6 +96,33 @@ def resolve(
         left_out=tuple(left_out),
         excluded=config.exclude,
         named=config.features is not None,
+    )
+
+
+@contextlib.contextmanager
+def collecting(found: list[Problem], kind: str, *columns: str) -> Iterator[None]:
+    """Add what a DataError says to the problems found, as one of a kind that is about such columns."""
+    try:
+        yield
+    except DataError as error:
+        found.extend(error.problems or [Problem(str(error), (), kind, columns)])
+
+
+def _repeated(file: DataFile, labels: Sequence[str]) -> list[Problem]:
+    """Return the labels whose name several columns have."""
+    counts = Counter(file.schema.names)
+    texts = [f"{counts[name]} columns have the name {shortened(name)!r}" for name in labels if counts[name] > 1]
+    return [Problem(f"{file.path}: {text}; expected one label", ("rename all but one",), "label") for text in texts]
+
+
+def _no_label(file: DataFile, label: str, guess: str, to_do: str) -> Problem:
+    near = f" (did you mean {shortened(guess)!r}?)" if _near(label, [guess]) else ""
+    return Problem(
+        f"{file.path}: no column {shortened(label)!r}{near} for data.label; the columns are "
+        f"{listing(file.schema.names)}; which one is the label?",
+        (to_do,) if to_do else (),
+        "label",
+        (guess,),
     )
 
 
@@ -138,37 +169,34 @@ def _index_columns(file: DataFile, keep: set[str]) -> list[tuple[str, str]]:
     return [(name, "pandas' index") for name in names]
 
 
-def _check_chosen(
-    file: DataFile,
-    labels: Sequence[str],
-    chosen: tuple[str, ...],
-    config: DataConfig,
-    left_out: Sequence[tuple[str, str]],
-) -> None:
-    """Refuse a choice of columns that is empty, repeats one, or names the label or what is not there."""
-    names = dict.fromkeys(file.schema.names)
-    counts = Counter(chosen)
-    for name in config.features or ():
-        if name in labels:
-            raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is the label; leave it out")
-        if name == config.weight:
-            raise DataError(f"{file.path}: data.features names {shortened(name)!r}, which is data.weight; leave it out")
-        if name not in names:
+def _no_feature(file: DataFile, labels: Sequence[str], left_out: Sequence[tuple[str, str]]) -> Problem:
+    rest = "".join(f"; {shortened(name)!r} is left out: {reason}" for name, reason in left_out[:SHOWN])
+    text = f"no feature column; expected at least one beside the label {listing(labels)}{rest}"
+    return Problem(f"{file.path}: {text}", (), "empty")
+
+
+def _choice_problems(file: DataFile, labels: Sequence[str], config: DataConfig) -> list[Problem]:
+    """Return what is wrong with a choice of columns: it repeats one, names the label or what is not there."""
+    names, found = dict.fromkeys(file.schema.names), []
+    for name, count in Counter(config.features or ()).items():
+        shown = repr(shortened(name))
+        if name in labels or name == config.weight:
+            what = "the label" if name in labels else "data.weight"
+            text, to_do = f"data.features names {shown}, which is {what}; leave it out", ""
+        elif name not in names:
             near = nearest(shortened(name), [shortened(known) for known in names if known not in labels])
-            raise DataError(
-                f"{file.path}: no column {shortened(name)!r}{near} for the features; "
-                f"the columns are {listing(list(names))}"
-            )
-        if counts[name] > 1:
-            raise DataError(f"data.features names {shortened(name)!r} twice; name it once")
+            text = f"no column {shown}{near} for the features; the columns are {listing(list(names))}"
+            to_do = "correct data.features"
+        elif count > 1:
+            text, to_do = f"data.features names {shown} twice; name it once", ""
+        else:
+            continue
+        found.append(Problem(f"{file.path}: {text}", (to_do,) if to_do else (), "choice", (name,)))
     for label in labels:
         if label in config.exclude and label in names:
-            raise DataError(f"{file.path}: data.exclude names {shortened(label)!r}, which is the label; leave it out")
-    if not chosen:
-        rest = "".join(f"; {shortened(name)!r} is left out: {reason}" for name, reason in left_out[:SHOWN])
-        raise DataError(
-            f"{file.path}: no feature column; expected at least one beside the label {listing(labels)}{rest}"
-        )
+            text = f"{file.path}: data.exclude names {shortened(label)!r}, which is the label; leave it out"
+            found.append(Problem(text, (), "choice", (label,)))
+    return found
 
 
 def _weight(file: DataFile, labels: Sequence[str], config: DataConfig, *, labelled: bool) -> str | None:

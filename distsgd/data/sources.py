@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
 from distsgd.core.losses import Target
-from distsgd.core.names import shortened
-from distsgd.data.columns import check_same, check_types, in_order_of, storage_dtype
+from distsgd.data.columns import in_order_of, storage_dtype
 from distsgd.data.datafile import DataFile, place, row_error
+from distsgd.data.differences import differences, not_for_unit, type_differences, unknown_exclusions, unlabelled
 from distsgd.data.files import find
 from distsgd.data.formats import DIGITS, FileFormat, recognise
 from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.data.schema import InputSchema
-from distsgd.data.selection import resolve
-from distsgd.data.unusable import listing
-from distsgd.errors import DataError, nearest
+from distsgd.data.selection import collecting, resolve
+from distsgd.errors import DataError
 
 BATCH_BYTES = 2**23
 """Bytes of feature values that are decoded at a time."""
@@ -42,18 +41,23 @@ class SourceBatch:
 
     def error(self, row: int, problem: str) -> DataError:
         """Return the error for one row of the batch."""
-        return row_error(self.file, self._in_file(row), problem)
+        return row_error(self.file, self.in_file(row), problem)
 
     def place(self, row: int) -> str:
         """Return the file, and the row within it, of one row of the batch."""
-        return place(self.file, self._in_file(row))
+        return place(self.file, self.in_file(row))
 
-    def _in_file(self, row: int) -> int:
+    def in_file(self, row: int) -> int:
+        """Return the number of a row of the batch within its file, from 0."""
         return self.start + (row if self.kept is None else int(np.flatnonzero(self.kept)[row]))
 
     def only(self, kept: NDArray[np.bool_]) -> SourceBatch:
         """Return the batch with the rows that are marked in `kept` (n,)."""
-        return SourceBatch(self.table.filter(pa.array(kept)), self.file, self.start, kept)
+        of_file = kept
+        if self.kept is not None:
+            of_file = self.kept.copy()
+            of_file[self.kept] = kept
+        return SourceBatch(self.table.filter(pa.array(kept)), self.file, self.start, of_file)
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,10 @@ class Source:
         return place(self.files[number], row - int(starts[number]))
 
 
+Opened = tuple[FileFormat, Sequence[DataFile]]
+"""The files of a path, and their format."""
+
+
 def open_source(
     given: str | InMemory,
     config: DataConfig,
@@ -140,14 +148,15 @@ def open_source(
     *,
     target: Target = "class",
     labelled: bool = True,
+    opened: Opened | None = None,
 ) -> Source:
     """Open what `given` names or holds, and check that all its files have the same columns, and those of `training`.
 
-    With `labelled` false, for prediction, no label column is needed or read; one of that name is no feature, either.
-    DataError for whatever is wrong with paths, formats, columns and types; values are checked when rows are read.
+    With `labelled` false no label column is needed or read; one of that name is no feature, either. `opened` are the
+    files if they have been opened before. DataError for whatever is wrong with paths, formats, columns and types, with
+    all problems of columns and types; values are checked when rows are read.
     """
-    like = training.files[0].schema if training else None
-    form, files = open_files(given, config, like)
+    form, files = opened or open_files(given, config, training.files[0].schema if training else None)
     location = given.path if isinstance(given, InMemory) else given
     if isinstance(given, InMemory) and given.weight is not None:
         config = config.model_copy(update={"weight": given.weight})
@@ -166,33 +175,31 @@ def open_source(
     )
     notices += left_out
     # Files without rows are passed over: a list column may have its width in its first row, CSV has its types there.
-    if training is None:
-        _check_excluded(location, filled, config)
-    else:  # what was left out of the training rows is left out here
+    found = [] if training else unknown_exclusions(location, filled, config)
+    if training is not None:  # what was left out of the training rows is left out here
         left_out_there = [name for name, _ in training.schema.left_out]
         config = config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *left_out_there)))})
-    alone = len(filled) == 1
-    try:
-        empty = _empty_columns(filled) if training is None else ()
-        if training is not None and labelled:
-            _check_labelled(filled, labels)
-        schemas = [
-            resolve(file, labels, config, target=target, labelled=labelled, empty=empty, alone=alone) for file in filled
-        ]
-        for file, schema in zip(filled[1:], schemas[1:], strict=True):
-            check_same(file, schema, schemas[0], filled[0].path)
-            check_types(file, schema, schemas[0], filled[0].path, None)
-        if training is not None:
-            check_same(filled[0], schemas[0], training.schema, training.location)
-    except DataError as error:  # which how the files were read may explain
-        raise DataError("; ".join((str(error), *notices))) from None
-    if training is None:
-        if config.normalize == "unit":
-            _check_unit(form, filled[0], schemas[0])
-        return Source(location, tuple(filled), schemas[0], notices)
-    storage = None if config.normalize == "unit" else storage_dtype(training.schema)
-    check_types(filled[0], schemas[0], training.schema, training.location, storage)
-    return Source(location, tuple(filled), in_order_of(schemas[0], training.schema), notices)
+    empty = _empty_columns(filled) if training is None else ()
+    lacking = unlabelled(filled, labels) if training is not None and labelled else []
+    schemas = list[InputSchema]()
+    for file in filled:
+        with collecting(found, ""):
+            schema = resolve(file, labels, config, target=target, labelled=labelled and not lacking, empty=empty)
+            if schemas:
+                found += differences(file, schema, schemas[0], filled[0].path)
+                found += type_differences(file, schema, schemas[0], filled[0].path, None)
+            schemas.append(schema)
+    found += lacking
+    if training is None and config.normalize == "unit" and schemas:
+        found += not_for_unit(form, filled[0], schemas[0])
+    if training is not None and schemas:
+        storage = None if config.normalize == "unit" else storage_dtype(training.schema)
+        found += differences(filled[0], schemas[0], training.schema, training.location)
+        found += type_differences(filled[0], schemas[0], training.schema, training.location, storage)
+    if found:
+        raise DataError(problems=found, notes=notices)  # which how the files were read may explain
+    schema = schemas[0] if training is None else in_order_of(schemas[0], training.schema)
+    return Source(location, tuple(filled), schema, notices)
 
 
 def _empty_columns(files: Sequence[DataFile]) -> list[str]:
@@ -204,31 +211,7 @@ def _empty_columns(files: Sequence[DataFile]) -> list[str]:
     return list(found)
 
 
-def _check_labelled(files: Sequence[DataFile], labels: Sequence[str]) -> None:
-    """Refuse held-out rows without a label column of the training rows, where another column would be no remedy."""
-    for file in files:
-        names = file.schema.names
-        for name in labels:
-            if name not in names:
-                near = nearest(shortened(name), map(shortened, names))
-                raise DataError(
-                    f"{file.path}: no column {shortened(name)!r}{near} for data.label, which the training rows have; "
-                    f"the columns are {listing(names)}: held-out rows need their labels, so add it, or use other rows"
-                )
-
-
-def _check_excluded(location: str, files: Sequence[DataFile], config: DataConfig) -> None:
-    """Refuse a name in data.exclude that no file has."""
-    names = dict.fromkeys(name for file in files for name in file.schema.names)
-    for name in config.exclude:
-        if name not in names:
-            near = nearest(shortened(name), map(shortened, names))
-            raise DataError(f"{location}: no column {shortened(name)!r}{near} to exclude; correct data.exclude")
-
-
-def open_files(
-    location: str | InMemory, config: DataConfig, like: pa.Schema | None
-) -> tuple[FileFormat, Sequence[DataFile]]:
+def open_files(location: str | InMemory, config: DataConfig, like: pa.Schema | None) -> Opened:
     """Open files of one format, which the first one gives; text is read as the types of `like` where that is given."""
     if isinstance(location, InMemory):
         return location.form, [location]
@@ -248,15 +231,3 @@ def open_files(
         if file.num_rows < 0:
             raise DataError(f"{file.path} claims to have {file.num_rows} rows; it is damaged: write it again")
     return form, files if form.harmonize is None else form.harmonize(files, config.labels[0], like)
-
-
-def _check_unit(form: FileFormat, file: DataFile, schema: InputSchema) -> None:
-    """Refuse `unit` for columns that have no largest value by their type."""
-    remedy = "use data.normalize=standard, or none"
-    if form.harmonize is not None:
-        raise DataError(f"{file.path}: data.normalize=unit needs integer types, and {form.name} has none; {remedy}")
-    for name, kind in zip(schema.columns, schema.stored_types, strict=True):
-        if kind.kind == "f":
-            raise DataError(
-                f"{file.path}: column {shortened(name)!r} is {kind}, and data.normalize=unit needs integers; {remedy}"
-            )

@@ -11,10 +11,10 @@ import pyarrow as pa
 from distsgd.config import DataConfig
 from distsgd.core.names import shortened
 from distsgd.data.csvfile import CsvFile
-from distsgd.data.datafile import DataFile, doubt
+from distsgd.data.datafile import DataFile, doubt_of
 from distsgd.data.kinds import is_category, is_list, is_number, values_type
 from distsgd.data.remedies import setting
-from distsgd.data.repairs import rewriting
+from distsgd.errors import Problem
 
 SHOWN = 8
 """Columns that a message names."""
@@ -47,9 +47,10 @@ def problems(file: DataFile, chosen: Sequence[str], config: DataConfig) -> Probl
             found.setdefault("rename all but one", []).append((name, text))
             continue
         kind = file.schema.field(name).type
-        values, reason, text = values_type(kind), doubt(file, name), f"column {shortened(name)!r} is {str(kind)[:100]}"
+        values, reason = values_type(kind), doubt_of(file, name)
+        text = f"column {shortened(name)!r} is {str(kind)[:100]}"
         if reason is not None:
-            text = f"column {shortened(name)!r} is text, and features are numbers: {reason}"
+            text = f"column {shortened(name)!r} is text, and features are numbers: {reason.found}"
             found.setdefault("", []).append((name, text))
         elif is_number(values):
             usable.append(name)
@@ -71,46 +72,70 @@ def problems(file: DataFile, chosen: Sequence[str], config: DataConfig) -> Probl
     return found
 
 
-def named(problems: Problems) -> str:
-    """Return all problems in a line."""
-    parts = []
-    for reason, columns in problems.items():
-        more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
-        listed = ", ".join(text for _, text in columns[:SHOWN]) + more
-        parts.append(f"{listed}, {reason}" if reason else listed)
-    return "; ".join(parts) + ("; " if parts else "")
+def listed(file: DataFile, unusable: Problems, config: DataConfig, remedy: str) -> list[Problem]:
+    """Return a problem for each column, and one for all of a reason beyond the first ones, with what to do."""
+    to_do = (remedy,) if remedy else ()
+    found, told = [], _about_text(file, unusable, config)
+    for reason, columns in unusable.items():
+        kind = "type" if reason else "text"
+        end = f", {reason}" if reason else ""
+        for name, text in columns[:SHOWN]:
+            repair = dates_repair(file, name) if reason == DATES else None
+            found.append(Problem(f"{file.path}: {text}{end}", told.get(name, to_do), kind, (name,), repair))
+        rest = tuple(name for name, _ in columns[SHOWN:])
+        if rest:
+            found.append(Problem(f"{file.path}: and {len(rest):,} more columns{end}", to_do, kind, rest))
+    return found
+
+
+def _about_text(file: DataFile, unusable: Problems, config: DataConfig) -> dict[str, tuple[str, ...]]:
+    """Return what to do about columns of text that are mostly numbers; one setting names all missing values."""
+    doubts = {name: found for name, _ in unusable.get("", ()) if (found := doubt_of(file, name)) is not None}
+    every = [name for columns in unusable.values() for name, _ in columns]
+    out = f", or leave out: {leaving_out}" if len(leaving_out := _leaving_out(every, config)) <= LONGEST_SETTING else ""
+    fill = ", and fill missing values with --set data.missing=mean" if config.missing == "refuse" else ""
+    told: dict[str, tuple[str, ...]] = {
+        name: (f"column {shortened(name)!r}: {found.remedy}{fill if found.missing else ''}{out}",)
+        for name, found in doubts.items()
+    }
+    missing = {name: found.missing for name, found in doubts.items() if found.missing is not None}
+    if len(missing) > 1:
+        given = file.given_nulls if isinstance(file, CsvFile) else ()
+        values = list(dict.fromkeys([*given, *missing.values()]))
+        remedy = (
+            f"if these cells are missing values, use {setting('data.csv_null', values)}{fill}; or else correct them"
+        )
+        told |= dict.fromkeys(missing, (f"{remedy}{out}",))
+    return told
 
 
 def remedy(problems: Problems, chosen: Sequence[str], config: DataConfig, label: str | None) -> str:
-    """Return what to add to the command line."""
-    names = [name for found in problems.values() for name, _ in found]
+    """Return what to add to the command line; text that is mostly numbers has a better remedy than to be left out."""
+    names = [name for reason, found in problems.items() if reason for name, _ in found]
     settings = [setting("data.label", label)] if label is not None else []
-    rest = [name for name in chosen if name not in set(names)]
-    if names and config.features is not None:
-        settings += [setting("data.features", rest)] if rest else []
-    elif names:
-        settings.append(setting("data.exclude", [*config.exclude, *names]))
+    if names and (config.features is None or set(chosen) - {*names}):
+        settings.append(_leaving_out(names, config))
     if not settings:
-        return "cast them to numbers, or name other columns in data.features"
+        return "cast them to numbers, or name other columns in data.features" if names else ""
     text = " ".join(settings)
     if len(text) > LONGEST_SETTING:
         return "list the columns to leave out in data.exclude, or those to use in data.features"
-    return f"leave out what cannot be used: {text}" if names else f"Say so: {text}"
+    return f"leave out what cannot be used: {text}" if names else f"say so: {text}"
 
 
-def dates_hint(file: DataFile, problems: Problems, alone: bool) -> str:
-    """Return how to use a date nevertheless, if there is one among the columns that cannot be used."""
-    name = next((name for name, _ in problems.get(DATES, ())), None)
-    if name is None:
-        return ""
+def _leaving_out(names: Sequence[str], config: DataConfig) -> str:
+    """Return the setting that leaves columns out."""
+    if config.features is not None:
+        return setting("data.features", [name for name in config.features if name not in set(names)])
+    return setting("data.exclude", [*config.exclude, *names])
+
+
+def dates_repair(file: DataFile, name: str) -> tuple[str, str]:
+    """Return how to use a date nevertheless, in words and as a change of a frame `d`."""
     day_first = ", dayfirst=True" if isinstance(file, CsvFile) and _day_comes_first(file) else ""
     change = f"t = pd.to_datetime(d.pop({name!r}){day_first})"
     change += f"; d[{name + '_month'!r}] = t.dt.month; d[{name + '_weekday'!r}] = t.dt.day_of_week"
-    # Text that should be numbers would stay text in what pandas writes, and become categories.
-    command = rewriting(file, change) if alone and not any(doubt(file, n) for n in file.schema.names) else None
-    if command is None:
-        return "; to use a date, write numbers such as its month and weekday as columns"
-    return f"; or make numbers of a date, and train on what this writes: {command}"
+    return "to use a date, make numbers of it such as its month and weekday", change
 
 
 def _day_comes_first(file: CsvFile) -> bool:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distsgd.core.names import shortened
+from distsgd.data.datafile import as_problem
 from distsgd.data.sources import Source, SourceBatch
 from distsgd.data.statistics import FAST, Statistics
 from distsgd.data.unusable import listing
@@ -38,8 +39,9 @@ def weighted(source: Source) -> Source:
     name = source.schema.weight
     if name is None:
         return source
-    rows = np.concatenate([weights_of(batch, name) for batch in source.batches([name])])
-    return _counting(source, rows, f"every weight in column {shortened(name)!r}")
+    with as_problem("weight"):
+        rows = np.concatenate([weights_of(batch, name) for batch in source.batches([name])])
+        return _counting(source, rows, f"every weight in column {shortened(name)!r}")
 
 
 def with_weights(source: Source, weights: NDArray[np.float64]) -> Source:

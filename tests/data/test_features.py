@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -108,7 +110,12 @@ def test_missing_values_are_filled(tmp_path, missing):
     count = pa.array([None if i == 9 else i for i in range(N)], pa.int8())
     table = pa.table({"age": age, "color": colors, "count": count, "label": LABELS})
     message = refused_table(table, tmp_path)
-    assert "age (1 of 60 rows), color (1 of 60 rows), count (1 of 60 rows)" in message
+    assert message.startswith("the rows cannot be trained on as they are; 3 problems were found:\n")
+    assert re.findall(r"(\w+) in column '(\w+)' \((.*)\)", message) == [
+        ("nan", "age", "1 of 60 rows"),
+        ("null", "color", "1 of 60 rows"),
+        ("null", "count", "1 of 60 rows"),
+    ]
     data = load_table(table, tmp_path, missing=missing, val_fraction=0, normalize="none")
     fills = (np.nanmean(age), (sum(range(N)) - 9) / (N - 1)) if missing == "mean" else (0, 0)
     np.testing.assert_allclose([data.train.X[5, 0], data.train.X[9, -1]], fills, rtol=1e-6)

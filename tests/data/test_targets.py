@@ -101,7 +101,10 @@ def test_numbers_are_finite():
     assert "row 7 (counted from 0): 1e+39 in the label column 'b'" in refusal(columns(y), "numbers", label=("a", "b"))
     y[7, 1], y[9, 0] = np.nan, np.nan
     message = refusal(columns(y), "numbers", label=("a", "b"))
-    assert "nan in the label column 'a'; 2 of 60 rows have no label in columns 'a', 'b': leave them out" in message
+    assert (
+        "row 7 (counted from 0): nan in the label column 'b'; 2 of 60 rows have no label in columns 'a', 'b'" in message
+    )
+    assert message.endswith("what to do:\n  - leave out the rows without a label")
     same = columns(np.full_like(y, 4))
     assert "every row has the same labels in 'a'" in refusal(same, "numbers", label="a")
 

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from data_helpers import is_readable
 from runs import without_notes
 
 from distsgd.cli import main
@@ -193,8 +194,11 @@ def _judge_ending(ending: Ending) -> list[Problem]:
     if ending.code == 0:
         return []
     usage = lines and lines[0].startswith("Usage: ") and lines[-1].startswith("Error: ")
-    if not usage and (len(lines) != 1 or not lines[0].startswith("distsgd: ")):
-        return [Problem("wrong", f"exit code {ending.code}, and not one line for it: {ending.err[-1000:]!r}")]
+    message = "\n".join(lines)
+    if not usage and not (message.startswith("distsgd: ") and is_readable(message.removeprefix("distsgd: "))):
+        return [
+            Problem("wrong", f"exit code {ending.code}, and neither a line nor a list for it: {ending.err[-1000:]!r}")
+        ]
     return []
 
 

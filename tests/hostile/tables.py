@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from data_helpers import is_readable
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -374,8 +375,8 @@ def fault(config: DataConfig) -> str | None:
         data = load(config)
     except RefusedError as error:
         message = str(error)
-        if len(message.splitlines()) != 1 or len(message) > MAX_DATA_MESSAGE + 3:
-            return f"not a line: {message[:3000]!r}"
+        if not is_readable(message) or max(map(len, message.splitlines())) > MAX_DATA_MESSAGE + 10:
+            return f"neither a line nor a list: {message[:3000]!r}"
         return None
     return _broken_promise(data)
 
