@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from distsgd.comm.memory import Segment
-from distsgd.comm.spinning import SPIN_S, SpinPolicy, spin
+from distsgd.comm.spinning import SPIN_S, WORKER_SPIN_S, SpinPolicy, spin
 from distsgd.comm.unix_socket import (
     LONGEST,
     Connection,
@@ -190,15 +190,19 @@ def test_an_unbounded_wait_ends_when_a_message_arrives(pair, policy):
         pair[0].receive()
 
 
-def test_long_waits_stop_polling_and_short_ones_resume_it():
-    policy = SpinPolicy()
-    assert 0 < policy.spin_s() <= SPIN_S
+@pytest.mark.parametrize("limit_s", [SPIN_S, WORKER_SPIN_S])
+def test_long_waits_stop_polling_and_short_ones_resume_it(limit_s):
+    policy = SpinPolicy(limit_s)
+    assert 0 < policy.spin_s() <= limit_s
     for _ in range(50):
         policy.learn(1.0)
     assert policy.spin_s() == 0
     for _ in range(50):
+        policy.learn(0.4 * limit_s)
+    assert 0.4 * limit_s < policy.spin_s() <= limit_s
+    for _ in range(100):
         policy.learn(20e-6)
-    assert 20e-6 < policy.spin_s() <= SPIN_S
+    assert 20e-6 < policy.spin_s() <= 100e-6
 
 
 def test_spinning_ends_when_enough_descriptors_are_readable_or_time_is_up(pair):
