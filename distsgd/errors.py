@@ -170,6 +170,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(count: float, thing: str, things: str = "") -> str:
+    """Return `1 worker`, `2 workers`; `things` is the plural if it is another than with an `s`."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known word most similar to `word`, or an empty string if none is."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

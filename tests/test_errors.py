@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from distsgd import errors
-from distsgd.errors import DistsgdError, RefusedError, Stopped, nearest
+from distsgd.errors import DistsgdError, RefusedError, Stopped, counted, nearest
 
 TREE = [
     kind
@@ -50,3 +50,12 @@ def test_nearest_is_a_hint_or_nothing(word, hint):
 
 def test_nothing_is_near_to_nothing():
     assert nearest("label", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 CPUs"), (1, "1 CPU"), (1.0, "1 CPU"), (0.5, "0.5 CPUs"), (2, "2 CPUs"), (1234, "1,234 CPUs")],
+)
+def test_counts_agree_with_what_is_counted(count, words):
+    assert counted(count, "CPU") == words
+    assert counted(count, "process", "processes").endswith("process" if count == 1 else "processes")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from distsgd.errors import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -167,7 +169,7 @@ def _print_settings(console: Console, found: Comparison) -> None:
     if left_out:
         _line(console, f"for lack of room without {', '.join(lines[0][place] for place in left_out)}")
     if len(found.settings) > SHOWN:
-        _line(console, f"and {len(found.settings) - SHOWN} settings that are worse")
+        _line(console, f"and {counted(len(found.settings) - SHOWN, 'setting')} more, with worse means")
     console.print()
 
 

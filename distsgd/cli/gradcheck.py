@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from distsgd.errors import counted
+
 
 @click.command(short_help="Compare the gradients with central differences.")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
@@ -29,8 +31,8 @@ def gradcheck(config: Path | None, assignments: tuple[str, ...], data: str | Non
     net = spec.net
     activation = f"{net.activation}, " if net.hidden else ""
     click.echo(
-        f"{net.widths}, {activation}{net.loss} loss, L2 {requested.optim.l2:g}: the gradients of {rows} rows of "
-        f"{spec.data.source} and central differences of ±{EPSILONS[0]:g}, in float64"
+        f"{net.widths}, {activation}{net.loss} loss, L2 {requested.optim.l2:g}: the gradients of "
+        f"{counted(rows, 'row')} of {spec.data.source} and central differences of ±{EPSILONS[0]:g}, in float64"
     )
     form = "{:<9}  {:>14}  {:>13}  {:>16}  {:>18}  {:>9}  {}"
     click.echo(

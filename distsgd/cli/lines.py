@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distsgd.errors import counted
+
 if TYPE_CHECKING:
     from distsgd.engine.plan import Plan
     from distsgd.engine.spec import RunSpec
@@ -93,11 +95,6 @@ def progress(record: Mapping[str, Any], plan: Plan, rate: float | None, left_s: 
     if left_s is not None and record["step"] < total:
         parts.append(f"{duration(left_s)} left")
     return "  ".join(parts)
-
-
-def counted(count: int, thing: str) -> str:
-    """Return `1 worker`, `2 workers`."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def epochs(number: float) -> str:

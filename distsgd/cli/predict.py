@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from distsgd.errors import counted
+
 
 @click.command(short_help="Predict the classes of rows in a file.")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -32,4 +34,4 @@ def predict(
 
         done = predict_rows(run, data, out, keep=kept, workers=workers, address=address, observer=observer)
     if not quiet:
-        click.echo(f"{done.rows:,} rows predicted: {done.path}")
+        click.echo(f"{counted(done.rows, 'row')} predicted: {done.path}")

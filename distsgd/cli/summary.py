@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from distsgd.cli.lines import counted
+from distsgd.errors import counted
 from distsgd.rundir.result import Result
 from distsgd.tracking import run_id
 from distsgd.tracking.uri import view_command
@@ -48,7 +48,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
 
 
 def _epochs(result: Result) -> str:
-    return "1 epoch" if result.epochs == 1 else f"{result.epochs:g} epochs"
+    return counted(result.epochs, "epoch")
 
 
 def _val_loss(result: Result) -> str | None:

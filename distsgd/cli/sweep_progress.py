@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from distsgd.cli.bar import stage_line
-from distsgd.cli.lines import counted, epochs, measured
+from distsgd.cli.lines import epochs, measured
 from distsgd.cli.progress import WITHIN_EPOCH_S, LiveObserver, PlainObserver, QuietObserver
+from distsgd.errors import counted
 from distsgd.sweeps.observer import Row, SweepObserver
 
 AROUND = 6

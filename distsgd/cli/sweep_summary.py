@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from distsgd.cli.lines import counted, measured
+from distsgd.cli.lines import measured
 from distsgd.cli.sweep_progress import in_words
+from distsgd.errors import counted
 from distsgd.sweeps.result import SweepResult
 
 SHOWN = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from distsgd.cluster.joining import join, leave
-from distsgd.errors import ResourceError
+from distsgd.errors import ResourceError, counted
 
 WAIT_S = 300.0
 """Seconds within which all nodes must have joined."""
@@ -28,7 +28,7 @@ def await_nodes(address: str, nodes: int) -> None:
         while (found := sum(node["Alive"] for node in ray.nodes())) < nodes:  # type: ignore[no-untyped-call]
             if time.monotonic() > deadline:
                 raise ResourceError(
-                    f"only {found} of {nodes} nodes have joined the cluster at {address!r} in {WAIT_S:g} s"
+                    f"only {found} of {counted(nodes, 'node')} joined the cluster at {address!r} in {WAIT_S:g} s"
                 )
             time.sleep(0.5)
     finally:

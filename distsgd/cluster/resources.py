@@ -10,7 +10,7 @@ from typing import Any
 from distsgd.config import Config
 from distsgd.core.backend import Device, array_module, cuda_problem
 from distsgd.engine.plan import summation
-from distsgd.errors import ResourceError
+from distsgd.errors import ResourceError, counted
 
 PER_CORE = 4
 """Maximum number of worker threads per core in a local run; more only cost memory, 200 MB per worker."""
@@ -66,13 +66,13 @@ class Cluster:
         kinds = Counter(zip(self.cpus_of_nodes, self.gpus_of_nodes, strict=True))
         nodes = [f"{count} with {_amounts(*kind)}" for kind, count in kinds.items()]
         several = len(self.cpus_of_nodes) != 1
-        return f"{_amounts(self.cpus, self.gpus)} on {len(self.cpus_of_nodes)} node" + (
-            f"s ({', '.join(nodes)})" if several else ""
+        return f"{_amounts(self.cpus, self.gpus)} on {counted(len(self.cpus_of_nodes), 'node')}" + (
+            f" ({', '.join(nodes)})" if several else ""
         )
 
 
 def _amounts(cpus: float, gpus: float) -> str:
-    return f"{cpus:g} CPU{'s' * (cpus != 1)} and {gpus:g} GPU{'s' * (gpus != 1)}"
+    return f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
 
 
 def cores() -> int:
@@ -102,8 +102,9 @@ def check_local(config: Config) -> None:
     workers, limit = config.run.workers, PER_CORE * cores()
     if isinstance(workers, int) and workers * config.run.blas_threads > limit:
         raise ResourceError(
-            f"{workers} workers with {config.run.blas_threads} BLAS threads each are asked for, and this machine has "
-            f"{cores()} cores, which carry {limit} threads at most; lower run.workers, or join a cluster with --address"
+            f"{counted(workers, 'worker')} with {counted(config.run.blas_threads, 'BLAS thread')} each are asked for, "
+            f"and this machine has {counted(cores(), 'core')}, which carry {counted(limit, 'thread')} at most; "
+            "lower run.workers, or join a cluster with --address"
         )
 
 
@@ -112,8 +113,8 @@ def check_cpus(config: Config, workers: int, cluster: Cluster) -> None:
     need = workers * config.run.blas_threads
     if need > cluster.cpus:
         raise ResourceError(
-            f"{workers} workers with {config.run.blas_threads} CPU each need {need} CPUs, and Ray has "
-            f"{cluster.cpus:g} in all; lower run.workers, or add nodes"
+            f"{counted(workers, 'worker')} with {counted(config.run.blas_threads, 'CPU')} each need "
+            f"{counted(need, 'CPU')}, and Ray has {cluster.cpus:g} in all; lower run.workers, or add nodes"
         )
 
 
@@ -124,7 +125,8 @@ def choose_device(config: Config, workers: int, cluster: Cluster) -> Device:
         return "cpu"
     need = workers * config.run.gpus_per_worker
     if cluster.gpus < need:
-        problem: str | None = f"{workers} workers need {need:g} GPUs in all, and Ray has {cluster.gpus:g}"
+        of_all = f"{counted(workers, 'worker')} need{'s' * (workers == 1)} {counted(need, 'GPU')} in all"
+        problem: str | None = f"{of_all}, and Ray has {cluster.gpus:g}"
     elif cluster.local:
         problem = cuda_problem()
     else:

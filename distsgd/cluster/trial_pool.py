@@ -17,7 +17,7 @@ from distsgd.cluster.resources import Cluster
 from distsgd.cluster.rpc import await_reply, end, has_arrived
 from distsgd.config import Config
 from distsgd.engine.plan import summation
-from distsgd.errors import DistsgdError, ResourceError
+from distsgd.errors import DistsgdError, ResourceError, counted
 
 THREADS = 4
 """Calls that a process answers at once: its task, and short ones."""
@@ -45,12 +45,12 @@ class Share:
         if workers:
             gpus = run.gpus_per_worker if run.device == "cuda" else 0.0
             fit = cluster.places(run.blas_threads, gpus) // workers
-            of_each = f"{run.blas_threads} CPU{'s' * (run.blas_threads != 1)}" + f" and {gpus:g} GPUs" * bool(gpus)
-            _check(fit, f"{workers} workers with {of_each} of a node each", cluster)
+            of_each = counted(run.blas_threads, "CPU") + f" and {counted(gpus, 'GPU')}" * bool(gpus)
+            _check(fit, f"{counted(workers, 'worker')} with {of_each} of a node each", cluster)
             return cls(count=min(fit, trials), cpus=0, threads=1)
         least = run.blas_threads * (run.threads if isinstance(run.threads, int) else 1)
         fit = cluster.places(least)
-        _check(fit, f"{least} CPUs of one node", cluster)
+        _check(fit, f"{counted(least, 'CPU')} of one node", cluster)
         count = min(fit, trials)
         if isinstance(run.threads, int):
             return cls(count=count, cpus=least, threads=run.threads)
@@ -114,10 +114,10 @@ class TrialPool:
         """Return what processes wait for, in words: what one needs, and what the nodes have."""
         if not self._cpus:
             return "no process of a trial has started yet, though these need no CPUs of their own"
-        cpus = f"{self._cpus:g} CPU" + "s" * (self._cpus != 1)
+        cpus = counted(self._cpus, "CPU")
         free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
         now = Cluster.connected({}, local=True).described()
-        has = f"Ray has {now}, of which {free:g} CPUs in all are free"
+        has = f"Ray has {now}, of which in all {counted(free, 'CPU')} {'is' if free == 1 else 'are'} free"
         return f"one needs {cpus} of one node, and {has}: add nodes, or end what else runs there"
 
     def begin(self, member: Member, method: str, *arguments: Any) -> None:

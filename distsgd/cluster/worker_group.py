@@ -18,7 +18,7 @@ from distsgd.cluster.worker_spec import WorkerSpec
 from distsgd.cluster.worker_state import Alive, Connected, ManagedWorker, Pending, Ready, Retired, Starting, Waiting
 from distsgd.cluster.workers import Workers
 from distsgd.config import Config
-from distsgd.errors import DistsgdError, ResourceError, WorkerLostError
+from distsgd.errors import DistsgdError, ResourceError, WorkerLostError, counted
 
 
 class WorkerGroup:
@@ -153,7 +153,7 @@ class WorkerGroup:
         else:
             why = f"none is replaced more often than run.max_restarts, {self._config.run.max_restarts}"
         raise WorkerLostError(
-            f"{left} of {len(workers)} workers {'is' if left == 1 else 'are'} left, which is fewer than "
+            f"{left} of {counted(len(workers), 'worker')} {'is' if left == 1 else 'are'} left, which is fewer than "
             f"run.min_workers, {least}, and {why}; what was trained is in the newest checkpoint: find out what ends "
             "the workers, then continue with --resume"
         )

@@ -11,7 +11,7 @@ from distsgd.compare.runs import METRICS, Run
 from distsgd.compare.sameness import Sameness, sameness
 from distsgd.compare.settings import Setting, default_metric, differing, settings_of, text
 from distsgd.compare.statistics import ENOUGH, LEVEL
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, counted
 
 FINISHED = "FINISHED"
 
@@ -94,7 +94,8 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = (), metric: str | None =
     if not finished or chosen is None:
         states = ", ".join(sorted({run.status for run in runs})) or "none found"
         raise ConfigError(
-            f"of {len(runs)} runs none has finished with a metric to compare ({states}); finish one, or name others"
+            f"of {counted(len(runs), 'run')} none has finished with a metric to compare ({states}); finish one, or "
+            "name others"
         )
     if not any(run.final(chosen) is not None for run in finished):
         raise ConfigError(f"no finished run has {chosen!r}; they have {default_metric(finished)!r}")
@@ -131,8 +132,9 @@ def _notes(runs: Sequence[Run], finished: Sequence[Run], settings: Sequence[Sett
     found = []
     others = [run for run in runs if run.status != FINISHED]
     if others:
+        have, are = ("has", "is") if len(others) == 1 else ("have", "are")
         found.append(
-            f"{len(others)} of {len(runs)} runs have not finished and are in no setting: "
+            f"{len(others)} of {counted(len(runs), 'run')} {have} not finished and {are} in no setting: "
             + ", ".join(f"{run.name} ({run.status})" for run in others[:5])
             + (", ..." if len(others) > 5 else "")
         )
@@ -147,7 +149,7 @@ def _notes(runs: Sequence[Run], finished: Sequence[Run], settings: Sequence[Sett
         again = [run for run in setting.repeated if run.final(metric) != values.get(text(run.seed))]
         if setting.repeated:
             found.append(
-                f"{setting.name}: {len(setting.repeated)} runs repeat a seed and are counted once"
+                f"{setting.name}: {counted(len(setting.repeated), 'run')} repeating a seed, which counts once"
                 + (f"; {len(again)} of them came to another {metric}" if again else "")
             )
     incomplete = [run.name for run in finished if run.final(metric) is None]

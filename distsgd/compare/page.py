@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from distsgd.compare import pictures
 from distsgd.compare.comparison import Comparison
 from distsgd.compare.words import columns, number, row, value_text
-from distsgd.errors import printable
+from distsgd.errors import counted, printable
 from distsgd.version import __version__
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -33,7 +33,7 @@ SHOWN = 30
 def page(comparison: Comparison, title: str) -> str:
     """Return the page."""
     heading = f"Comparison of {_escaped(title)}"
-    size = f"{_counted(len(comparison.runs), 'run')}, {_counted(len(comparison.settings), 'setting')}"
+    size = f"{counted(len(comparison.runs), 'run')}, {counted(len(comparison.settings), 'setting')}"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -64,10 +64,6 @@ def page(comparison: Comparison, title: str) -> str:
         "</details></body></html>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}{'s' * (count != 1)}"
 
 
 def _sentences(comparison: Comparison) -> str:

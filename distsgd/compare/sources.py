@@ -10,7 +10,7 @@ from distsgd.compare.folders import read_run, run_directories
 from distsgd.compare.runs import METRICS, Run
 from distsgd.compare.stored import runs_of
 from distsgd.config import TrackingConfig
-from distsgd.errors import ConfigError, RunDirectoryError, nearest
+from distsgd.errors import ConfigError, RunDirectoryError, counted, nearest
 from distsgd.system.secrets import redacted
 from distsgd.tracking import reading
 from distsgd.tracking import uri as tracking_uri
@@ -84,6 +84,7 @@ def _in_experiment(name: str, uri: str | None, notes: list[str]) -> list[Run]:
     thinned = sum(run.thinned for run in found)
     if thinned:
         notes.append(
-            f"the server gave only some of the points of {thinned} runs, evenly spaced; their last ones are there"
+            f"the server gave only some of the points of {counted(thinned, 'run')}, evenly spaced; their last ones "
+            "are there"
         )
     return runs_of(found)

@@ -16,6 +16,7 @@ from distsgd.core.encoding import one_hot
 from distsgd.core.inputs import Column
 from distsgd.core.names import shortened
 from distsgd.data.schema import InputSchema
+from distsgd.errors import counted
 
 
 def in_order_of(schema: InputSchema, expected: InputSchema) -> InputSchema:
@@ -165,7 +166,8 @@ def _list_values(values: pa.Array, column: Column) -> NDArray[Any]:
         wrong = np.flatnonzero(lengths != width)
         if wrong.size:
             raise RowError(
-                int(wrong[0]), f"a list of {lengths[wrong[0]]} values in column {shortened(name)!r}, not {width}"
+                int(wrong[0]),
+                f"a list of {counted(int(lengths[wrong[0]]), 'value')} in column {shortened(name)!r}, not {width}",
             )
     elements = values.flatten()
     if elements.null_count and column.fill is None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from distsgd.data.csvdialect import LIKE_NULLS, Dialect
 from distsgd.data.datafile import Doubt
 from distsgd.data.remedies import setting
+from distsgd.errors import counted
 
 DATE = r"^\s*\d{1,2}(\.\d{1,2}\.|/\d{1,2}/)(19|20)\d\d([ ,T]+\d{1,2}:\d\d(:\d\d)?)?\s*$"
 """A date whose day and month come first, such as 24.12.2025 or 12/24/2025, with or without a time."""
@@ -108,7 +109,7 @@ class ColumnTypes:
             row, value = column.first
             if column.units:
                 found[name] = Doubt(
-                    f"{_count(column.others, 'value')} of {column.numbers + column.others:,} "
+                    f"{counted(column.others, 'value')} of {column.numbers + column.others:,} "
                     f"{'has' if column.others == 1 else 'have'} a sign beside the number, the first one "
                     f"{_shown(value)} in line {line(row)}",
                     "take out the signs, as sed 's/[%$€£¥]//g' does",
@@ -118,7 +119,7 @@ class ColumnTypes:
                 command = without_end(self._rows - 1) if last and value.strip().lower() not in LIKE_NULLS else None
                 total = f"if that line is a total, leave it out with {command}" if command else None
                 found[name] = Doubt(
-                    f"{_count(column.others, 'value')} of {column.numbers + column.others:,} "
+                    f"{counted(column.others, 'value')} of {column.numbers + column.others:,} "
                     f"{'is no number' if column.others == 1 else 'are no numbers'}, the first one {_shown(value)} in "
                     f"line {line(row)}",
                     *((total,) if total else self._remedy(value)),
@@ -158,10 +159,6 @@ def without_marks(column: pa.ChunkedArray, dialect: Dialect) -> pa.ChunkedArray:
     """Return text of numbers without spaces and marks between thousands, and with a decimal point."""
     column = pc.replace_substring_regex(column, f"[\\s{dialect.marks}]", "")
     return pc.replace_substring(column, dialect.decimal, ".") if dialect.decimal != "." else column
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _shown(value: str) -> str:

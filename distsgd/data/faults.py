@@ -17,6 +17,7 @@ from distsgd.data.kinds import is_text
 from distsgd.data.labels import MAX_LABEL, LabelEncoder
 from distsgd.data.schema import InputSchema
 from distsgd.data.targets import ArrayTargets, TargetEncoder
+from distsgd.errors import counted
 
 Mask = NDArray[np.bool_]
 
@@ -120,7 +121,7 @@ def _of_lists(name: str, values: pa.Array, width: int, *, filled: bool) -> list[
         return f"nan in column {shortened(f'{name}[{place}]')!r}", None
 
     def of_length(row: int) -> Said:
-        return f"a list of {len(values[row])} values in column {shown}, not {width}", None
+        return f"a list of {counted(len(values[row]), 'value')} in column {shown}, not {width}", None
 
     return [
         Fault("missing", name, null if filled else null | nan.any(axis=1), text),

@@ -21,7 +21,7 @@ from distsgd.data.schema import InputSchema
 from distsgd.data.sources import Source
 from distsgd.data.statistics import FAST, Statistics
 from distsgd.data.weights import relative
-from distsgd.errors import DataError, Problem, printable
+from distsgd.errors import DataError, Problem, counted, printable
 
 
 def fitted(source: Source, chosen: NDArray[np.bool_], config: DataConfig, statistics: Statistics = FAST) -> Source:
@@ -89,7 +89,7 @@ def _unusable(seen: set[Any], rows: int, config: DataConfig) -> str | None:
     if not seen:
         return "no values in the training rows"
     if config.features is None and len(seen) > rows / 2:
-        return f"{len(seen)} different values in {rows} rows"
+        return f"{counted(len(seen), 'different value')} in {counted(rows, 'row')}"
     return None
 
 

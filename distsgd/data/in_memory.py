@@ -13,7 +13,7 @@ from distsgd.config import IN_MEMORY, DataConfig
 from distsgd.data import npzfile
 from distsgd.data.datafile import TableFile
 from distsgd.data.formats import FileFormat
-from distsgd.errors import DataError
+from distsgd.errors import DataError, counted
 
 EXPECTED = (
     "expected a data frame (pandas, polars, pyarrow), a dict of columns, (X, y) with X (N, D) and y (N,), or (X, y, w) "
@@ -88,7 +88,9 @@ def _of_arrays(X: Any, y: Any, w: Any = None, *, config: DataConfig, what: str) 
         name = npzfile.LABEL
     labels = _column(y, f"{what}: y")
     if len(labels) != len(table):
-        raise DataError(f"{what}: X has {len(table)} rows and y has {len(labels)}; expected one label for each row")
+        raise DataError(
+            f"{what}: X has {counted(len(table), 'row')} and y has {len(labels)}; expected one label for each row"
+        )
     table = table.append_column(name, labels)
     if w is None:
         return InMemory(what, table, form, notices)
@@ -96,7 +98,9 @@ def _of_arrays(X: Any, y: Any, w: Any = None, *, config: DataConfig, what: str) 
         raise DataError(f"{what} has weights beside X and y, and data.weight is {config.weight!r}; keep one of them")
     weights = _column(w, f"{what}: w")
     if len(weights) != len(table):
-        raise DataError(f"{what}: X has {len(table)} rows and w has {len(weights)}; expected one weight for each row")
+        raise DataError(
+            f"{what}: X has {counted(len(table), 'row')} and w has {len(weights)}; expected one weight for each row"
+        )
     name = "w"
     while name in table.schema.names:
         name += "_"
@@ -129,8 +133,8 @@ def _of_mapping(data: Mapping[Any, Any], what: str) -> pa.Table:
     for name, column in columns.items():
         if len(column) != len(columns[first]):
             raise DataError(
-                f"{what}: column {first!r} has {len(columns[first])} rows and column {name!r} has {len(column)}; "
-                "expected the same number"
+                f"{what}: column {first!r} has {counted(len(columns[first]), 'row')} and column {name!r} has "
+                f"{len(column)}; expected the same number"
             )
     return pa.table(columns)
 

@@ -13,7 +13,7 @@ from distsgd.core.losses import Target
 from distsgd.core.sampling import SPLIT_STREAM, keyed_permutation
 from distsgd.data.dataset import DataSet, digest_of
 from distsgd.data.normalization import BatchTransform
-from distsgd.errors import DataError
+from distsgd.errors import DataError, counted
 
 Arithmetic = Literal["fast", "portable"]
 
@@ -147,10 +147,13 @@ def split(size: int, config: DataConfig, location: str = "the data") -> NDArray[
     count = round(size * fraction)
     if fraction and not count:
         raise DataError(
-            f"{location}: {fraction:g} of {size} rows is no row to hold out; raise data.val_fraction or set it to 0"
+            f"{location}: {fraction:g} of {counted(size, 'row')} is no row to hold out; raise data.val_fraction or set "
+            "it to 0"
         )
     if count == size:
-        raise DataError(f"{location}: {fraction:g} of {size} rows leaves none to train on; lower data.val_fraction")
+        raise DataError(
+            f"{location}: {fraction:g} of {counted(size, 'row')} leaves none to train on; lower data.val_fraction"
+        )
     held_out = np.zeros(size, bool)
     for start in range(0, count, 2**20):  # in chunks, because a permutation's temporaries are many times its size
         positions = np.arange(start, min(start + 2**20, count))

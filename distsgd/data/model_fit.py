@@ -16,7 +16,7 @@ from distsgd.data.datafile import DataFile
 from distsgd.data.kinds import is_list, is_number, is_text, label_type, plain, values_type
 from distsgd.data.label_types import array_kind, check_weights
 from distsgd.data.unusable import listing
-from distsgd.errors import DataError, nearest
+from distsgd.errors import DataError, counted, nearest
 
 SHOWN = 5
 """Differences between a file and a model that a message names."""
@@ -97,8 +97,8 @@ def label_kind(
     for file, (_, width) in zip(files, kinds, strict=True):
         if (width or len(names)) != len(outputs):
             raise DataError(
-                f"{file.path}: label column {shortened(names[0])!r} holds {width or 1} values, and the model has "
-                f"{len(outputs)} outputs"
+                f"{file.path}: label column {shortened(names[0])!r} holds {counted(width or 1, 'value')}, and the "
+                f"model has {counted(len(outputs), 'output')}"
             )
     return kinds[0]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distsgd.config import DataConfig
 from distsgd.data.datafile import reading
-from distsgd.errors import DataError
+from distsgd.errors import DataError, counted
 
 FEATURES, LABEL = "X", "y"
 
@@ -59,7 +59,9 @@ class NpzFile:
                 "example, and y (N,), or (N, C) for labels or numbers: reshape them"
             )
         if shape[0] != y_shape[0]:
-            raise DataError(f"{path}: X has {shape[0]} rows and y has {y_shape[0]}; expected one label for each row")
+            raise DataError(
+                f"{path}: X has {counted(shape[0], 'row')} and y has {y_shape[0]}; expected one label for each row"
+            )
         if shape[0] < 0 or not 0 < shape[1] < 2**31:
             raise DataError(f"{path}: X has shape {shape}; expected at least one feature")
         columns = {FEATURES: pa.list_(_arrow_type(path, FEATURES, dtype), shape[1])}
@@ -70,7 +72,7 @@ class NpzFile:
             w_shape, _, w_dtype = headers[weight]
             if w_shape != shape[:1]:
                 raise DataError(
-                    f"{path}: {weight} has shape {w_shape}; expected one weight for each of {shape[0]} rows"
+                    f"{path}: {weight} has shape {w_shape}; expected one weight for each of {counted(shape[0], 'row')}"
                 )
             columns[weight] = _arrow_type(path, weight, w_dtype)
         return cls(path, pa.schema(columns), shape[0])

@@ -15,7 +15,7 @@ from distsgd.data.faults import Fault
 from distsgd.data.repairs import rewriting
 from distsgd.data.sources import Source, SourceBatch
 from distsgd.data.unusable import LONGEST_SETTING, SHOWN, listing
-from distsgd.errors import DataError, Problem
+from distsgd.errors import DataError, Problem, counted
 
 
 def refusal(batch: SourceBatch, problem: RowError) -> DataError:
@@ -39,7 +39,7 @@ class Count:
 
     def problem(self, kind: str, total: int, remedies: tuple[str, ...] = ()) -> Problem:
         """Return what is told of these rows, `total` being all there are."""
-        error = row_error(self.file, self.row, f"{self.text} ({self.rows:,} of {total:,} rows)")
+        error = row_error(self.file, self.row, f"{self.text} ({self.rows:,} of {counted(total, 'row')})")
         return Problem(str(error), remedies, kind, (self.column,), self.repair)
 
 
@@ -72,7 +72,9 @@ def label_problems(source: Source, tally: Tally) -> list[Problem]:
         file, labels = count.file, source.schema.labels
         column = "columns" if len(labels) > 1 else "column"
         has, which = ("has", "the row") if count.rows == 1 else ("have", "the rows")
-        text = f"{count.text}; {count.rows:,} of {tally.rows:,} rows {has} no label in {column} {listing(labels)}"
+        text = (
+            f"{count.text}; {count.rows:,} of {counted(tally.rows, 'row')} {has} no label in {column} {listing(labels)}"
+        )
         # A total below the table, for example, is cut off.
         last = len(source.files) == 1 and source.kept is None and count.rows == file.num_rows - count.row
         cut = file.without_end(count.row) if last and isinstance(file, CsvFile) else None

@@ -22,7 +22,7 @@ from distsgd.data.in_memory import FRAME, InMemory
 from distsgd.data.partitions import with_partitions
 from distsgd.data.schema import InputSchema
 from distsgd.data.selection import collecting, resolve
-from distsgd.errors import DataError
+from distsgd.errors import DataError, counted
 
 BATCH_BYTES = 2**23
 """Bytes of feature values that are decoded at a time."""
@@ -126,7 +126,7 @@ class Source:
                 if start == file.num_rows:
                     continue
             raise DataError(
-                f"{file.path} says that it has {file.num_rows} rows and holds another number; write it again"
+                f"{file.path} says that it has {counted(file.num_rows, 'row')} and holds another number; write it again"
             )
 
     def place(self, row: int) -> str:

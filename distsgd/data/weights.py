@@ -22,7 +22,7 @@ from distsgd.data.datafile import as_problem
 from distsgd.data.sources import Source, SourceBatch
 from distsgd.data.statistics import FAST, Statistics
 from distsgd.data.unusable import listing
-from distsgd.errors import DataError, nearest
+from distsgd.errors import DataError, counted, nearest
 
 SMALLEST, LARGEST = 1e-20, 1e20
 """Bounds of a weight above 0: sums of weighted gradients have to fit into float32."""
@@ -48,8 +48,8 @@ def with_weights(source: Source, weights: NDArray[np.float64]) -> Source:
     """Return the source without its rows of weight 0, and with the others' weights, for those (N,) of all its rows."""
     if len(weights) != source.num_rows:
         raise DataError(
-            f"{source.location} has {source.num_rows:,} rows and sample_weight has {len(weights):,} weights; expected "
-            "one for each row"
+            f"{source.location} has {counted(source.num_rows, 'row')} and sample_weight has "
+            f"{counted(len(weights), 'weight')}; expected one for each row"
         )
     bad = _unusable(weights)
     if bad.any():

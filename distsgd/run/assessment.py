@@ -8,9 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from distsgd.engine.confusion import Confusion
+from distsgd.errors import counted
 
 SHOWN_CLASSES = 10
 """Maximum number of classes whose recall is in the result: all of them, or those of lowest recall."""
@@ -42,8 +45,17 @@ class Assessment:
     remarks: list[str] = field(default_factory=list)
 
 
-def assess(records: Sequence[Mapping[str, Any]], confusion: Confusion | None, classes: Sequence[Any]) -> Assessment:
-    """Return the assessment of a run from its journal and, if it finished, the confusion of its final weights."""
+def assess(
+    records: Sequence[Mapping[str, Any]],
+    confusion: Confusion | None,
+    classes: Sequence[Any],
+    *,
+    class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
+) -> Assessment:
+    """Return the assessment of a run from its journal and, if it finished, the confusion of its final weights.
+
+    `class_weight` is `train.class_weight`, which a remark may suggest.
+    """
     validated = [record for record in records if "val/loss" in record]
     best = min(validated, key=lambda record: float(record["val/loss"]), default=None)
     about_best = {} if best is None else {"best_epoch": best["epoch"], "best_val_loss": best["val/loss"]}
@@ -51,7 +63,8 @@ def assess(records: Sequence[Mapping[str, Any]], confusion: Confusion | None, cl
     if confusion is None:
         useless = useless_remark(validated[-1]) if validated else None
         return Assessment(**about_best, remarks=[remark for remark in (useless, overfitting) if remark])
-    remarks = [guessing_remark(confusion, classes), overfitting]
+    unpredicted = unpredicted_remark(confusion, classes, is_balanced=class_weight == "balanced")
+    remarks = [guessing_remark(confusion, classes), unpredicted, overfitting]
     return Assessment(
         majority_share=confusion.majority_share,
         balanced_accuracy=confusion.balanced_accuracy,
@@ -87,6 +100,21 @@ def guessing_remark(confusion: Confusion, classes: Sequence[Any]) -> str | None:
         f"{classes[confusion.majority]!r}, and {confusion.accuracy:.4f} are "
         "predicted correctly; look at the features and data.normalize, try another optim.lr or more epochs"
     )
+
+
+def unpredicted_remark(confusion: Confusion, classes: Sequence[Any], *, is_balanced: bool) -> str | None:
+    """Return a sentence if no held-out row is predicted as one of the classes that held-out rows have."""
+    rows, predicted, _ = confusion.rows()
+    missed = [(classes[number], int(rows[number])) for number in np.flatnonzero((rows > 0) & (predicted == 0)).tolist()]
+    if not missed:
+        return None
+    named = ", ".join(f"{label!r} ({counted(count, 'row')})" for label, count in missed[:SHOWN_CLASSES])
+    more = f" and {len(missed) - SHOWN_CLASSES:,} more" if len(missed) > SHOWN_CLASSES else ""
+    which = "class" if len(missed) == 1 else "classes"
+    remedy = "try more epochs or another optim.lr, or add rows of it"
+    if not is_balanced:
+        remedy = 'rare classes count more with train.class_weight = "balanced"'
+    return f"no held-out row is predicted as {which} {named}{more}, although there are such rows; {remedy}"
 
 
 def useless_remark(last: Mapping[str, Any]) -> str | None:

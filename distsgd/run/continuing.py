@@ -10,7 +10,7 @@ from typing import Any
 from distsgd.config import Config
 from distsgd.config.config import RESULT_SECTIONS
 from distsgd.core.schedules import needs_length
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, counted
 from distsgd.rundir.directory import LENGTH_KEYS
 from distsgd.rundir.result import Result
 
@@ -69,6 +69,6 @@ def check_is_longer(config: Config, finished: Result, path: Path) -> None:
     else:
         return
     raise ConfigError(
-        f"the run in {str(path)!r} has finished after {finished.steps} steps, {finished.epochs:g} epochs, and is not "
-        f"continued: {what}"
+        f"the run in {str(path)!r} has finished after {counted(finished.steps, 'step')}, "
+        f"{counted(finished.epochs, 'epoch')}, and is not continued: {what}"
     )

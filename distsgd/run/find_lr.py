@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distsgd.config import Config
-from distsgd.errors import ConfigError, Stopped, TrackingError, TrainingError
+from distsgd.errors import ConfigError, Stopped, TrackingError, TrainingError, counted
 from distsgd.run.ending import Reason
 from distsgd.run.observer import Observer
 from distsgd.run.outcome import writing
@@ -134,7 +134,7 @@ def find_lr(
     if not (0 < low < high < math.inf):
         raise ConfigError(f"the learning rates go from {low:g} to {high:g}; expected 0 < lowest < highest")
     if steps < FEWEST_STEPS:
-        raise ConfigError(f"a range test of {steps} steps says nothing; expected at least {FEWEST_STEPS}")
+        raise ConfigError(f"a range test of {counted(steps, 'step')} says nothing; expected at least {FEWEST_STEPS}")
     observer = observer or Observer()
     asked = _configured(config, data, low, high, steps)
     try:

@@ -44,7 +44,8 @@ def measured_result(
     timings: dict[str, float] = {}
     with contextlib.suppress(TrainingError):  # the parameter server may be what died
         timings = trainer.timings()
-    assessed = assess(log.records(kept.step), confusion, spec.data.classes.tolist())
+    classes, class_weight = spec.data.classes.tolist(), spec.config.train.class_weight
+    assessed = assess(log.records(kept.step), confusion, classes, class_weight=class_weight)
     validated = log.validated
     if kept.step != newest.step:
         validated = log.records(kept.step)[-1]

@@ -15,7 +15,7 @@ from distsgd.core.inputs import Inputs
 from distsgd.core.net import Net
 from distsgd.core.predictor import Predictor
 from distsgd.data import Normalization
-from distsgd.errors import DataError
+from distsgd.errors import DataError, counted
 from distsgd.system.files import write_atomically
 
 MODEL_FILE = "model.npz"
@@ -56,7 +56,9 @@ class Classifier:
         names = "" if self.inputs is None else f" ({_some([column.name for column in self.inputs.columns])})"
         outputs = {"class": "classes", "labels": "labels", "numbers": "numbers"}[self.predictor.loss.target]
         classes = _some([str(label) for label in self.classes])
-        return f"<Classifier: {self.net.features} features{names}, {len(self.classes)} {outputs} ({classes})>"
+        return (
+            f"<Classifier: {counted(self.net.features, 'feature')}{names}, {len(self.classes)} {outputs} ({classes})>"
+        )
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -112,6 +112,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self._net, self.weights_sha256_ = spec.net, weights_sha256(self._snapshot.parameters)
         self.n_layers_ = 3 if spec.net.hidden else 2
         self.n_outputs_ = spec.net.classes
+        if data.val is not None and epochs is None:
+            self._look_at(data)
         if epochs is None and self.n_iter_ == self.max_iter and self._no_improvement_count <= self.n_iter_no_change:
             warnings.warn(
                 f"{type(self).__name__}: {self.max_iter} iterations (max_iter) are over, and training has not "
@@ -140,6 +142,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self.best_loss_ = min(self.best_loss_, epoch.loss)
         self._no_improvement_count = 0 if gained else self._no_improvement_count + 1
         return incremental or self._no_improvement_count <= self.n_iter_no_change
+
+    def _look_at(self, data: DataSet) -> None:
+        """Warn of what the trained net makes of the held-out rows, if it stands out."""
 
     def _mean_weight(self, rows: Rows) -> float:
         """Return the mean of the rows' weights, added as its arithmetic adds."""

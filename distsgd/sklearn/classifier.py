@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -11,8 +12,14 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d, validate_data
 
+from distsgd.data import ArrayRows, DataSet, Normalization
 from distsgd.data.statistics import STATISTICS
+from distsgd.engine.confusion import Confusion, pairs_of
+from distsgd.errors import RunWarning
+from distsgd.run.assessment import unpredicted_remark
+from distsgd.rundir.classifier import Classifier
 from distsgd.sklearn.base import FEATURE_TYPES, Estimator
+from distsgd.sklearn.messages import in_terms_of_estimators
 from distsgd.sklearn.restoring import restoring
 from distsgd.sklearn.tables import check_unmasked, is_path, is_table
 
@@ -225,6 +232,19 @@ class DistSGDClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.classes_ = outputs if names or not self._several else np.arange(len(outputs))
         self._finish(None)
         return self
+
+    def _look_at(self, data: DataSet) -> None:
+        """Warn of classes that held-out rows have and none is predicted as."""
+        if self._several or not isinstance(data.val, ArrayRows):
+            return
+        C, D = self._net.classes, self._net.features
+        identity = Normalization(np.zeros(D), np.ones(D))
+        model = Classifier(net=self._net, flat=self._snapshot.parameters, classes=np.arange(C), normalization=identity)
+        confusion = Confusion.of([pairs_of(data.val.y, model.predict(data.val.X), C)], C)
+        names = data.classes if data.feature_names else self.classes_  # of arrays the outputs are numbers
+        remark = unpredicted_remark(confusion, names.tolist(), is_balanced=self.class_weight == "balanced")
+        if remark is not None:
+            warnings.warn(in_terms_of_estimators(remark, "class"), RunWarning, stacklevel=5)
 
     def _finish(self, outputs: np.ndarray | None) -> None:
         self.out_activation_ = "logistic" if self._several else "softmax"

@@ -11,7 +11,7 @@ from distsgd.cluster.sharing import nodes_that_lack
 from distsgd.config import Config
 from distsgd.core.losses import LOSSES
 from distsgd.data.sources import open_source
-from distsgd.errors import ResourceError, RunDirectoryError
+from distsgd.errors import ResourceError, RunDirectoryError, counted
 from distsgd.run.lasting import check_run_directory, with_lasting_store
 from distsgd.run.observer import Observer
 from distsgd.run.origin import NewRun, ResumedRun
@@ -50,7 +50,7 @@ def look(config: Config, *, sweep_begun: bool | None = None) -> Iterator[str]:
         cluster = stack.enter_context(joined(config, environment(config)))
         if cluster is not None:
             lacking, nodes = nodes_that_lack(parent)
-            yield f"the cluster has {cluster.cpus:g} CPUs on {nodes} {'node' if nodes == 1 else 'nodes'}"
+            yield f"the cluster has {counted(cluster.cpus, 'CPU')} on {counted(nodes, 'node')}"
             if lacking and sweep_begun is not None:
                 raise RunDirectoryError(
                     f"{str(parent)!r} is not shared with {', '.join(lacking)}, where trials of the sweep may run, and "

@@ -8,6 +8,7 @@ from typing import Any
 
 from distsgd.cluster.trial_pool import Share
 from distsgd.config import Config
+from distsgd.errors import counted
 from distsgd.sweeps import store
 from distsgd.sweeps.rows import RowSets
 from distsgd.sweeps.space import SEED, setting_config
@@ -118,7 +119,7 @@ class TrialPlan:
         is_final = sweep.status != "RUNNING"
         best = next((trial for trial in sweep.trials if trial.number == sweep.best), None)
         tags, metrics = {"distsgd.sweep": sweep.key, "distsgd.run_dir": str(self._path.resolve())}, dict[str, float]()
-        note = f"sweep over {', '.join(space.keys)}: {over} of {space.settings * space.seeds} trials have ended"
+        note = f"sweep over {', '.join(space.keys)}: {over} of {counted(space.settings * space.seeds, 'trial')} over"
         if best is not None and best.result is not None:
             tags |= {"best.trial": str(best.number), "best.run_id": str(best.result.get("mlflow_run_id"))}
             tags |= {f"best.{key}": str(value) for key, value in best.parameters.items()}

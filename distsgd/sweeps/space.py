@@ -14,7 +14,7 @@ from distsgd.config import Config, known_keys, number_type
 from distsgd.config.config import RESULT_SECTIONS
 from distsgd.config.hints import hint
 from distsgd.config.messages import shown
-from distsgd.errors import ConfigError
+from distsgd.errors import ConfigError, counted
 
 SEED = "train.seed"
 
@@ -229,15 +229,15 @@ def _settings(points: int, has_ranges: bool, trials: int | None) -> int:
     if not has_ranges:
         if trials not in (None, points):
             raise ConfigError(
-                f"the grid has {points} settings, and --trials is {trials}; --trials is for ranges (--random), leave "
-                "it out"
+                f"the grid has {counted(points, 'setting')}, and --trials is {trials}; --trials is for ranges "
+                "(--random), leave it out"
             )
         return points
     if trials is None:
         raise ConfigError("with --random, --trials says how many settings are tried, such as --trials 30")
     if trials < points:
         raise ConfigError(
-            f"the grid has {points} settings, and --trials is {trials}, so some would not be tried; raise --trials, or "
-            "shorten the grid"
+            f"the grid has {counted(points, 'setting')}, and --trials is {trials}, so some would not be tried; raise "
+            "--trials, or shorten the grid"
         )
     return trials

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from distsgd.config import Config
-from distsgd.errors import TrainingError
+from distsgd.errors import TrainingError, counted
 from distsgd.rundir import folders
 from distsgd.rundir.refusals import refusing
 from distsgd.sweeps.space import MAX_TRIALS, SEED, Method, Space
@@ -119,9 +119,14 @@ def _check(sweep: Sweep) -> None:
     """Raise ValueError if the trials are not those that the space would have."""
     space, trials = sweep.space, sweep.trials
     if space.settings * space.seeds > MAX_TRIALS:
-        raise ValueError(f"it is to have {space.settings * space.seeds} trials, and at most {MAX_TRIALS} are possible")
+        raise ValueError(
+            f"it is to have {counted(space.settings * space.seeds, 'trial')}, and at most {MAX_TRIALS} are possible"
+        )
     if space.settings < 1 or space.seeds < 1 or len(trials) > space.settings * space.seeds:
-        raise ValueError(f"it has {len(trials)} trials, for {space.settings} settings with {space.seeds} seeds each")
+        raise ValueError(
+            f"it has {counted(len(trials), 'trial')}, for {counted(space.settings, 'setting')} with "
+            f"{counted(space.seeds, 'seed')} each"
+        )
     keys = {*space.keys, SEED} if space.seeds > 1 else {*space.keys}
     for place, trial in enumerate(trials):
         if (trial.number, trial.setting) != (place + 1, place // space.seeds):

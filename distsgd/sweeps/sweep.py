@@ -16,7 +16,7 @@ from distsgd.cluster.resources import Cluster
 from distsgd.cluster.rows import SharedRows
 from distsgd.cluster.trial_pool import Share, TrialPool
 from distsgd.config import Config
-from distsgd.errors import RunDirectoryError, Stopped, TrainingError
+from distsgd.errors import RunDirectoryError, Stopped, TrainingError, counted
 from distsgd.run.ending import stopped_at_once
 from distsgd.run.lasting import check_run_directory, with_lasting_store
 from distsgd.run.train import with_data
@@ -74,7 +74,8 @@ def _run(begun: Begun, given: tuple[Any, Any], observer: SweepObserver, stack: c
         raise TrainingError(f"{metric.key} was not measured, by which train.stopping_metric compares the trials")
     if best is None:
         first = next((trial for trial in sweep.trials if trial.error is not None), sweep.trials[0])
-        raise TrainingError(f"all {len(sweep.trials)} trials failed; trial {first.number}: {first.error}")
+        failed = "the only trial" if len(sweep.trials) == 1 else f"all {len(sweep.trials)} trials"
+        raise TrainingError(f"{failed} failed; trial {first.number}: {first.error}")
     return SweepResult(
         path=begun.path.absolute(), trials=sweep.trials, metric=metric, best=best, command=plan.command(best)
     )
@@ -175,7 +176,7 @@ def _shared_rows(
 def _stopped(sweep: store.Sweep, signum: int, path: Path) -> Stopped:
     over, all_trials = sum(trial.is_over for trial in sweep.trials), sweep.space.settings * sweep.space.seeds
     return Stopped(
-        f"stopped by {signal.Signals(signum).name} after {over} of {all_trials} trials; continue with: "
+        f"stopped by {signal.Signals(signum).name} after {over} of {counted(all_trials, 'trial')}; continue with: "
         f"{resume_command(path, 'sweep')}",
         signum=signum,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from distsgd.engine.spec import RunSpec
+from distsgd.errors import counted
 from distsgd.rundir.result import Result
 
 TAG = "mlflow.note.content"
@@ -34,7 +35,7 @@ def opening(spec: RunSpec) -> str:
     """Return what is trained, and on how many rows, a line each; which ones, MLflow shows as data sets."""
     net, data = spec.net, spec.data
     held_out = f" and {len(data.val):,} held-out" if data.val is not None else ""
-    return f"{net.widths} net ({net.size:,} parameters)\non {len(data.train):,}{held_out} rows"
+    return f"{net.widths} net ({counted(net.size, 'parameter')})\non {len(data.train):,}{held_out} rows"
 
 
 def ending(result: Result, opening: str, picture: str | None) -> str:
@@ -43,7 +44,7 @@ def ending(result: Result, opening: str, picture: str | None) -> str:
     With a picture, given by its address, they stand beside it in a table, in five short lines: MLflow's page fades a
     description that is higher than 100 pixels, picture included, and this fits into 515 by 90.
     """
-    trained = f"{result.steps:,} steps, {result.epochs:g} epochs, in {result.wall_s:.1f} s"
+    trained = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}, in {result.wall_s:.1f} s"
     if result.status != "FINISHED":
         trained = f"{result.status} after {trained}"
     lines = [*_figures(result), trained, opening]

@@ -13,7 +13,7 @@ from typing import Any
 from distsgd.config import Config
 from distsgd.core.numerics import differing_numerics
 from distsgd.engine.snapshot import Snapshot
-from distsgd.errors import RunDirectoryError
+from distsgd.errors import RunDirectoryError, counted
 from distsgd.rundir import checkpoint, lock, proof
 from distsgd.rundir import directory as rundir
 from distsgd.rundir.config_seal import config_change
@@ -146,7 +146,9 @@ def _check_beginning(found: Proof, config: Config, data_digest: str, report: Rep
 def _check_end(found: Proof, result: Result, report: Report) -> None:
     """Report a proof from which whole lines were taken away at its end: what is left of it is without fault."""
     if found.lines and found.problem is None and found.lines[-1]["step"] != result.steps:
-        report.differs("proof", f"it ends with step {found.lines[-1]['step']}, and the run has {result.steps} steps")
+        report.differs(
+            "proof", f"it ends with step {found.lines[-1]['step']}, and the run has {counted(result.steps, 'step')}"
+        )
 
 
 def _journal(directory: RunDirectory, found: Proof, report: Report, *, finished: bool) -> dict[int, dict[str, Any]]:

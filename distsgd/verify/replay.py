@@ -15,7 +15,7 @@ from distsgd.engine.confusion import Confusion
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
 from distsgd.engine.validation import ALL_EXTRAS
-from distsgd.errors import NonFiniteError
+from distsgd.errors import NonFiniteError, counted
 from distsgd.run.observer import Observer
 from distsgd.run.stopping import Gains
 from distsgd.run.trainer import Trainer, environment, start_trainer
@@ -61,12 +61,12 @@ def replay(
         comparison = Comparison(recorded, spec.net, report, other)
         end = min(recorded.end, spec.plan.total_steps)
         if recorded.end > end:
-            report.differs("journal", f"it goes on to step {recorded.end}, and the run has {end} steps")
+            report.differs("journal", f"it goes on to step {recorded.end}, and the run has {counted(end, 'step')}")
         parts, there = segments.whole(end), 1
         if count is not None:
             starts = {0, *recorded.checkpoints}
             parts, there = segments.chosen(starts, {*recorded.states, *recorded.checkpoints}, count)
-            report.compared.append(f"{len(parts)} of {there} segments")
+            report.compared.append(f"{len(parts)} of {counted(there, 'segment')}")
         replayed = _Replay(recorded, spec, trainer, comparison, observer, end)
         trained = Trained(spec, spec.start, spec.start)
         try:

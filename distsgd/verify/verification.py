@@ -7,7 +7,7 @@ from typing import Any
 
 from distsgd.config import Config
 from distsgd.core.backend import cuda_problem
-from distsgd.errors import ResourceError, TrainingError
+from distsgd.errors import ResourceError, TrainingError, counted
 from distsgd.run.observer import Observer
 from distsgd.verify.outcome import check_as_written, check_model, compare_outcome, compare_with_checkpoint
 from distsgd.verify.recorded import Recorded, read
@@ -66,8 +66,8 @@ def _compare(
         compare_outcome(recorded, model, trained, comparison, report)
         report.compared.append(f"all {trained.last.step:,} steps from the start, trained again")
     report.compared.append(
-        f"{comparison.states} recorded states, {comparison.checkpoints} checkpoints, {comparison.lines:,} lines of the "
-        "journal with training"
+        f"{counted(comparison.states, 'recorded state')}, {counted(comparison.checkpoints, 'checkpoint')}, "
+        f"{counted(comparison.lines, 'line')} of the journal with training"
     )
     if report.tolerated is not None:
         report.notes.append(f"the bits differ, as those of other arithmetic may; they were compared {STATED}")

@@ -123,7 +123,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "negative workers": (["--workers", "-1"], ("run.workers",)),
     "more workers than this machine carries": (
         ["--workers", "5000", *options({"train.num_shards": 5000, "train.batch_size": 5000})],
-        ("5000 workers", "cores"),
+        ("5,000 workers", "cores"),
     ),
     "no such device": (["--device", "gpu"], ("run.device", "'gpu'", "'cuda'")),
     "no equals sign": (["--set", "optim.lr"], ("KEY=VALUE", "'optim.lr'")),

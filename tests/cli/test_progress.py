@@ -13,12 +13,13 @@ import pytest
 from rich.console import Console
 
 from distsgd.cli.bar import Bar, stage_line
-from distsgd.cli.lines import Pace, Throughput, compact, counted, duration, epochs, measured, opening
+from distsgd.cli.lines import Pace, Throughput, compact, duration, epochs, measured, opening
 from distsgd.cli.progress import LiveObserver, PlainObserver, QuietObserver, make_observer
 from distsgd.cli.summary import summary
 from distsgd.config import Config
 from distsgd.core.net import Net
 from distsgd.engine.plan import Plan
+from distsgd.errors import counted
 from distsgd.rundir.result import Result
 from distsgd.system.jobs import VARIABLE, submission_id
 

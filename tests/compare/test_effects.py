@@ -106,7 +106,7 @@ def test_the_best_setting_comes_first_whatever_better_means():
 def test_a_repeated_seed_counts_once():
     found = compare([*runs(LOW, run__workers=0), made_up(LOW[0], seed=0, run__workers=2)])
     assert len(found.settings[0].runs) == len(LOW)
-    assert any("1 runs repeat a seed and are counted once" in note for note in found.notes)
+    assert any("1 run repeating a seed, which counts once" in note for note in found.notes)
     other = compare([*runs(LOW, run__workers=0), made_up(0.5, seed=0, run__workers=2)])
     assert any("1 of them came to another val/accuracy" in note for note in other.notes)
 

@@ -114,7 +114,7 @@ def test_lists_beside_numbers(tmp_path):
 def test_lists_of_several_lengths(tmp_path):
     table = pa.table({"X": [[1.0, 2.0], [3.0, 4.0], [5.0]], "label": [0, 1, 0]})
     message = refused_table(table, tmp_path)
-    assert "row 2 (counted from 0): a list of 1 values in column 'X', not 2" in message
+    assert "row 2 (counted from 0): a list of 1 value in column 'X', not 2" in message
 
 
 @pytest.mark.parametrize("first", [[], None])

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import distsgd
+from distsgd.errors import RunWarning
 from distsgd.sklearn import DistSGDClassifier
 from distsgd.sklearn.settings import configuration
 from distsgd.sklearn.tables import load_table
@@ -522,3 +524,25 @@ def test_the_random_state_says_which_rows_of_a_table_are_held_out(monkeypatch):
         DistSGDClassifier(max_iter=1, early_stopping=True, random_state=state).fit(frame, y)
     assert held_out[0] == held_out[1] == held_out[3]
     assert held_out[0] != held_out[2]
+
+
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_class_that_no_held_out_row_is_predicted_as_is_warned_of(frame, class_weight):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(400, 3)), np.array(["usual"] * 380 + ["rare"] * 20)
+    data = pd.DataFrame(X, columns=["a", "b", "c"]).assign(d="text") if frame else X
+    model = DistSGDClassifier(
+        (), early_stopping=True, learning_rate_init=0.5, random_state=1, class_weight=class_weight
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(data, y)
+    remarks = [str(found.message) for found in caught if found.category is RunWarning]
+    remarks = [text for text in remarks if "is predicted as class" in text]
+    if class_weight is None:
+        (remark,) = remarks
+        assert remark.startswith("no held-out row is predicted as class 'rare'")
+        assert 'count more with class_weight = "balanced"' in remark
+    else:
+        assert not any("class_weight" in text for text in remarks)

@@ -41,7 +41,23 @@ def test_a_model_that_is_no_better_than_guessing_is_called_so(right, missed, rem
     predicted = [0] * missed + [1] * (80 - missed) + [0] * right + [1] * (20 - right)
     found = assess([], confusion(y, predicted, 2), NAMES[:2])
     assert found.majority_share == 0.8
-    assert [text[: len(remark)] for text in found.remarks] == [remark] if remark else found.remarks == []
+    remarks = [text for text in found.remarks if "guessing" in text]
+    assert [text[: len(remark)] for text in remarks] == [remark] if remark else remarks == []
+
+
+@pytest.mark.parametrize("class_weight", [None, {"c01": 2.0}, "balanced"])
+def test_a_class_that_is_never_predicted_is_named(class_weight):
+    y = [1] * 80 + [0] * 20 + [2]
+    found = assess([], confusion(y, [1] * 80 + [0] * 21, 4), NAMES[:4], class_weight=class_weight)
+    (remark,) = found.remarks
+    assert remark.startswith("no held-out row is predicted as class 'c02' (1 row), although there are such rows; ")
+    assert ('train.class_weight = "balanced"' in remark) == (class_weight != "balanced")
+    found = assess([], confusion(y, [1] * 80 + [1] * 21, 4), NAMES[:4], class_weight=class_weight)
+    assert "no held-out row is predicted as classes 'c00' (20 rows), 'c02' (1 row), although" in found.remarks[1]
+
+
+def test_classes_that_all_are_predicted_or_have_no_rows_are_no_matter():
+    assert assess([], confusion([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, 3), NAMES[:3]).remarks == []
 
 
 def test_up_to_ten_classes_all_have_their_recall():

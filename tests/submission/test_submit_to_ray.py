@@ -142,7 +142,7 @@ def test_a_job_survives_its_submitters_and_a_run_its_jobs(submitter, cluster, tm
     first.kill()
     out, _ = first.communicate()
     name = out.partition("submitted as ")[2].split()[0]
-    assert "the cluster has 1 CPUs on 1 node" in out
+    assert "the cluster has 1 CPU on 1 node" in out
     assert f"MLflow store: sqlite:///{tmp_path}/shared/mlflow.db" in out
 
     second = submitter.start(*words)

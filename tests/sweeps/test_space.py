@@ -85,7 +85,7 @@ def test_which_keys_take_numbers(key, kind):
         ({"grid": {"optim.lr": ["", 1]}}, "an empty value"),
         ({"grid": {"run.workers": [1, 2]}}, "does not change the trained weights"),
         ({"grid": {"train.seed": [1, 2]}, "seeds": 2}, "varied by --seeds already"),
-        ({"grid": {"optim.lr": [0.1]}, "trials": 3}, "the grid has 1 settings, and --trials is 3"),
+        ({"grid": {"optim.lr": [0.1]}, "trials": 3}, "the grid has 1 setting, and --trials is 3"),
         (
             {"grid": {"optim.lr": [0.1, 1.0]}, "random": {"optim.l2": "log:1e-3:1"}, "trials": 1},
             "some would not be tried",

@@ -305,7 +305,7 @@ def test_a_sweep_that_has_no_place_says_what_a_trial_needs(folder, monkeypatch):
     assert [trial.state for trial in found.trials] == ["FINISHED"]
     (note,) = watcher.notes
     assert f"one needs 1 CPU of one node, and Ray has {CORES} CPU" in note
-    assert ", of which 0 CPUs in all are free" in note
+    assert ", of which in all 0 CPUs are free" in note
 
 
 @pytest.mark.slow
