@@ -28,8 +28,9 @@ Bytes = bytes | bytearray | memoryview | np.ndarray
 _PACED = b"bbr"
 """How the names of congestion controls begin that send at a measured rate."""
 
-_BURSTS = (b"cubic", b"reno")
-"""Congestion controls that send a burst at once; `reno` is allowed to every process."""
+_BURSTS = b"reno"
+"""A congestion control that sends a burst at once, and that every process may use. `cubic` stops the first growth of
+its window where round trips vary, and grows slowly from then on."""
 
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -140,14 +141,10 @@ class Stream:
 
 
 def _send_bursts(sock: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # a kernel that knows no such option, such as that of a sandbox
         usual = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-    except OSError:  # a kernel that knows no such option, such as that of a sandbox
-        return
-    for name in _BURSTS if usual.startswith(_PACED) else ():
-        with suppress(OSError):  # not in this kernel, or not allowed to this user
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-            return
+        if usual.startswith(_PACED):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _BURSTS)
 
 
 def views(parts: Iterable[Bytes]) -> list[memoryview]:
