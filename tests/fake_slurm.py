@@ -153,8 +153,20 @@ def end(step: subprocess.Popen) -> NoReturn:
     for signum in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(step.pid, signum)
-        time.sleep(3)
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline and is_there(step.pid):
+            time.sleep(0.05)
     sys.exit(1)
+
+
+def is_there(group: int) -> bool:
+    """Return whether a process of a step is left; its leader is this one's child."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(group, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False
 
 
 def scontrol(words: list[str]) -> None:

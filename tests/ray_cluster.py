@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_server import free_port
+from nodes import AT_ONCE
 from runs import command
 
 START_S = 90
@@ -47,7 +48,9 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
             "DISTSGD_FAULTS": str(self._faults),
+            **AT_ONCE,
             **environment,
         }
 

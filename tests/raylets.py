@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodes import AT_ONCE
 from runs import RAY_ENVIRONMENT, Cli, command, eventually
 
 STORE_BYTES = 2**27
@@ -34,7 +35,7 @@ class Raylet:
 def second_raylet(address: str, *, cpus: int) -> Iterator[Raylet]:
     """Yield a node that joins the cluster at `address`; neither a process nor a file of it is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="dr", dir="/tmp", ignore_cleanup_errors=True) as name:
-        cli = Cli(Path(name), RAY_ENVIRONMENT | {"PYTHONUNBUFFERED": "1"})
+        cli = Cli(Path(name), RAY_ENVIRONMENT | AT_ONCE | {"PYTHONUNBUFFERED": "1"})
         arguments = ["start", f"--address={address}", "--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats"]
         arguments += [f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}"]
         with open(Path(name) / "log", "w") as log:

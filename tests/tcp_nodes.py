@@ -71,7 +71,7 @@ class TcpNode:
         endpoint = TcpEndpoint(stream, buffers, self.summation, spin=spin, role=role, timeout_s=self.timeout_s)
         self._serve(endpoint, worker_of(self.spec) if computer is None else computer, serve_view)
         self.endpoints.append(endpoint)
-        assert not wait or eventually(lambda: self.dispatcher.members.size() == size + weight, 5)
+        assert not wait or eventually(lambda: self.dispatcher.members.size() == size + weight, 30)
         return endpoint
 
     def start_local_workers(self, count: int) -> None:
@@ -82,7 +82,7 @@ class TcpNode:
             endpoint = Endpoint.connect(acceptor.address, 100 + number, self.spec.net.size)
             self._serve(endpoint, worker_of(self.spec))
             self.local_endpoints.append(endpoint)
-        assert eventually(lambda: self.dispatcher.members.size() == size + count, 5)
+        assert eventually(lambda: self.dispatcher.members.size() == size + count, 30)
         acceptor.close()
 
     def _serve(self, endpoint: Endpoint | TcpEndpoint, *what: Any) -> None:

@@ -72,6 +72,7 @@ HOMES = {
 HEAVY = ["ray", "mlflow", "optuna", "pyarrow", "sklearn", "pandas", "scipy", "matplotlib", "cupy", "torch"]
 
 
+@cache
 def modules() -> dict[str, Path]:
     names = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
     return {name.removesuffix(".__init__"): path for path, name in names.items() if name != "__init__"}

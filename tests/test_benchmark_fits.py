@@ -58,7 +58,7 @@ def test_estimators_are_compared_at_equal_settings():
     assert {line.count("|") for line in lines[2:]} == {len(estimator.COLUMNS) + 1}
 
 
-@pytest.mark.parametrize("name", slow_but_for(comparison.LABELS, "distsgd"))
+@pytest.mark.parametrize("name", slow_but_for(comparison.LABELS))
 def test_a_contestant_is_fitted_in_a_process_of_its_own(name):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed; pip install '.[bench]'")

@@ -99,6 +99,7 @@ def compare(folder: Path, names: Iterable[str], *arguments: str) -> dict[str, An
     return {name: found for name, (found,) in case["measurements"].items()}
 
 
+@pytest.mark.slow
 def test_the_exchange_alone_takes_a_round_trip(tmp_path):
     links = ("--delay-ms=2", "--rate=1gbit", "--connections=2")
     exchange = compare(tmp_path, ["sockets"], *links, "--seconds=0.1")["sockets"]

@@ -229,7 +229,7 @@ class Trial:
         problems += [f"still alive: {text}" for text in self._actors()]
         if any((self.folder / "t").iterdir()):
             problems.append(f"left in the folder of temporary files: {sorted((self.folder / 't').iterdir())}")
-        eventually(lambda: not _shared_memory() - before, 5)
+        eventually(lambda: not _shared_memory() - before, 30)
         return problems + [f"left: {path}" for path in sorted(_shared_memory() - before)]
 
     def _actors(self) -> list[str]:

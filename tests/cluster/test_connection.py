@@ -190,11 +190,22 @@ def test_after_training_the_output_of_the_callers_tasks_is_printed_again(cli):
     script = """
 import ray, shutil
 
+printed = threading.Event()
+
+class Watched:
+    def write(self, text):
+        if "a task's output" in text:
+            printed.set()
+        return sys.__stdout__.write(text)
+    def __getattr__(self, name):
+        return getattr(sys.__stdout__, name)
+
 train("run")
 folder = os.environ["TMPDIR"] + "/own"
 ray.init(address="local", num_cpus=1, include_dashboard=False, _temp_dir=folder)
+sys.stdout = Watched()
 ray.get(ray.remote(lambda: print("a task's output")).remote())
-time.sleep(3)
+printed.wait(60)
 ray.shutdown()
 shutil.rmtree(folder)
 """

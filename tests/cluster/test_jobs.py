@@ -18,6 +18,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow_server import MlflowServer, free_port, mlflow_server
 from ray_cluster import RayCluster, ray_cluster
+from runs import command
 
 from distsgd import train
 from distsgd.cluster.ray_metrics import GAUGES
@@ -104,7 +105,7 @@ def test_job_trains_on_the_cluster_and_logs_to_the_mlflow_server(cluster, tracki
         {"train.epochs": 3, "run.workers": 0, "run.dir": str(tmp_path / "serial"), "tracking.enabled": False}
     )
     assert result["weights_sha256"] == serial.weights_sha256
-    assert not [pid for pid in cluster.processes() if b"WorkerActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    wait_until(lambda: not [pid for pid in cluster.processes() if "WorkerActor" in command(pid)])
 
 
 ESTIMATOR = """
@@ -143,7 +144,7 @@ def test_job_keeps_the_exit_code_of_a_refusal(cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_stopped_job_checkpoints_and_the_next_one_resumes_it(cluster, tracking, tmp_path):
-    """Ray grants a job three seconds, and then kills it."""
+    """Ray grants a job thirty seconds, as in docker-compose.yml, and then kills it."""
     run_dir = tmp_path / "run"
     command = ["python", "jobs/train.py", "jobs/digits.toml", "--workers", "1", "--run-dir", str(run_dir)]
     command += ["--set", "train.epochs=500", "--set", "tracking.timeout_s=120"]

@@ -59,7 +59,7 @@ def case(name: str) -> dict[str, Any]:
     return BASE | values
 
 
-@pytest.mark.parametrize(("name", "counts"), list(zip(CASES, [(1, 2, 3), (3,), (2,), (3,)], strict=True)))
+@pytest.mark.parametrize(("name", "counts"), list(zip(CASES, [(1, 2, 3), (3,), (2,), (3,)], strict=True)), ids=CASES)
 def test_any_number_of_workers_gives_one_hash(name, counts):
     keys = case(name)
     runs = [distsgd.train(keys | {"run.workers": count, "run.dir": f"{count}"}) for count in counts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import random
 import shlex
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
-from runs import RAY_ENVIRONMENT, Cli, eventually, finished, invoke, journal, options, result, slow_but_for, timeless
+from runs import RAY_ENVIRONMENT, Cli, eventually, finished, invoke, options, result, slow_but_for, timeless
 
 import distsgd
+from distsgd.system.faults import VARIABLE, Fault
 
 pytestmark = pytest.mark.usefixtures("own_folder", "joined")
 
@@ -121,14 +125,20 @@ def assert_same(path: Path, undisturbed: Path) -> None:
 
 
 def start_long_run(cli: Cli, address: str, step: int, *arguments: str) -> Any:
-    """Start a long run with two workers on the cluster, or go on with it, and return once it has done `step` steps."""
+    """Start a long run with two workers on the cluster, or resume it; return once it has halted after `step` steps."""
+    faults = cli.folder / f"faults-{step}"
+    faults.mkdir()
+    halt = Fault("driver", 0, step, "journaled", "SIGSTOP")
+    (faults / "faults.json").write_text(json.dumps([dataclasses.asdict(halt)]))
+    cli.environment[VARIABLE] = str(faults / "faults.json")
     process = cli.start("train", "--address", address, "--run-dir", "run", "--workers", "2", *arguments)
-    reached = eventually(
-        lambda: process.poll() is not None or any(r["step"] >= step for r in journal(cli.folder / "run"))
-    )
-    assert reached
+    assert eventually(lambda: process.poll() is not None or is_stopped(process.pid))
     assert process.poll() is None, process.communicate()
     return process
+
+
+def is_stopped(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,7 @@ def test_stopped_at_a_random_step_and_resumed(signum, code, own_folder, cluster,
         assert refused.code == 2, refused.err
         assert ("another driver is using" if arguments else "holds another run") in refused.err
     process.send_signal(signum)
+    process.send_signal(signal.SIGCONT)
     stopped = finished(process)
     assert stopped.code == code, stopped.err
     assert "Traceback" not in stopped.err

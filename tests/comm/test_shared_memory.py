@@ -53,9 +53,9 @@ def held() -> list[str]:
 def _leaves_nothing() -> Iterator[None]:
     """No test leaves a segment, a connection, or a file in /dev/shm behind."""
     gc.collect()  # an earlier test may have left garbage in reference cycles
-    assert eventually(lambda: not held(), 5), held()
+    assert eventually(lambda: not held(), 30), held()
     yield
-    assert eventually(lambda: not held(), 5), held()
+    assert eventually(lambda: not held(), 30), held()
 
 
 def test_open_descriptors_are_detected():
@@ -216,7 +216,7 @@ def test_a_worker_prefetches_for_the_step_after_the_one_that_it_has_answered():
         found.await_workers(2)
         found.server.run(4)
         expected = [call for step in range(4) for call in (("compute", step), ("prefetch", step + 1))]
-        assert eventually(lambda: worker.calls == expected, 5), worker.calls
+        assert eventually(lambda: worker.calls == expected, 30), worker.calls
 
 
 class FailsBetweenSteps:

@@ -166,7 +166,7 @@ def by_hand(node: TcpNode) -> Iterator[Stream]:
     """A peer of the run whose answers the test writes itself."""
     size = node.dispatcher.members.size()
     stream = TcpEndpoint.connect(node.acceptor.address, SECRET, SOMEONE, node.spec.net.size)
-    assert eventually(lambda: node.dispatcher.members.size() == size + 1, 5)
+    assert eventually(lambda: node.dispatcher.members.size() == size + 1, 30)
     try:
         yield stream
     finally:
@@ -203,7 +203,7 @@ def test_a_peer_that_violates_the_protocol_is_lost_and_its_shards_are_computed_b
         if name == "half an answer":
             stream.shut_down()
         node.start_worker(wait=False)
-        thread.join(10)
+        thread.join(30)
         assert node.server.parameters.tobytes() == serial_parameters(node.spec, 4)
         [(lost, found)] = node.lost()
     assert lost == "worker 7"
@@ -253,5 +253,5 @@ def test_a_worker_waits_longer_for_parameters_than_the_server_for_sending_them(t
     else:
         assert not thread.is_alive()
     server.close()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()

@@ -81,8 +81,8 @@ def test_a_replayed_greeting_is_refused():
             thread.start()
             address = node.acceptor.address._replace(port=proxy.getsockname()[1])
             TcpEndpoint.connect(address, SECRET, SOMEONE, node.spec.net.size).close()
-            thread.join(5)
-            assert eventually(lambda: node.dispatcher.members.size() == 1, 5)
+            thread.join(30)
+            assert eventually(lambda: node.dispatcher.members.size() == 1, 30)
         with raw(node.acceptor.address) as again:
             again.sendall(recorded[0])
             assert len(again.recv(64, socket.MSG_WAITALL)) == 64

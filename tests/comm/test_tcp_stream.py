@@ -55,7 +55,7 @@ def test_ipv6_works_and_its_addresses_are_written_with_brackets():
     try:
         assert str(acceptor.address) == f"[::1]:{acceptor.address.port}"
         TcpEndpoint.connect(acceptor.address, SECRET, SOMEONE, 5).close()
-        assert eventually(lambda: paths, 5)
+        assert eventually(lambda: paths, 30)
     finally:
         acceptor.close()
     ((path, introduction),) = paths

@@ -42,6 +42,7 @@ def sha(**values: object) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("joined")
 def test_any_number_of_threads_and_of_workers_gives_the_same_bits():
     shas = {sha(threads=threads) for threads in (1, 2, "auto")}
     with distsgd.session():
@@ -64,6 +65,7 @@ def test_a_single_shard_is_computed_here_whatever_the_workers(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_three_workers_and_held_out_rows_give_the_same_bits(solver):
     values = {"solver": solver, "early_stopping": True, "max_iter": 6}

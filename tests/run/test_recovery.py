@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_stops_at_once(cli):
     time.sleep(2)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    stopped = finished(process, 40)
+    stopped = finished(process)
     assert stopped.code == 130, stopped.err
     assert stopped.err.splitlines()[-1] == "distsgd: stopped at once by a second Ctrl-C; continue with --resume"
     assert result(cli.folder / "run")["status"] == "KILLED"
@@ -254,7 +254,7 @@ def test_a_signal_ends_a_run_whose_server_hangs(cli):
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(ENDLESS))
     assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
     process.send_signal(signal.SIGTERM)
-    stopped = finished(process, 40)
+    stopped = finished(process)
     assert stopped.code == 143, stopped.err
     assert "warning: the parameter server has not answered for 1" in stopped.err
     assert "s, which is how long a run waits after a signal to stop; the steps after step 23 are lost" in stopped.err
@@ -271,7 +271,7 @@ def test_a_signal_in_a_validation_ends_it_and_resuming_begins_with_it(cli, every
     process = cli.start("train", "--run-dir=run", "--workers=2", *options(values))
     assert eventually(lambda: process.poll() is not None or (cli.folder / "faults" / "0.struck").exists())
     process.send_signal(signal.SIGTERM)
-    stopped = finished(process, 30)
+    stopped = finished(process)
     assert stopped.code == 143, stopped.err
     assert f"stopped by SIGTERM after step {step} of 92" in stopped.err
     assert "Traceback" not in stopped.err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import Cli, invoke, journal, options, result
+from runs import Cli, invoke, journal, options, result, slow_but_for
 
 import distsgd
 from distsgd.errors import CheckpointError, ConfigError
@@ -123,7 +123,7 @@ def test_a_run_that_is_made_longer_has_its_best_weights_if_they_were_measured_be
     assert longer.ended == whole.ended
 
 
-MOMENTS = ["journaled", pytest.param("validated", marks=pytest.mark.slow), "checkpointed"]
+MOMENTS = slow_but_for(["journaled", "validated", "checkpointed"], "journaled")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -151,6 +151,7 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(own_folder, moment):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("joined")
 @pytest.mark.timeout(120)
 def test_workers_end_like_threads(own_folder):
     whole = trained()

@@ -282,6 +282,7 @@ def test_hopeless_trials_are_pruned_and_can_be_looked_at(folder, monkeypatch):
     assert list(Path(found.trials[5].run_dir, "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_that_has_no_place_says_what_a_trial_needs(folder, monkeypatch):
     import ray
 
@@ -352,6 +353,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_starts(arguments, messa
     assert not Path("runs/refused").exists()
 
 
+@pytest.mark.slow
 def test_if_all_trials_fail_the_sweep_has_failed(folder):
     """The last test of this file: a failed run ends the Ray of a session."""
     config = UNTRACKED | {"run.dir": "runs/failed"}

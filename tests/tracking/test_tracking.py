@@ -254,7 +254,7 @@ distsgd.train(arguments)
 """
 
 
-@pytest.mark.parametrize("moment", slow_but_for(["created", "before", "half", "after"], "half"))
+@pytest.mark.parametrize("moment", slow_but_for(["created", "before", "half", "after"]))
 def test_a_driver_killed_while_it_talks_to_mlflow_leaves_no_gap_and_no_double_point(tmp_path, uri, moment):
     arguments = SHORT | {"run.dir": str(tmp_path / "run"), "tracking.uri": uri, "checkpoint.every_s": 1000.0}
     killed = subprocess.run([sys.executable, "-c", KILLED_DRIVER, moment, repr(arguments)], timeout=100, check=False)

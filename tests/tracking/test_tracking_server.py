@@ -58,6 +58,7 @@ def assert_unharmed(path: Path, result: dict[str, object]) -> str:
     return warning
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_on_a_server(tmp_path, server):
     result = train(tmp_path / "run", server.uri, tracking__experiment="plain")
     assert result.warnings == []
@@ -94,6 +95,7 @@ def test_the_ending_names_the_servers_page(tmp_path, server):
         assert b"MLflow" in page.read()
 
 
+@pytest.mark.slow
 def test_the_environment_names_the_store(tmp_path, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     distsgd.train(SHORT | {"run.dir": str(tmp_path / "run"), "tracking.experiment": "environment"})
@@ -173,6 +175,7 @@ def test_a_server_that_goes_during_a_run_loses_nothing(tmp_path, server, monkeyp
         assert_complete(server.uri, tmp_path / "run", experiment="goes")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_back_before_the_end_is_told_all(tmp_path, server, monkeypatch):
     from distsgd.run.session import Session
 
@@ -339,6 +342,7 @@ def test_a_required_store_that_does_not_answer_is_refused(tmp_path, kind, monkey
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_required_store_that_answers_is_used(tmp_path, server):
     train(tmp_path / "run", server.uri, tracking__required=True, tracking__experiment="required")
     assert_complete(server.uri, tmp_path / "run", experiment="required")
