@@ -68,23 +68,22 @@ def sweep(
     `search="tpe"` chosen by what is known of those before. Each setting is repeated with `seeds` seeds, from
     `train.seed` on, and the best is the one with the best mean of what `train.stopping_metric` names. `prune` ends
     trials that are worse than the median of the finished ones. The other arguments are those of `train`; `progress`
-    prints lines, or a table on a terminal. Raises RefusedError before the first trial, TrainingError if all have
+    prints lines, or a table on a terminal; without it, what the command line warns of, and trials that failed, are
+    issued as `distsgd.errors.RunWarning`. Raises RefusedError before the first trial, TrainingError if all have
     failed, Stopped on SIGINT, SIGTERM or SIGHUP; with `resume` the sweep in `run.dir` goes on.
     """
-    from distsgd.cli.sweep_progress import make_sweep_observer
+    from distsgd.cli.sweep_progress import WarningSweepObserver, make_sweep_observer
     from distsgd.sweeps.options import SearchOptions
     from distsgd.sweeps.sweep import sweep as run_sweep
 
     asked = SearchOptions(grid=grid or {}, random=random or {}, trials=trials, seeds=seeds, search=search, prune=prune)
     with contextlib.ExitStack() as stack:
-        return run_sweep(
-            config,
-            asked,
-            data=data,
-            val=val,
-            resume=resume,
-            observer=stack.enter_context(make_sweep_observer(quiet=False)) if progress else None,
-        )
+        shown = stack.enter_context(make_sweep_observer(quiet=False)) if progress else None
+        chosen = shown or WarningSweepObserver(sys._getframe(1))
+        result = run_sweep(config, asked, data=data, val=val, resume=resume, observer=chosen)
+        if isinstance(chosen, WarningSweepObserver):
+            chosen.issue()
+        return result
 
 
 def _observer(progress: bool | None, stack: contextlib.ExitStack) -> Observer | None:

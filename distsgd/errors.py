@@ -29,6 +29,9 @@ from dataclasses import dataclass
 MAX_DATA_MESSAGE = 1_200
 """Characters of a line of a DataError; of a longer one the beginning (the file) and the end (the remedy) are kept."""
 
+TITLES = ("what to do:", "how they were read:")
+"""Lines of a DataError above what to do about its problems, and above what was found out about its files."""
+
 SHOWN_PROBLEMS = 20
 """Problems that a DataError lists."""
 
@@ -94,7 +97,7 @@ class DataError(RefusedError):
         listed += [f"and {more:,} more"] if more > 0 else []
         lines = [f"the rows cannot be trained on as they are; {found} found:", *_items(listed)]
         remedies = dict.fromkeys(remedy for problem in self.problems for remedy in problem.remedies)
-        for title, texts in (("what to do:", remedies), ("how they were read:", self.notes)):
+        for title, texts in zip(TITLES, (remedies, self.notes), strict=True):
             lines += [title, *_items(texts)] if texts else []
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ import pytest
 
 from distsgd.config import DataConfig
 from distsgd.data import DataSet, load
-from distsgd.errors import DataError
+from distsgd.errors import TITLES, DataError
 
 
 def list_table(X: np.ndarray, y: Any, column: str = "X", label: str = "label") -> pa.Table:
@@ -88,10 +88,6 @@ def some_rows(count: int = 60, width: int = 3, dtype: str = "float64", seed: int
     else:
         X = rng.normal(3, 2, (count, width)).astype(kind)
     return X, rng.permutation(np.arange(count) % 4)
-
-
-TITLES = ("what to do:", "how they were read:")
-"""Lines of a refusal that begin a list."""
 
 
 def is_readable(message: str) -> bool:

@@ -42,6 +42,10 @@ class WarningObserver(Observer):
 
     def started(self, spec: RunSpec, run_dir: Path, *, nodes: int) -> None:  # noqa: ARG002
         """See Observer.started."""
+        self.hold()
+
+    def hold(self) -> None:
+        """Let warnings wait for `issue` from now on, because training has begun."""
         self._training = True
 
     def issue(self) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from distsgd.cli.bar import stage_line
 from distsgd.cli.lines import epochs, measured
 from distsgd.cli.progress import WITHIN_EPOCH_S, LiveObserver, PlainObserver, QuietObserver
+from distsgd.cli.python_warnings import PREFIX, WarningObserver
 from distsgd.errors import counted
 from distsgd.sweeps.observer import Row, SweepObserver
 
@@ -42,6 +43,19 @@ def make_sweep_observer(*, quiet: bool) -> Iterator[SweepObserver]:
 def in_words(parameters: Mapping[str, Any]) -> str:
     """Return parameters as `optim.lr=0.1 train.seed=1`."""
     return " ".join(f"{key}={value}" for key, value in parameters.items())
+
+
+class WarningSweepObserver(WarningObserver, SweepObserver):
+    """Issues a sweep's warnings, and its failed trials, as Python's: in scripts, where nothing else is shown."""
+
+    def sweep_started(self, rows: Sequence[Row], *, at_once: int, path: str) -> None:  # noqa: ARG002
+        """See SweepObserver.sweep_started."""
+        self.hold()
+
+    def trial_changed(self, row: Row) -> None:
+        """Keep a failure for the end."""
+        if row.state == "FAILED":
+            self.note(f"{PREFIX}trial {row.number} ({in_words(row.parameters)}) failed: {row.error}")
 
 
 class QuietSweepObserver(QuietObserver, SweepObserver):
@@ -70,7 +84,7 @@ class PlainSweepObserver(PlainObserver, SweepObserver):
         if row.state in ("PENDING", "RUNNING"):
             return
         parts = [f"trial {row.number}/{len(self._rows)}", in_words(row.parameters), row.state, *_figures(row)]
-        ending = ": best so far" * row.is_best + f": {row.error}" * (row.error is not None)
+        ending = f": {_best(row)} so far" * row.is_best + f": {row.error}" * (row.error is not None)
         with self._changed:
             self._print("  ".join(parts) + ending)
 
@@ -126,7 +140,7 @@ def table(rows: Sequence[Row], title: str, height: int) -> Group:
     for row in _shown(rows, max(3, height)):
         values = [str(row.parameters.get(key, "")) for key in keys]
         style = "bold" if row.is_best else None
-        state = f"[{STYLES.get(row.state, 'dim')}]{row.state}[/]" + " (best)" * row.is_best
+        state = f"[{STYLES.get(row.state, 'dim')}]{row.state}[/]" + f" ({_best(row)})" * row.is_best
         found.add_row(str(row.number), *values, *_cells(row), state, style=style)
     return Group(Text(f"{counted(len(rows), 'trial')}: {states}; {title}"), found)
 
@@ -145,6 +159,11 @@ def _cells(row: Row) -> list[str]:
     epoch = "" if row.epoch is None else epochs(row.epoch) + ("" if row.epochs is None else f"/{epochs(row.epochs)}")
     loss = "" if row.loss is None else measured(row.loss)
     return [epoch, loss, "" if row.accuracy is None else f"{row.accuracy:.4f}"]
+
+
+def _best(row: Row) -> str:
+    """Return what a mark says: settings with several seeds are compared by their means."""
+    return "best" if row.seeds == 1 else f"best mean, of {row.finished_seeds}/{row.seeds} seeds"
 
 
 def _figures(row: Row) -> list[str]:

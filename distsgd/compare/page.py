@@ -23,6 +23,7 @@ th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #e2e2e2; text-align: 
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .chip { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 2px; }
 svg { width: 100%; height: auto; }
+.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; }
 li { margin: 0.4rem 0; } .more { color: #666; } details { margin-top: 1rem; }
 """
 
@@ -46,6 +47,7 @@ def page(comparison: Comparison, title: str) -> str:
         "<h2>Settings, the best first</h2>",
         _table_of_settings(comparison),
         "<h2>Learning curves</h2>",
+        _legend(comparison),
         pictures.curves(comparison),
         *_learning_rates(comparison),
         *_contrasts(comparison),
@@ -78,16 +80,30 @@ def _list(texts: Iterable[str]) -> str:
 def _table_of_settings(comparison: Comparison) -> str:
     rows = []
     for place, setting in enumerate(comparison.settings):
-        chip = f'<span class="chip" style="background:{pictures.colour(place)}"></span>'
+        chip = _chip(pictures.colour(place))
         cells = "".join(f'<td class="number">{_escaped(cell)}</td>' for cell in row(comparison, setting))
         rows.append(f"<tr><td>{chip}</td>{cells}</tr>")
     heading = "".join(f'<th scope="col">{_escaped(name)}</th>' for name in ("", *columns(comparison)))
     return f"<table id='settings'><thead><tr>{heading}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
+def _legend(comparison: Comparison) -> str:
+    """Return the names of the settings beside their colours; those that share a colour are counted."""
+    named = comparison.settings[: len(pictures.COLOURS)]
+    entries = [(pictures.colour(place), setting.name) for place, setting in enumerate(named)]
+    others = len(comparison.settings) - len(named)
+    entries += [(pictures.OTHERS, f"{counted(others, 'more setting')}")] if others else []
+    items = "".join(f"<li>{_chip(colour)} {_escaped(name)}</li>" for colour, name in entries)
+    return f"<ul class='legend'>{items}</ul>"
+
+
+def _chip(colour: str) -> str:
+    return f'<span class="chip" style="background:{colour}"></span>'
+
+
 def _learning_rates(comparison: Comparison) -> list[str]:
     picture = pictures.learning_rates(comparison)
-    return [] if picture is None else ["<h2>Learning rate</h2>", picture]
+    return [] if picture is None else ["<h2>Learning rate</h2>", _legend(comparison), picture]
 
 
 def _contrasts(comparison: Comparison) -> list[str]:

@@ -1,13 +1,15 @@
 """The pictures of a comparison, as SVG: learning curves, and learning rate against the final metric.
 
-Only this file of the comparison imports matplotlib. Names are not written into the pictures: the page's table has them,
-beside the colours.
+Only this file of the comparison imports matplotlib. Names are not written into the pictures: the page has them beside
+the colours, in its table and in the legend of each picture.
 """
 
 from __future__ import annotations
 
 import io
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -33,6 +35,9 @@ FEW_POINTS = 60
 
 PANEL_POINTS = 8_000
 """Points of the coloured curves of a panel, roughly: of very many, each has fewer."""
+
+SMALLEST, WIDER, MOST_RINGS = 5.0, 3.5, 5
+"""Diameter in points of a run's ring, how much wider each further ring at the same place is, and how many there are."""
 
 LARGEST = 1e30
 """Larger values are drawn as this; matplotlib cannot leave a margin above the largest floats."""
@@ -128,14 +133,38 @@ def learning_rates(comparison: Comparison) -> str | None:
     figure = Figure(figsize=(10.5, 3.2))
     _place(figure, 3.2)
     panel = figure.subplots()
+    rings, equal = _rings([(rate, final) for _, rate, final in points])
     for place in sorted({place for place, _, _ in points}, reverse=True):
-        mine = [(rate, final) for number, rate, final in points if number == place]
-        panel.plot(*zip(*mine, strict=True), "o", markersize=5, color=colour(place), gid=f"rate-setting-{place + 1}")
+        mine = [number for number, (of, _, _) in enumerate(points) if of == place]
+        panel.scatter(
+            [points[number][1] for number in mine],
+            [points[number][2] for number in mine],
+            s=[(SMALLEST + WIDER * min(rings[number], MOST_RINGS)) ** 2 for number in mine],
+            facecolors="none",
+            edgecolors=colour(place),
+            linewidths=1.4,
+            gid=f"rate-setting-{place + 1}",
+        )
+    for (rate, final), count in equal.items():
+        panel.annotate(f"×{count}", (rate, final), xytext=(9, 5), textcoords="offset points", fontsize=8)
     panel.set_xscale("log")
     panel.set_xlabel("learning rate")
     panel.set_ylabel(f"final {TITLES.get(comparison.metric, comparison.metric)}")
     panel.grid(color="#e6e6e6", linewidth=0.6)
     return _svg(figure, "rates")
+
+
+def _rings(points: Sequence[tuple[float, float]]) -> tuple[list[int], dict[tuple[float, float], int]]:
+    """Return which ring of its place each point becomes, from 0, and how many points there are where there are several.
+
+    Points at one place are rings around each other: none is moved, and none hides another.
+    """
+    seen = Counter[tuple[float, float]]()
+    rings = []
+    for point in points:
+        rings.append(seen[point])
+        seen[point] += 1
+    return rings, {point: count for point, count in seen.items() if count > 1}
 
 
 def _place(figure: Figure, height: float, between: float = 0.0) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
 
-import numpy as np
-
 from distsgd.engine.confusion import Confusion
 from distsgd.errors import counted
 
@@ -105,7 +103,8 @@ def guessing_remark(confusion: Confusion, classes: Sequence[Any]) -> str | None:
 def unpredicted_remark(confusion: Confusion, classes: Sequence[Any], *, is_balanced: bool) -> str | None:
     """Return a sentence if no held-out row is predicted as one of the classes that held-out rows have."""
     rows, predicted, _ = confusion.rows()
-    missed = [(classes[number], int(rows[number])) for number in np.flatnonzero((rows > 0) & (predicted == 0)).tolist()]
+    counts = zip(classes, rows.tolist(), predicted.tolist(), strict=True)
+    missed = [(label, count) for label, count, times in counts if count and not times]
     if not missed:
         return None
     named = ", ".join(f"{label!r} ({counted(count, 'row')})" for label, count in missed[:SHOWN_CLASSES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -13,12 +14,15 @@ from pathlib import Path
 
 from distsgd.cluster.job_client import JobClient, RayJobHandle
 from distsgd.cluster.job_state import JobState
-from distsgd.errors import ResourceError
+from distsgd.errors import TITLES, ResourceError
 from distsgd.submission import package
 from distsgd.submission.awaited_look import end_of
 from distsgd.submission.request import Request
 from distsgd.submission.settings import GRACE_S
 from distsgd.system.jobs import RESUBMIT
+
+SHOWN_FILES = 5
+"""Files of the package that are shown by name."""
 
 LOOK = "look: "
 """What the lines begin with that the look prints for the user."""
@@ -53,8 +57,7 @@ class RayJob:
             "submission_id": f"{self.request.name}-1",
             "entrypoint": self.command,
             "runtime_env": {"working_dir": f"{self.request.name}.zip", "env_vars": self.environment},
-            "files": list(files),
-            "bytes": sum(map(len, files.values())),
+            "files": {"count": len(files), "bytes": sum(map(len, files.values())), "first": list(files)[:SHOWN_FILES]},
         }
         return json.dumps(content, indent=2)
 
@@ -107,10 +110,12 @@ class RayJob:
 
 def _problem(state: JobState, log: str) -> str:
     """Return why the look failed: distsgd's message if there is one."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    own = [line.removeprefix("distsgd: ") for line in lines if line.startswith("distsgd: ")]
+    _, own, message = ("\n" + log).rpartition("\ndistsgd: ")
     if own:
-        return own[-1]
+        first, *rest = message.splitlines()
+        of_list = itertools.takewhile(lambda line: line.startswith("  - ") or line in TITLES, rest)
+        return "\n".join([first, *of_list])
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     missing = next((line for line in lines if line.startswith("ModuleNotFoundError")), None)
     if missing is not None:
         return (

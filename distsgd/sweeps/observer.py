@@ -26,6 +26,11 @@ class Row:
     accuracy: float | None = None
     error: str | None = None
     is_best: bool = False
+    """Whether it has the best result so far; of a setting with several seeds, whether that has the best mean so far."""
+    seeds: int = 1
+    """Trials of its setting."""
+    finished_seeds: int = 0
+    """Those that have finished, which the mean is over."""
 
 
 class SweepObserver(Observer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from distsgd.sweeps.observer import Row, SweepObserver
 from distsgd.sweeps.runner import News
 from distsgd.sweeps.store import Sweep, SweepFile
-from distsgd.sweeps.trial import Metric, State, Trial, best_trial, ranked
+from distsgd.sweeps.trial import Metric, Setting, State, Trial, best_trial, ranked, settings_of
 
 
 class Standings:
@@ -22,6 +22,8 @@ class Standings:
     def add_rows(self) -> None:
         """Add the rows of trials that are new."""
         self.rows += [self._row(trial) for trial in self._sweep.trials[len(self.rows) :]]
+        order = ranked(self._sweep.trials, self._metric)
+        self._mark(order[0] if order else None)
 
     def note_progress(self, trial: Trial, news: News) -> None:
         """Take what a trial has reported into its row, and pass its warnings on."""
@@ -56,9 +58,19 @@ class Standings:
         row.state, row.error = new.state, new.error
         if trial.result is not None:
             row.epoch, row.loss, row.accuracy = new.epoch, new.loss, new.accuracy
-        for other in self.rows:
-            other.is_best = other.number == self._sweep.best
+        self._mark(order[0] if order else None)
         self._observer.trial_changed(row)
+
+    def _mark(self, best: Setting | None) -> None:
+        """Mark the finished trials of the best setting: settings are compared by the means over their seeds."""
+        marked = set() if best is None else {trial.number for trial in best.trials if trial.state == "FINISHED"}
+        for row in self.rows:
+            row.is_best = row.number in marked
+        for setting in settings_of(self._sweep.trials):
+            finished = sum(trial.state == "FINISHED" for trial in setting.trials)
+            for trial in setting.trials:
+                row = self.rows[trial.number - 1]
+                row.seeds, row.finished_seeds = len(setting.trials), finished
 
     def _row(self, trial: Trial) -> Row:
         result = trial.result or {}
@@ -70,5 +82,4 @@ class Standings:
             loss=result.get("val/loss"),
             accuracy=result.get("val/accuracy"),
             error=trial.error,
-            is_best=trial.number == self._sweep.best,
         )

@@ -125,7 +125,7 @@ class Tracker(NoTracker):
         self._notice: str | None = None
         self._link: str | None = None
         self._warned = False
-        self._complete = False
+        self._complete = self._sending = False
 
     def start(self) -> None:
         """See NoTracker.start."""
@@ -158,7 +158,10 @@ class Tracker(NoTracker):
         if self._problem is None or self._warned:
             return None
         self._warned = True
-        return f"{self._failure()}; training continues, and what is missing is sent when the store is back"
+        return (
+            f"the MLflow store {self._shown!r} has not taken what was sent so far: {self._problem}; training "
+            "continues, and all of it is sent again until the run has ended"
+        )
 
     def take_link(self) -> str | None:
         """See NoTracker.take_link."""
@@ -167,7 +170,8 @@ class Tracker(NoTracker):
 
     def finish(self, stop_waiting: Callable[[], bool]) -> Ending:
         """See NoTracker.finish."""
-        deadline = time.monotonic() + self._config.timeout_s
+        began = time.monotonic()
+        deadline = began + self._config.timeout_s
         self._ending.set()
         while self._thread.is_alive() and time.monotonic() < deadline and not stop_waiting():
             self._thread.join(0.05)
@@ -177,12 +181,14 @@ class Tracker(NoTracker):
             return Ending(run_id.known(path), self._notice)
         return Ending(
             run_id.known(path),
-            f"{self._failure()}; the run itself is not affected and its journal is complete: "
+            f"{self._failure(time.monotonic() - began)}; the run itself is not affected and its journal is complete: "
             f"send the rest with `distsgd sync {shlex.quote(str(path))}` when the store is back",
         )
 
-    def _failure(self) -> str:
-        problem = self._problem or "it has not answered yet"
+    def _failure(self, waited_s: float) -> str:
+        """Return why the store lacks a part of the run, after so many seconds of waiting at its end."""
+        so_far = "it was still being sent" if self._sending else "the store had not answered"
+        problem = self._problem or f"{so_far} {waited_s:.0f} s after training had ended"
         return f"the MLflow store {self._shown!r} has not received the whole run: {problem}"
 
     def __exit__(
@@ -239,6 +245,7 @@ class Tracker(NoTracker):
         path = self._directory.path
         described = description.read(path)
         run = store.open_run(path, described, running=True)
+        self._sending = True
         self._notice = run.notice or self._notice
         system = self._system_metrics(run) if self._config.system_metrics else None
         where = run_id.read(path)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 from rich.console import Console
 
+import distsgd
 from distsgd.cli.sweep_progress import LiveSweepObserver, PlainSweepObserver, QuietSweepObserver, table
+from distsgd.errors import RunWarning
 from distsgd.sweeps.observer import Row
 
 ROWS = [
@@ -40,6 +43,43 @@ def test_of_more_trials_than_lines_the_best_and_those_that_run_are_shown():
     text = shown(table([*ROWS, *rows], "", 4))
     numbers = [line.split()[0] for line in text.splitlines()[2:]]
     assert numbers == ["1", "2", "3", "4"]
+
+
+def test_with_several_seeds_the_mark_is_of_the_setting_with_the_best_mean(capsys):
+    row = Row(number=1, parameters={"optim.lr": 0.1, "train.seed": 1}, state="FINISHED", is_best=True)
+    row.seeds, row.finished_seeds = 3, 2
+    assert "FINISHED (best mean, of 2/3 seeds)" in shown(table([row], "", 20))
+    observer = PlainSweepObserver()
+    observer.sweep_started([row], at_once=1, path="runs/mine")
+    observer.trial_changed(row)
+    assert capsys.readouterr().err.endswith("FINISHED: best mean, of 2/3 seeds so far\n")
+
+
+def test_a_script_is_warned_of_what_the_command_line_warns_of(monkeypatch):
+    """Of the rows at once; of trials when all of them have ended, because a filter may make errors of warnings."""
+
+    def made_up(config, asked, *, observer, **more):
+        observer.note("features (2): a, b")
+        observer.note("warning: column 'a' looks like an index")
+        observer.sweep_started(ROWS, at_once=2, path="runs/mine")
+        observer.note("warning: MLflow lacks a part of it (trial 2)")
+        for row in ROWS:
+            observer.trial_changed(row)
+        said.extend(str(found.message) for found in caught)
+        return "what was found"
+
+    said: list[str] = []
+    monkeypatch.setattr("distsgd.sweeps.sweep.sweep", made_up)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert distsgd.sweep(grid={"optim.lr": [0.1, 1.0]}) == "what was found"
+    assert said == ["column 'a' looks like an index"]
+    assert [str(found.message) for found in caught] == [
+        "column 'a' looks like an index",
+        "MLflow lacks a part of it (trial 2)",
+        "trial 4 (optim.lr=10.0) failed: not finite",
+    ]
+    assert {(found.category, found.filename) for found in caught} == {(RunWarning, __file__)}
 
 
 @pytest.mark.parametrize("width", [20, 40, 200])

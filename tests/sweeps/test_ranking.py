@@ -8,6 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distsgd.sweeps.observer import SweepObserver
+from distsgd.sweeps.space import Space
+from distsgd.sweeps.standings import Standings
+from distsgd.sweeps.store import Sweep, SweepFile
 from distsgd.sweeps.trial import Metric, Trial, best_trial, ranked, settings_of
 
 LOSS = Metric.named("loss")
@@ -63,3 +67,22 @@ def test_the_order_is_that_of_the_means(settings):
     means = [setting.mean(LOSS) for setting in ranked(trials(*settings), LOSS)]
     assert means == sorted(means)
     assert len(means) == len(settings)
+
+
+def test_while_a_sweep_runs_the_trials_of_the_setting_with_the_best_mean_are_marked(tmp_path):
+    """The best seed of all is of another setting: at the end the sweep does not choose that."""
+    every = trials([0.1, 0.9], [0.4, 0.5])
+    for trial in every:
+        trial.state = "RUNNING"
+    space = Space(grids=(), ranges=(), settings=2, seeds=2)
+    sweep = Sweep(parent="p", space=space, method="random", prune=False, requested={}, trials=every)
+    standings = Standings(sweep, SweepFile(tmp_path), LOSS, SweepObserver())
+    marked = []
+    for trial in every:
+        standings.change(trial, "FINISHED")
+        marked.append([row.number for row in standings.rows if row.is_best])
+    assert marked == [[1], [1, 2], [1, 2], [3, 4]]
+    assert sweep.best == 3
+    assert [(row.seeds, row.finished_seeds) for row in standings.rows] == [(2, 2)] * 4
+    again = Standings(sweep, SweepFile(tmp_path), LOSS, SweepObserver())  # as of a sweep that is resumed
+    assert [row.number for row in again.rows if row.is_best] == [3, 4]

@@ -228,7 +228,7 @@ def test_a_stalled_server_keeps_no_run_longer_than_the_time_at_the_end(tmp_path)
         done = command("train", "--quiet", "--run-dir", "run", *options, cwd=tmp_path, timeout=90, **environment)
     assert done.returncode == 0
     warning = assert_unharmed(Path("run"), json.loads(Path("run/result.json").read_bytes()))
-    assert "it has not answered yet" in warning
+    assert "has not received the whole run: the store had not answered" in warning
     assert done.stderr == f"warning: {warning}\n"
 
 
