@@ -67,13 +67,13 @@ class TrialPlan:
     def _drawn(self, number: int) -> dict[str, Any]:
         from distsgd.sweeps.search import draw
 
-        known = [(s.parameters, s.mean(self._metric)) for s in settings_of(self._sweep.trials)]
+        trials = self._sweep.trials if self._sweep.method == "tpe" else []
         return draw(
             self._sweep.space,
             self._sweep.method,
             number,
             self._base.train.seed,
-            known if self._sweep.method == "tpe" else [],
+            [(setting.parameters, setting.mean(self._metric)) for setting in settings_of(trials)],
             lower_is_better=self._metric.lower_is_better,
         )
 

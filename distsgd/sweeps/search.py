@@ -6,6 +6,7 @@ settings that it would have drawn, and needs no database. Only this file imports
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def draw(
         direction="minimize" if lower_is_better else "maximize",
         sampler=_sampler(method, derive_key(seed, number) % 2**32),
     )
+    if method == "random":  # of which the values of grids are no part; to describe thousands of them takes a while
+        space = dataclasses.replace(space, grids=())
     distributions = _distributions(space)
     for setting, value in known:
         study.add_trial(
@@ -63,7 +66,7 @@ def draw(
                 value=value,
             )
         )
-    study.enqueue_trial(_encoded(space, point))
+    study.enqueue_trial(_encoded(space, point) if space.grids else {})
     drawn = study.ask(distributions).params
     return point | {span.key: _readable(span, drawn[span.key]) for span in space.ranges}
 

@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from distsgd.config import Config, known_keys, number_type
@@ -66,7 +67,7 @@ class Space:
         """The keys that the trials differ in, without the seed of repetitions."""
         return [grid.key for grid in self.grids] + [span.key for span in self.ranges]
 
-    @property
+    @cached_property
     def points(self) -> list[dict[str, Any]]:
         """All combinations of the grids' values; one without any value if there is no grid."""
         values = itertools.product(*(grid.values for grid in self.grids))

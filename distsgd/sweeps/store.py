@@ -23,6 +23,9 @@ from distsgd.version import __version__
 
 FILE = folders.SWEEP
 
+MAX_BYTES = 2**32
+"""The largest file that is read: each of thousands of trials names all columns of the rows."""
+
 SEALED = b'{\n "sealed": true,'
 """How a file begins that has a digest at its end; neither is lost by a change of one bit without being missed."""
 
@@ -98,7 +101,7 @@ class SweepFile:
 def read(path: Path) -> Sweep:
     """Return what the file in a directory says; RunDirectoryError if there is none, or if it cannot be read."""
     with refusing(path, FILE, "sweep"):
-        content = read_file(path / FILE)
+        content = read_file(path / FILE, max_bytes=MAX_BYTES)
         text, mark, _ = content.rpartition(MARK)
         if (mark or content.startswith(SEALED)) and content != text + _seal(text):  # earlier versions have neither
             raise ValueError("it is not as it was written")

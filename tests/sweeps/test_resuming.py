@@ -13,7 +13,7 @@ import pytest
 
 from distsgd.config import Config, parse_assignments
 from distsgd.errors import ConfigError, RunDirectoryError
-from distsgd.sweeps import store
+from distsgd.sweeps import plan, search, store
 from distsgd.sweeps.beginning import resumed_sweep
 from distsgd.sweeps.options import SearchOptions
 from distsgd.sweeps.plan import TrialPlan
@@ -29,8 +29,7 @@ def written(folder: Path, *, seeds: int = 2, prune: bool = False, **requested: o
     base = Config.build({key.replace("__", "."): value for key, value in requested.items()})
     space = make_space({}, RANGE, trials=2, seeds=seeds, base=base)
     sweep = store.Sweep(parent="mine", space=space, method="random", prune=prune, requested=base.explicit())
-    plan = TrialPlan(sweep, base, Metric("val/loss", lower_is_better=True))
-    plan.draw_setting()
+    TrialPlan(sweep, base, Metric("val/loss", lower_is_better=True)).draw_setting()
     for trial in sweep.trials:
         trial.state, trial.result, trial.run_dir = "FINISHED", {"val/loss": 0.5}, str(folder)
     sweep.best = 1
@@ -186,3 +185,34 @@ def test_a_file_that_an_editor_has_written_anew_is_refused(tmp_path, left):
     (tmp_path / store.FILE).write_text(json.dumps(content, indent=4))
     with pytest.raises(RunDirectoryError, match=r"edited|not as it was written"):
         store.read(tmp_path)
+
+
+def test_a_sweep_of_many_trials_on_rows_with_many_columns_can_be_read(tmp_path):
+    """Its file names all columns for each of them."""
+    sweep = written(tmp_path)
+    features = {"used": [f"column {number:,} of the table" for number in range(4_000_000)], "left_out": {}}
+    sweep.trials[0].result = {"features": features}
+    store.SweepFile(tmp_path).write(sweep)
+    assert (tmp_path / store.FILE).stat().st_size > 2**26
+    assert store.read(tmp_path).key == sweep.key
+
+
+def test_a_setting_of_thousands_takes_no_longer_to_draw_than_one_of_a_few(monkeypatch):
+    """What has been drawn before is looked at by `tpe` alone, and the grid is combined once."""
+    looked_at, described = list[int](), list[int]()
+    distributions = search._distributions
+    monkeypatch.setattr(plan, "settings_of", lambda trials: looked_at.append(len(trials)) or [])
+    monkeypatch.setattr(
+        search, "_distributions", lambda space: described.append(len(space.grids)) or distributions(space)
+    )
+    options = SearchOptions(grid={"train.seed": list(range(20))}, random={"optim.lr": "log:0.1:1"}, trials=20)
+    base = Config.build({"run.workers": 0})
+    space = options.space(base)
+    sweep = store.Sweep(parent="", space=space, method="random", prune=False, requested=base.explicit())
+    trials = TrialPlan(sweep, base, Metric.named("loss"))
+    points = space.points
+    while trials.draw_setting():
+        pass
+    assert looked_at == described == [0] * 20
+    assert space.points is points
+    assert [trial.parameters["train.seed"] for trial in sweep.trials] == list(range(20))
