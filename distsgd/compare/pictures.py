@@ -96,7 +96,7 @@ def _draw(comparison: Comparison, metric: str, axis: str, panel: Axes) -> None:
 def _spans_decades(panel: Axes) -> bool:
     """Return whether the losses of a panel are positive and differ by a factor of more than thirty."""
     low, high = panel.dataLim.intervaly
-    return bool(low > 0 and high / low > 30)
+    return bool(0 < low <= high and high / low > 30)  # without a line it is from infinity down to minus infinity
 
 
 def _line(run: Run, metric: str, axis: str, points: int) -> NDArray[np.float64] | None:
@@ -126,7 +126,7 @@ def learning_rates(comparison: Comparison) -> str | None:
     for place, setting in enumerate(comparison.settings):
         for run in setting.runs.values():
             rate, final = run.parameters.get("optim.lr", run.parameters.get("lr")), run.final(comparison.metric)
-            if isinstance(rate, int | float) and rate > 0 and final is not None and np.isfinite(final):
+            if isinstance(rate, int | float) and 0 < rate < LARGEST and final is not None and np.isfinite(final):
                 points.append((place, float(rate), min(final, LARGEST)))
     if len({rate for _, rate, _ in points}) < 2:
         return None

@@ -27,6 +27,10 @@ LARGEST = 1e300
 """Values beyond are those of runs that diverged; MLflow's databases have the largest float in place of an infinity."""
 
 
+MAX_STEP = 2.0**62
+"""Larger steps are taken for this one."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """The points of a metric, in the order of steps."""
@@ -42,7 +46,8 @@ class Curve:
         steps, values, times = np.array(points, np.float64).reshape(-1, 3).T
         order = np.lexsort((times, steps))
         last = order[np.append(np.diff(steps[order]) != 0, True)] if len(order) else order
-        return cls(steps[last].astype(np.int64), values[last], times[last])
+        # Of other programs' runs there are steps that a float rounds up to what no integer of 64 bits holds.
+        return cls(np.clip(steps[last], -MAX_STEP, MAX_STEP).astype(np.int64), values[last], times[last])
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -41,7 +41,7 @@ def find_runs(named: Sequence[str], uri: str | None, notes: list[str]) -> list[R
 
 def _is_folder(name: str) -> bool:
     try:
-        return Path(name).is_dir()
+        return name != "" and Path(name).is_dir()
     except (OSError, ValueError):  # too long, or with a null byte: certainly no folder
         return False
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from distsgd.compare.comparison import Comparison
+from distsgd.compare.runs import LARGEST
 from distsgd.compare.settings import ROWS, Setting, text
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -57,9 +57,9 @@ def bars(setting: Setting, metrics: Sequence[str] = ("val/loss", "train/loss")) 
     count = min(BAR_COUNT, len(curve))
     places = [round(place * (len(curve) - 1) / (count - 1)) for place in range(count)]
     values = [float(curve.values[place]) for place in places]
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in values if abs(value) < LARGEST]
     if not finite:
         return ""
     low, high = min(finite), max(finite)
     span = high - low or 1.0
-    return "".join(BARS[round((value - low) / span * 7)] if math.isfinite(value) else "?" for value in values)
+    return "".join(BARS[round((value - low) / span * 7)] if abs(value) < LARGEST else "?" for value in values)

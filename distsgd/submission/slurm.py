@@ -126,9 +126,10 @@ class SlurmJob:
     """On the nodes."""
 
     def __post_init__(self) -> None:
-        if re.search(r'["%\\\n]', self.request.run_dir):
+        if re.search(r'["%\\\x00-\x1f\x7f]', self.request.run_dir):
             raise ConfigError(
-                f"run.dir is {self.request.run_dir!r}; the log lies beside it, and its name may have no quotes, % or \\"
+                f"run.dir is {self.request.run_dir!r}; the log lies beside it, and its name may have no quotes, "
+                "control characters, % or \\"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,8 +12,10 @@ from made_up import made_up
 from distsgd.compare.comparison import compare
 from distsgd.compare.effects import contrast
 from distsgd.compare.page import page
+from distsgd.compare.runs import Curve
 from distsgd.compare.sameness import sameness
 from distsgd.compare.settings import ROWS, settings_of
+from distsgd.compare.words import bars
 from distsgd.errors import ConfigError
 
 LOW, HIGH = (0.90, 0.91, 0.92, 0.90, 0.93, 0.91, 0.92), (0.95, 0.97, 0.96, 0.94, 0.96, 0.97, 0.95)
@@ -109,6 +112,26 @@ def test_a_repeated_seed_counts_once():
     assert any("1 run repeating a seed, which counts once" in note for note in found.notes)
     other = compare([*runs(LOW, run__workers=0), made_up(0.5, seed=0, run__workers=2)])
     assert any("1 of them came to another val/accuracy" in note for note in other.notes)
+
+
+def test_losses_and_steps_at_the_ends_of_what_there_is_are_shown():
+    """As those of other programs' runs, whose infinities MLflow's databases have replaced by the largest floats."""
+    largest = float(np.finfo(np.float64).max)
+    curve = Curve.of([(-5, 3.0, 1.0), (1, largest, 2.0), (2, -largest, 3.0), (3, np.nan, 4.0), (2**63 - 1, 1.0, 5.0)])
+    assert curve.steps[0] == -5
+    assert curve.steps[-1] == 2**62
+    odd = dataclasses.replace(made_up(0.5), key="odd", curves={"val/loss": curve, "val/accuracy": curve})
+    found = compare([odd, made_up(0.9)])
+    assert [bars(setting) for setting in found.settings if odd in setting.runs.values()] == ["█???▁"]
+    assert "</html>" in page(found, "odd")
+
+
+@pytest.mark.parametrize("rate", [10**400, np.inf, np.nan, -1.0], ids=["huge", "inf", "nan", "negative"])
+def test_a_learning_rate_that_is_none_is_not_in_the_picture(rate):
+    foreign = [dataclasses.replace(made_up(value), key=str(value), exact=False) for value in LOW[:3]]
+    rates = [0.1, 1.0, rate]
+    found = compare([dataclasses.replace(run, parameters={"lr": lr}) for run, lr in zip(foreign, rates, strict=True)])
+    assert "<h2>Learning rate</h2>" in page(found, "odd")
 
 
 def test_two_runs_that_differ_in_the_learning_rate_are_said_to_share_all_else():

@@ -19,6 +19,7 @@ from tracking_helpers import MlflowClient, train
 
 from distsgd.compare.runs import METRICS
 from distsgd.compare.sources import find_runs
+from distsgd.errors import ConfigError
 
 
 def train_four(folder: Path, **values: object) -> Path:
@@ -298,3 +299,9 @@ def test_two_hundred_runs_of_a_thousand_points_take_less_than_five_seconds(empty
     assert found["settings"][0]["summary"]["count"] == 10
     seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     assert seconds < 5, seconds
+
+
+def test_a_name_that_is_empty_is_not_the_current_folder(own_folder):
+    """As of a variable of a shell that is not set."""
+    with pytest.raises(ConfigError, match="there is no MLflow store at"):
+        find_runs([""], None, [])

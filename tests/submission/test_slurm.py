@@ -144,6 +144,7 @@ def test_what_slurm_or_distsgd_refuses_is_not_submitted(own_folder, monkeypatch)
         (["--data", "nothing.parquet"], f"'{own_folder}/nothing.parquet' does not exist"),
         (["--memory", "much"], "--memory is 'much'"),
         (["--run-dir", 'runs/"mine"'], "may have no quotes"),
+        (["--run-dir", "runs/a\rb"], "may have no quotes, control characters, % or"),
     ):
         found = invoke("submit", *options(), *words)
         assert (found.code, message in found.err) == (2, True), found
