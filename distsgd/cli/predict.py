@@ -12,7 +12,9 @@ from distsgd.errors import counted
 @click.command(short_help="Predict the classes of rows in a file.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="PATH", help="The rows: Parquet, Arrow, .npz, CSV, folder, glob.")
-@click.option("--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="Parquet file to write.")
+@click.option(
+    "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help=".parquet or .csv file to write."
+)
 @click.option("--keep", metavar="COLUMN,...", help="Columns of the rows that are carried along, such as id.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), help="Predict by N tasks at once, on Ray.")
 @click.option("--address", metavar="ADDRESS", help="Ray cluster to join; without --workers, all of its CPUs are used.")
@@ -23,8 +25,9 @@ def predict(
     """Write the predictions of the model in the run directory RUN for all rows of --data, in their order.
 
     The columns of the file are those that are kept, then `prediction`, the most probable class, and `probabilities`, a
-    list in the order of the model's classes. The rows need no labels and may be larger than memory. If it is stopped or
-    killed, the same command goes on where it was, and the file is the same to the last byte.
+    list in the order of the model's classes; in CSV there is a column for each class, such as `probabilities[a]`. The
+    rows need no labels and may be larger than memory. If it is stopped or killed, the same command goes on where it
+    was, and the file is the same to the last byte.
     """
     from distsgd.cli.progress import make_observer
 

@@ -1,4 +1,4 @@
-"""A Parquet file that is computed part by part, and is the same to the last byte after any kill.
+"""A Parquet or CSV file that is computed part by part, and is the same to the last byte after any kill.
 
 Finished parts lie in a hidden folder beside the file until all of them are there; then they are joined into it.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from distsgd.core.names import shortened
+from distsgd.data import csv_output
 from distsgd.data.datafile import reading
 from distsgd.errors import DataError
 from distsgd.system.files import read_file, sync_folder, temporary_name, write_atomically
@@ -49,11 +50,11 @@ class Parts:
             write_atomically(self._part(number), sink.getvalue().to_pybytes())
 
     def join(self, count: int) -> None:
-        """Write the file, a row group for each of `count` parts, and remove the parts."""
+        """Write the file, a row group of Parquet for each of `count` parts, and remove the parts."""
         temporary = temporary_name(self.path)
         with writing(self.path):
             try:
-                with parquet.ParquetWriter(temporary, self.schema, **WRITTEN) as writer:
+                with self._writer(temporary) as writer:
                     for number in range(count):
                         with reading(str(self._part(number)), "Parquet", f"remove the folder {self.folder}"):
                             rows = parquet.read_table(self._part(number), page_checksum_verification=True)
@@ -67,6 +68,11 @@ class Parts:
             sync_folder(self.path.parent)
         shutil.rmtree(self.folder)
 
+    def _writer(self, path: Path) -> contextlib.AbstractContextManager[Any]:
+        if self.path.suffix.lower() == csv_output.ENDING:
+            return csv_output.writer(path, self.schema)
+        return parquet.ParquetWriter(path, self.schema, **WRITTEN)  # type: ignore[no-any-return]
+
     def _part(self, number: int) -> Path:
         return self.folder / f"{number:08}.parquet"
 
@@ -74,6 +80,8 @@ class Parts:
 @contextlib.contextmanager
 def parts_of(path: Path, schema: pa.Schema, identity: Mapping[str, Any]) -> Iterator[Parts]:
     """Yield the parts of a file that an earlier process has finished, if `identity` was the same, else none.
+
+    The file becomes Parquet or, if its name ends in `.csv`, CSV.
 
     DataError if the file cannot be written there, another process is computing it, or Parquet cannot hold a column.
     """

@@ -1,4 +1,4 @@
-"""`distsgd predict`: the predictions for all rows of a path, as a Parquet file; memory does not grow with the rows."""
+"""`distsgd predict`: the predictions for all rows of a path, as Parquet or CSV; memory does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -61,11 +61,13 @@ def predict(
 ) -> Predicted:
     """Write the columns `keep`, `prediction` and `probabilities` of all rows that `data` names to the file `out`.
 
+    It is Parquet or, if its name ends in `.csv`, CSV, with a column for each probability in place of a list.
+
     In this process, or by tasks on Ray if `workers` or `address` is given. The bytes of the file are the same for any
     number of workers, and after any kill: the same call goes on where the last one was. DataError for rows that do not
     fit the model, or a file that cannot be written.
     """
-    from distsgd.data import predictions
+    from distsgd.data import csv_output, predictions
 
     observer = observer or Observer()
     with stop_signals_raise(), contextlib.ExitStack() as stack:
@@ -74,6 +76,8 @@ def predict(
         rows = open_rows(data, run.config.data, run.inputs, keep=tuple(dict.fromkeys(keep)))
         schema = predictions.schema(rows.kept_schema, run.predictor)
         _check_target(out, rows)
+        if out.suffix.lower() == csv_output.ENDING:
+            csv_output.check_columns(schema)
         size = part_rows(rows.features, len(run.predictor.classes))
         parts = stack.enter_context(parts_of(out, schema, _identity(run, rows, size)))
         count = -(-len(rows) // size)
@@ -143,8 +147,10 @@ def _in_order(
 
 def _check_target(out: Path, rows: ModelRows) -> None:
     """Refuse a file that cannot be written, or that the rows are read from."""
-    if not out.name.lower().endswith((".parquet", ".pq")):
-        raise DataError(f"--out is {str(out)!r}; predictions are written as Parquet: give a name that ends in .parquet")
+    from distsgd.data import csv_output
+
+    if not out.name.lower().endswith((".parquet", ".pq", csv_output.ENDING)):
+        raise DataError(f"--out is {str(out)!r}; expected a name that ends in .parquet, or in .csv")
     if out.is_dir():
         raise DataError(f"--out is {str(out)!r}, which is a folder; give the name of a file")
     if not out.parent.is_dir():

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from runs import Cli, eventually, invoke, leaving_nothing
 
 import distsgd
+from distsgd.data import csv_output
 from distsgd.data.parts import Parts
 from distsgd.run import prediction
 
@@ -177,7 +179,7 @@ def test_rows_that_do_not_fit_are_refused_with_the_difference(name, trained, own
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--out", "out.csv"], "ends in .parquet"),
+        (["--out", "out.txt"], "ends in .parquet, or in .csv"),
         (["--out", "nowhere/out.parquet"], "no folder 'nowhere'"),
         (["--out", "rows.parquet"], "which the rows are read from"),
         (["--out", "out.parquet", "--keep", "idd"], "no column 'idd' (did you mean 'id'?) to keep"),
@@ -283,3 +285,62 @@ def test_a_column_that_is_named_twice_is_kept_once(trained, own_folder):
     found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.parquet", "--keep", "id,count,id")
     assert found.code == 0, found.err
     assert pq.read_table("out.parquet").column_names == ["id", "count", "prediction", "probabilities"]
+
+
+def test_a_name_that_ends_in_csv_gives_the_same_as_csv(trained, own_folder, small_parts):
+    pq.write_table(table(), "rows.parquet")
+    for name in ("out.parquet", "out.csv"):
+        found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", name, "--keep", "id,color")
+        assert found.code == 0, found.err
+    expected, out = pq.read_table("out.parquet"), pyarrow.csv.read_csv("out.csv")
+    names = [f"probabilities[{label}]" for label in ("no", "perhaps", "yes")]
+    assert out.column_names == ["id", "color", "prediction", *names]
+    for name in ("id", "color", "prediction"):
+        assert out[name].to_pylist() == expected[name].to_pylist()
+    probabilities = np.array(expected["probabilities"].to_pylist(), np.float32)
+    for number, name in enumerate(names):  # float32 comes back with every bit
+        assert np.array_equal(np.array(out[name], np.float32), probabilities[:, number])
+    assert not list(Path().glob(".out*"))
+
+
+def test_csv_goes_on_after_a_kill_and_is_the_same_to_the_last_byte(trained, own_folder, small_parts, monkeypatch):
+    pq.write_table(table(), "rows.parquet")
+    arguments = ["predict", str(trained), "--data", "rows.parquet", "--out", "out.csv", "--keep", "id"]
+    assert invoke(*arguments).code == 0
+    expected = Path("out.csv").read_bytes()
+    Path("out.csv").unlink()
+    write = Parts.write
+
+    def stopped(self, number, rows):
+        if number == 3:
+            raise KeyboardInterrupt
+        write(self, number, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "write", stopped)
+        assert invoke(*arguments).code == 130
+    assert not Path("out.csv").exists()
+    again = invoke(*arguments)
+    assert "continuing after row 1,536 of 3,000" in again.err
+    assert Path("out.csv").read_bytes() == expected
+
+
+def test_a_column_that_csv_cannot_hold_is_refused_before_anything_is_written(trained, own_folder):
+    rows = table(50).append_column("pixels", pa.array([[1, 2]] * 50))
+    pq.write_table(rows, "rows.parquet")
+    found = invoke("predict", str(trained), "--data", "rows.parquet", "--out", "out.csv", "--keep", "pixels")
+    assert found.code == 2
+    assert "column 'pixels' is list<element: int64>, which CSV cannot hold; leave it out of --keep" in found.err
+    assert sorted(os.listdir()) == ["rows.parquet", "tmp"]
+
+
+def test_several_labels_become_a_column_for_each_in_csv():
+    lists = pa.array([[0, 1], [1, 1]]), pa.array([[0.25, 0.5], [0.75, 1.0]], pa.list_(pa.float32()))
+    metadata = {csv_output.CLASSES: b'["spam", "urgent"]'}
+    rows = pa.table({"prediction": lists[0], "probabilities": lists[1]}).replace_schema_metadata(metadata)
+    assert csv_output.flat(rows).to_pydict() == {
+        "prediction[spam]": [0, 1],
+        "prediction[urgent]": [1, 1],
+        "probabilities[spam]": [0.25, 0.75],
+        "probabilities[urgent]": [0.5, 1.0],
+    }
