@@ -122,10 +122,10 @@ def test_the_peers_gradients_are_those_of_distsgd(data):
         np.testing.assert_allclose(theirs, ours / 8, rtol=1e-4, atol=1e-6)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("distsgd", "ddp", "ray")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("distsgd", "sklearn", "ddp", "ray")]
 
 
-@pytest.mark.parametrize("name", ["torch", "sklearn", *SLOW])
+@pytest.mark.parametrize("name", ["torch", *SLOW])
 def test_a_contestant_measures(name, data):
     (contestant,) = (contestant for contestant in CONTESTANTS if contestant.name == name)
     if contestant.missing():

@@ -353,7 +353,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(inputs(), st.sampled_from(["name", "kind", "dtype", "categories", "width", "fill", "missing", "x"]), JSON)
 def test_a_description_with_another_value_is_read_or_refused(found, field, value):
     described = json.loads(found.to_json())

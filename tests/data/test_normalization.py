@@ -113,7 +113,7 @@ def test_moments_merge_many_blocks_of_far_values():
 @pytest.mark.parametrize(
     ("value", "problem"), [(1e200, "far apart"), (1e-170, "close together"), (1e-310, "close together")]
 )
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_spread_whose_square_float64_cannot_hold_is_refused(tmp_path, value, problem, many):
     rows = 3 * block_rows(2) if many else 3
     b = np.where(np.arange(rows) == rows - 2, value, 0.0)

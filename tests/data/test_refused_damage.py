@@ -63,7 +63,7 @@ def test_a_name_that_is_no_text(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow", "rows.arrows", "rows.npz", "small.npz"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(1, 255))
 def test_a_changed_byte_is_read_or_refused_but_never_a_crash(tmp_path, name, place, byte):
     path = tmp_path / name

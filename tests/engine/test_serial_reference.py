@@ -93,7 +93,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rule", slow_but_for(RULES, "plain"))
+@pytest.mark.parametrize("rule", slow_but_for(RULES))
 def test_twenty_steps_of_full_batch_descent(rule):
     initial = train("initial", train__max_steps=0, run__workers=0)
     found = train("trained", train__max_steps=STEPS, **RULES[rule])

@@ -316,6 +316,7 @@ def test_tpe_learns_from_the_settings_before(folder):
     assert [trial.state for trial in found.trials] == ["FINISHED"] * 3
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_settings_and_the_best_trial(folder):
     arguments = ["--set=model.hidden=4", "--set=train.max_steps=3", "--set=tracking.enabled=false"]
     found = invoke("sweep", *arguments, "--grid", "optim.lr=0.1,0.2", "--run-dir", "runs/printed")

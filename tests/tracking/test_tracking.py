@@ -76,6 +76,7 @@ def test_the_rows_are_recorded_as_datasets(tmp_path, uri):
     assert features[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 64]}
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_a_picture_beside_the_database(tmp_path, uri):
     train(tmp_path / "elsewhere" / "run", f"sqlite:///{tmp_path / 'store' / 'm.db'}")
     run = only_run(f"sqlite:///{tmp_path / 'store' / 'm.db'}")
@@ -135,6 +136,7 @@ def test_initial_weights_alone_are_a_run_too(tmp_path, uri):
     assert stored_points(uri, run) == journal_points(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_more_points_than_one_request_takes(tmp_path, uri):
     train(tmp_path / "run", uri, train__epochs=30, train__log_every=1, model__hidden=2)
     run = assert_complete(uri, tmp_path / "run")
