@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -87,6 +88,11 @@ class JobClient:
                 raise ResourceError(
                     f"the certificate of {self.address!r} is not trusted here ({_reason(error)}); set "
                     f"{AUTHORITIES[0]} to the file with the certificate of the authority that signed it"
+                ) from None
+            if isinstance(error, KeyError | TypeError | UnicodeDecodeError | json.JSONDecodeError):
+                raise ResourceError(
+                    f"what answers at {self.address!r} is no Ray cluster's dashboard; correct --address: the port "
+                    "is 8265 unless the cluster was started with another one"
                 ) from None
             raise ResourceError(
                 f"no Ray cluster answers at {self.address!r} ({_reason(error)}); start it, correct --address, or "

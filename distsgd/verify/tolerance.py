@@ -12,6 +12,9 @@ VECTORS = 1e-2
 FIGURES = 1e-2
 """Largest difference of two losses or scores, relative to the recorded one or, if that is below 1, absolute."""
 
+LARGEST = float(np.finfo(np.float64).max)
+"""Of an infinite loss, nothing would be too far away."""
+
 JUMPING = ("recall", "balanced_accuracy", "macro_f1", "best_epoch")
 """Figures that one row of a rare class may change by a lot: with other arithmetic these are not compared."""
 
@@ -28,5 +31,5 @@ def figures_agree(name: str, recorded: Any, found: Any) -> bool:
     """Return whether two losses or scores, named as in the journal or the result, agree within the tolerance."""
     if name.rpartition("/")[2].removeprefix("val_") in JUMPING:
         return True
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (recorded, found))
-    return numbers and abs(found - recorded) <= FIGURES * max(1.0, abs(recorded))
+    finite = all(type(value) in (int, float) and abs(value) <= LARGEST for value in (recorded, found))
+    return finite and abs(found - recorded) <= FIGURES * max(1.0, abs(recorded))

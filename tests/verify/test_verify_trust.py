@@ -15,6 +15,7 @@ from runs import result
 from distsgd.core import numerics
 from distsgd.rundir import directory, seal
 from distsgd.rundir.classifier import Classifier, weights_sha256
+from distsgd.verify.tolerance import figures_agree
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,13 @@ def test_a_run_that_went_on_elsewhere_says_so_and_is_not_called_a_forgery(traine
     report = verified(run)
     assert report.is_verified, report.lines()
     assert any(note.startswith("this machine computes otherwise than the recorded one: blas") for note in report.notes)
+
+
+@pytest.mark.parametrize("recorded", [float("inf"), float("-inf"), float("nan"), 10**400, True, None, "0.5"])
+def test_within_the_tolerance_of_other_arithmetic_is_nothing_that_is_no_finite_number(recorded):
+    assert not figures_agree("train/loss", recorded, 1.0)
+    assert not figures_agree("train/loss", 1.0, recorded)
+    assert figures_agree("train/loss", 1, 1.001)
 
 
 def test_a_model_without_its_columns_is_found(run):
