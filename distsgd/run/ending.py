@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from distsgd.engine.spec import RunSpec
 from distsgd.errors import NonFiniteError, Stopped
 from distsgd.rundir.result import Status
 from distsgd.system.jobs import resume_command
+from distsgd.system.signals import StopRequest
 
 
 class Reason(Enum):
@@ -71,3 +73,12 @@ def explained(error: NonFiniteError, spec: RunSpec, state: Snapshot) -> NonFinit
     return NonFiniteError(
         f"{error}, {where}. The step was not applied; the parameters before it are in the newest checkpoint. {advice}"
     )
+
+
+LEAST_S = 0.5
+"""Minimum seconds to wait for MLflow, even if stopping took longer than the grace period of the request."""
+
+
+def grace_is_over(request: StopRequest, began: float) -> bool:
+    """Return whether the grace period after a request to stop is over; `began` is when the run began to wait."""
+    return request.age_s() > request.grace_s and time.monotonic() - began > LEAST_S

@@ -8,6 +8,7 @@ from distsgd.engine.plan import Plan
 from distsgd.run.observer import Observer
 from distsgd.rundir.journal import Journal, difference
 from distsgd.system import faults
+from distsgd.tracking.tracker import NoTracker
 
 NAMED_STEPS = 5
 """Maximum number of missing steps that a warning names."""
@@ -36,6 +37,14 @@ class RunLog:
     def stage(self, text: str) -> None:
         """Show what the run does now that training is over."""
         self._observer.stage(text)
+
+    def take_from(self, tracker: NoTracker) -> None:
+        """Pass on what a tracker has to tell: that the store failed, or where the run is shown."""
+        warning, link = tracker.take_warning(), tracker.take_link()
+        if warning is not None:
+            self.note(f"warning: {warning}")
+        if link is not None:
+            self.tracked(link)
 
     def tracked(self, link: str) -> None:
         """Tell the user where the run is shown."""

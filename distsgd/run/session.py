@@ -13,7 +13,7 @@ from distsgd.engine.spec import RunSpec
 from distsgd.engine.validation import Extras
 from distsgd.errors import DistsgdError, NonFiniteError, ServerLostError
 from distsgd.run.checkpointing import Checkpointing
-from distsgd.run.ending import End, Reason, explained, stopped_at_once, stopped_in_training
+from distsgd.run.ending import End, Reason, explained, grace_is_over, stopped_at_once, stopped_in_training
 from distsgd.run.hooks import EpochEnd, EpochHook, StepCheck
 from distsgd.run.log import RunLog
 from distsgd.run.outcome import measured_result, write_model, write_result, write_tables
@@ -25,9 +25,6 @@ from distsgd.rundir.result import Result, Status
 from distsgd.system import faults
 from distsgd.system.signals import StopRequest, noted_stop_signals
 from distsgd.tracking.tracker import NoTracker
-
-LEAST_S = 0.5
-"""Minimum seconds to wait for MLflow, even if stopping took longer than the grace period of the request."""
 
 
 @dataclass(kw_only=True)
@@ -188,12 +185,7 @@ class Session:
         if snapshot is not None and not self.spec.plan.is_evaluated(snapshot.step):
             self.checkpointing.submit(snapshot)
         self.checkpointing.check()
-        warning = self.tracker.take_warning()
-        if warning is not None:
-            self.log.note(f"warning: {warning}")
-        link = self.tracker.take_link()
-        if link is not None:
-            self.log.tracked(link)
+        self.log.take_from(self.tracker)
 
     def _take_notices(self) -> None:
         for notice in self.trainer.take_notices():
@@ -247,14 +239,9 @@ class Session:
         if self.tracker.uri is not None:
             self.log.stage("sending the rest of the run to MLflow")
         began = time.monotonic()
-        ending = self.tracker.finish(lambda: _is_over(self.stop_request, began))
+        ending = self.tracker.finish(lambda: grace_is_over(self.stop_request, began))
         if ending.warning is not None:
             self.log.warn(ending.warning)
         result = dataclasses.replace(result, mlflow_run_id=ending.run_id)
         write_result(self.directory, result)
         return result
-
-
-def _is_over(request: StopRequest, began: float) -> bool:
-    """Return whether the grace period after a request to stop is over; `began` is when the run began to wait."""
-    return request.age_s() > request.grace_s and time.monotonic() - began > LEAST_S
