@@ -57,6 +57,8 @@ def compare(runs: tuple[str, ...], uri: str | None, metric: str | None, html_fil
         from distsgd.compare.page import page
         from distsgd.system.files import write_atomically
 
+        if html_file.exists() and not html_file.is_file():  # the page would take the place of a device
+            raise RunDirectoryError(f"{str(html_file)!r} is there and no file; name another one")
         title = ", ".join(runs) or "the experiment distsgd"
         try:
             write_atomically(html_file, page(found, title).encode())

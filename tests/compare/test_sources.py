@@ -17,6 +17,7 @@ from mlflow_server import mlflow_server
 from runs import invoke
 from tracking_helpers import MlflowClient, train
 
+import distsgd
 from distsgd.compare.runs import METRICS
 from distsgd.compare.sources import find_runs
 from distsgd.errors import ConfigError
@@ -305,3 +306,14 @@ def test_a_name_that_is_empty_is_not_the_current_folder(own_folder):
     """As of a variable of a shell that is not set."""
     with pytest.raises(ConfigError, match="there is no MLflow store at"):
         find_runs([""], None, [])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_page_does_not_take_the_place_of_what_is_no_file(own_folder, kind):
+    """Such as /dev/null, which the administrator would lose."""
+    distsgd.train({"tracking.enabled": False, "run.dir": "mine", "run.workers": 0, "train.max_steps": 1})
+    path = own_folder / "page"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    found = invoke("compare", "mine", "--html", "page")
+    assert (found.code, "'page' is there and no file; name another one" in found.err) == (2, True), found
+    assert not path.is_file()
