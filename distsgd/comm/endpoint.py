@@ -13,7 +13,7 @@ import numpy as np
 from distsgd.comm import messages
 from distsgd.comm.memory import Segment
 from distsgd.comm.messages import HELLO, MAGIC, TASK, PeerSettings, encode_error, reply_layout
-from distsgd.comm.spinning import WORKER_SPIN_S, SpinPolicy
+from distsgd.comm.spinning import SPIN_S, WORKER_SPIN_S, SpinPolicy
 from distsgd.comm.unix_socket import Connection, ConnectionClosedError, WaitTimeoutError
 from distsgd.core.reduction import PartialSum
 from distsgd.system import faults
@@ -52,7 +52,7 @@ class Endpoint:
     ) -> None:
         self._connection, self._number, self._core = connection, number, core
         self._parameter_buffers, self._slots = list(parameter_buffers.rows), list(slots.rows)
-        self._spin_policy = SpinPolicy(WORKER_SPIN_S) if spin else None
+        self._spin_policy = SpinPolicy(SPIN_S, WORKER_SPIN_S) if spin else None
 
     @classmethod
     def connect(cls, address: str, number: int, parameters: int) -> Endpoint:

@@ -19,10 +19,10 @@ from distsgd.core.net import Net
 from distsgd.core.packing import touch_buffers
 from distsgd.core.reduction import PartialSum
 from distsgd.engine.computing import worker_for
-from distsgd.engine.faster import Faster
 from distsgd.engine.server import ParameterServer
 from distsgd.engine.snapshot import Snapshot
 from distsgd.engine.spec import RunSpec
+from distsgd.system.faster import Faster
 
 TICK_S = 0.2
 """Seconds between two calls of `tick`."""

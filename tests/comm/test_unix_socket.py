@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from distsgd.comm import spinning
 from distsgd.comm.memory import Segment
 from distsgd.comm.spinning import SPIN_S, WORKER_SPIN_S, SpinPolicy, spin
 from distsgd.comm.unix_socket import (
@@ -176,7 +177,7 @@ def test_a_wait_ends_at_its_timeout(pair):
     assert pair[0].receive() == b"now"
 
 
-@pytest.mark.parametrize("policy", [None, SpinPolicy()])
+@pytest.mark.parametrize("policy", [None, SpinPolicy(), SpinPolicy(SPIN_S, WORKER_SPIN_S)])
 def test_an_unbounded_wait_ends_when_a_message_arrives(pair, policy):
     for number in range(30):
         later = threading.Timer(0.0002 * (number % 10), pair[1].send, [bytes([number])])
@@ -203,6 +204,27 @@ def test_long_waits_stop_polling_and_short_ones_resume_it(limit_s):
     for _ in range(100):
         policy.learn(20e-6)
     assert 20e-6 < policy.spin_s() <= 100e-6
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_the_limit_is_used_with_which_steps_take_less_time(pair, slow, monkeypatch):
+    now, usual_s = 0.0, WORKER_SPIN_S / 2
+    monkeypatch.setattr(spinning.time, "perf_counter", lambda: now)
+    policy, found = SpinPolicy(SPIN_S, WORKER_SPIN_S), []
+
+    class Answer:
+        """What `poll` gives in a step that takes twice as long with one of the limits."""
+
+        def poll(self, timeout_ms: float | None = None) -> list[tuple[int, int]]:
+            nonlocal now
+            long = policy.spin_s() > SPIN_S
+            found.append(long)
+            now += usual_s * (2 if long == bool(slow) else 1)
+            return [(0, select.POLLIN)]
+
+    for _ in range(200):
+        policy.wait(Answer())
+    assert set(found[-100:]) == {not slow}
 
 
 def test_spinning_ends_when_enough_descriptors_are_readable_or_time_is_up(pair):

@@ -48,6 +48,8 @@ RESULT = {
     "numerics": dict,
     "features": dict,
     "warnings": list,
+    "files": dict,
+    "sha256": str,
     "remarks": list,
 }
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from plain_training import serial_parameters, some_spec
 
 from distsgd.core import numerics
-from distsgd.engine.faster import KEPT, TRIED, Faster
 from distsgd.engine.threads import ThreadedTraining
+from distsgd.system.faster import KEPT, TRIED, Faster
 
 
 def used(faster: Faster, durations: tuple[float, float], count: int) -> list[int]:
