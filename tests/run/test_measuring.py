@@ -95,9 +95,10 @@ def test_whether_guessing_is_as_good_depends_on_the_weights(own_folder):
         }
     )
     assert trained(rows, rows, data__exclude=["weight"], run__dir="one", optim__lr=0.5).remarks == []
-    (remark,) = trained(rows, rows, data__weight="weight", run__dir="two", optim__lr=0.5).remarks
-    assert "than guessing" in remark
-    assert "of the held-out rows, by their weights, are of class 0" in remark
+    guessing, never = trained(rows, rows, data__weight="weight", run__dir="two", optim__lr=0.5).remarks
+    assert "than guessing" in guessing
+    assert "of the held-out rows, by their weights, are of class 0" in guessing
+    assert "train.class_weight" in never
 
 
 def test_weights_have_the_effect_of_repeated_rows_on_a_whole_run(own_folder):
