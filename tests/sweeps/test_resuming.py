@@ -187,6 +187,7 @@ def test_a_file_that_an_editor_has_written_anew_is_refused(tmp_path, left):
         store.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_many_trials_on_rows_with_many_columns_can_be_read(tmp_path):
     """Its file names all columns for each of them."""
     sweep = written(tmp_path)

@@ -177,6 +177,7 @@ def test_the_folder_of_checkpoints_has_to_be_one(run):
         verified(run)
 
 
+@pytest.mark.slow
 def test_a_result_that_names_its_mlflow_run_later_stays_sealed(tmp_path):
     run = train(tmp_path, tracking__enabled=True, tracking__uri=f"sqlite:///{tmp_path}/a.db")
     first = json.loads((run / "result.json").read_text())["mlflow_run_id"]
