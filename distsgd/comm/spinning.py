@@ -37,7 +37,7 @@ class SpinPolicy:
 
     def __init__(self, limit_s: float = SPIN_S, other_limit_s: float | None = None) -> None:
         """`limit_s` is the longest that a wait polls for; with `other_limit_s` it may also be that."""
-        self._limits_s = (limit_s, limit_s if other_limit_s is None else other_limit_s)
+        self._limits_s = (limit_s,) if other_limit_s is None else (limit_s, other_limit_s)
         self._longest_s = max(self._limits_s)
         self._faster = None if other_limit_s is None else Faster()
         self._way, self._usual_s, self._ended = 0, 0.0, 0.0

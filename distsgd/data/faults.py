@@ -160,9 +160,10 @@ def _bad_classes(column: pa.Array, classes: Any) -> dict[str, Mask]:
         known = pc.is_in(column, value_set=pa.array(classes.tolist(), column.type))
         return {"unknown": ~np.asarray(known.to_numpy(zero_copy_only=False))}
     values = np.asarray(numbers(column))
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)  # which holds MAX_LABEL
-    broken = values != np.rint(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    broken = np.zeros(len(values), bool)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # as an encoder does: half precision does not hold MAX_LABEL
+        broken = values != np.rint(values)
     outside = ((values < 0) | (values >= MAX_LABEL)) & ~broken
     unknown = np.zeros(len(values), bool) if classes is None else ~np.isin(values, classes) & ~broken & ~outside
     return {"broken": broken, "outside": outside, "unknown": unknown}

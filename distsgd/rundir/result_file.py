@@ -15,9 +15,6 @@ from distsgd.system.files import open_regular, read_file
 FILES = "files"
 """The key of the digests (SHA-256) of other files, by their names."""
 
-BLOCK = 2**20
-"""Bytes of a file that are read at a time."""
-
 
 def write(directory: RunDirectory, content: Mapping[str, Any], files: Iterable[str] = ()) -> None:
     """Write `result.json`, sealed, with the digests of those of the `files` that are there; OSError if that fails."""
@@ -59,8 +56,5 @@ def changes(directory: RunDirectory, *, may_lack_seal: bool) -> Iterator[tuple[s
 
 
 def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

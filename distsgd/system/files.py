@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 MAX_BYTES = 2**26
 """The largest JSON file of a run that is read."""
@@ -46,7 +47,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
+def open_regular(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BufferedReader | FileIO:
     """Open a file, with `rb` to read it, or with `a+b` to read and extend it, then without a buffer.
 
     OSError if it is not a regular file: opening a pipe may block, and reading from a device may never end.
@@ -58,9 +59,7 @@ def open_regular(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
         os.close(descriptor)
         number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
         raise OSError(number, os.strerror(number) if stat.S_ISDIR(kind) else "not a regular file", str(path))
-    buffering = -1 if mode == "rb" else 0
-    opened: BinaryIO = open(descriptor, mode, buffering=buffering)  # noqa: SIM115 - whoever called closes it
-    return opened
+    return open(descriptor, mode) if mode == "rb" else open(descriptor, mode, buffering=0)
 
 
 def read_file(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:

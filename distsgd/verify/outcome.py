@@ -60,7 +60,7 @@ def compare_outcome(
     if model is not None:
         if model.flat.shape == trained.kept.parameters.shape:
             comparison.vector("model.npz", "parameters", model.flat, trained.kept.parameters, kind="model")
-        _compare_other_arrays(model, trained, report, is_old=not result.features and not recorded.proof.lines)
+        _compare_other_arrays(model, trained, report, is_old=_is_old(recorded, result))
     for key, (said, value) in _figures(recorded, result, trained).items():
         tolerated = report.tolerated is not None and figures_agree(key, said, value)
         if said != value and not tolerated:
@@ -105,15 +105,18 @@ def compare_with_checkpoint(recorded: Recorded, model: Classifier, report: Repor
         report.differs("model", f"the weights of model.npz are not those of the checkpoint of step {steps}")
 
 
+def _is_old(recorded: Recorded, result: Result) -> bool:
+    """Return whether a result is one of version 0.1.0; whatever it says, a run with a proof is of a later one."""
+    return not result.features and not recorded.proof.lines
+
+
 def _figures(recorded: Recorded, result: Result, trained: Trained) -> dict[str, tuple[Any, Any]]:
     """Return the figures that the result has, and those that it should have, by their names in `result.json`."""
     metrics = trained.metrics.get(trained.kept.step, {})
     logged = {key for record in recorded.records.values() for key in record}  # a later version may measure more
     names = {field.name: field.name.replace("_", "/", 1) for field in fields(result) if field.name.startswith("val_")}
     found = {key: (getattr(result, name), metrics.get(key)) for name, key in names.items() if key in logged}
-    if (
-        not result.features and not recorded.proof.lines
-    ):  # results of version 0.1.0 have no assessment, and another loss of the name below
+    if _is_old(recorded, result):  # without an assessment, and with another loss of the name below
         return found
     plan, until = trained.spec.plan, trained.kept.step
     validated = [
