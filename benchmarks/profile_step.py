@@ -31,9 +31,11 @@ from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
+from distsgd.core.net import Net
 from distsgd.data import ArrayRows, load
+from distsgd.data.bounds import RunBounds
+from distsgd.engine.computing import Computing, worker_for
 from distsgd.engine.spec import RunSpec
-from distsgd.engine.worker import Worker
 
 WORKER_HOOKS = {
     "distsgd.core.sampling:PrefetchedRows.of": "row numbers",
@@ -42,6 +44,13 @@ WORKER_HOOKS = {
     "distsgd.core.losses:SoftmaxCrossEntropy.losses": "loss, softmax",
     "distsgd.engine.worker:loss_and_gradient_sums": "backward",
     "distsgd.engine.worker:Worker.compute": "add shards",
+    "distsgd.core.portable.step:Grids.of": "grids",
+    "distsgd.core.portable.backprop:_round_features": "round features",
+    "distsgd.core.portable.backprop:_round_weights": "round weights",
+    "distsgd.core.portable.backprop:_activate": "activation",
+    "distsgd.core.portable.backprop:forward": "forward",
+    "distsgd.core.portable.losses:SoftmaxCrossEntropy.losses": "loss, softmax",
+    "distsgd.engine.portable_worker:loss_and_gradient_sums": "backward",
     "distsgd.comm.unix_socket:Connection.send": "send",
     "distsgd.comm.unix_socket:Connection.wait_unbounded": "wait",
     "distsgd.comm.unix_socket:Connection.receive": "receive",
@@ -58,6 +67,7 @@ SERVER_HOOKS = {
     "distsgd.comm.exchange:Exchange.collect": "wait",
     "distsgd.comm.shared_memory:SharedMemoryPeer.receive": "receive",
     "distsgd.engine.aggregation:Aggregation._block_sum": "reduce",
+    "distsgd.engine.portable_aggregation:PortableAggregation._block_sum": "reduce",
     "distsgd.core.update_rules:SGD.update": "update",
     "distsgd.engine.aggregation:_is_finite": "check finite",
     "distsgd.engine.aggregation:Aggregation.update": "threads",
@@ -92,7 +102,7 @@ class ProfiledServer(ServerActor):
 class ProfiledWorker:
     """Forwards calls from an endpoint to a worker, and discards the time spent before step `first`."""
 
-    def __init__(self, worker: Worker, watch: Stopwatch, first: int) -> None:
+    def __init__(self, worker: Computing, watch: Stopwatch, first: int) -> None:
         self._worker, self._watch, self._first = worker, watch, first
 
     def compute(self, step: int, flat: np.ndarray, shards: range, out: np.ndarray) -> Any:
@@ -106,18 +116,20 @@ class ProfiledWorker:
         self._worker.prefetch(step, shards, update_here=update_here)
 
 
-def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
+def work(
+    number: int, address: str, data: Path, net: Net, bounds: RunBounds | None, keywords: dict[str, Any], results: Any
+) -> None:
     """Run a worker until the server disconnects, then report the seconds per phase since the trial steps."""
     with numerics.pinned_blas(1, None):
         rows = ArrayRows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
-        worker = Worker(train=rows, val=None, device="cpu", **keywords)
+        worker = worker_for(net, bounds, train=rows, val=None, device="cpu", **keywords)
         Endpoint.connect(address, number, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
     results.put((worker_name(number), dict(watch.seconds)))
 
 
-def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Config:
+def configuration(shape: Shape, data: Path, workers: int, num_shards: int, arithmetic: str) -> Config:
     """Return the configuration that the comparison uses for distsgd."""
     return Config.build(
         {
@@ -126,6 +138,7 @@ def configuration(shape: Shape, data: Path, workers: int, num_shards: int) -> Co
             "optim.l2": L2,
             "train.batch_size": shape.batch,
             "train.num_shards": num_shards,
+            "train.arithmetic": arithmetic,
             "train.epochs": 1_000_000,
             "data.train": str(data / "data.npz"),
             "data.label": "y",
@@ -170,9 +183,9 @@ def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile
     server = ProfiledServer(label=label, config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    keywords = {"net": spec.net, "sampler": spec.plan.sampler, "transform": spec.data.transform}
+    keywords = {"sampler": spec.plan.sampler, "transform": spec.data.transform}
     processes = [
-        context.Process(target=work, args=(number, server.address, data, keywords, results), daemon=True)
+        context.Process(target=work, args=(number, server.address, data, spec.net, spec.plan.bounds, keywords, results), daemon=True)
         for number in range(workers)
     ]
     for process in processes:
@@ -213,18 +226,21 @@ def _wait_for_workers(server: ProfiledServer, workers: int) -> None:
 @click.command()
 @click.option("--shape", type=ShapeType(), default="3072-20-10@256", show_default=True, help="The net and mini-batch.")
 @click.option("--num-shards", type=int, help="Shards of a mini-batch; default: one per worker.")
+@click.option("--arithmetic", type=click.Choice(["fast", "portable"]), default="fast", show_default=True)
 @options.workers
 @options.stored
 @options.seconds
-def main(shape: Shape, num_shards: int | None, workers: int, stored: StoredType, seconds: float) -> None:
+def main(
+    shape: Shape, num_shards: int | None, arithmetic: str, workers: int, stored: StoredType, seconds: float
+) -> None:
     """Show where the time in a step goes, in the server and in each worker."""
     # One BLAS thread per process, as in distsgd; must be set before the library is loaded.
     os.environ.update(numerics.environment(1, None))
     shards = num_shards or workers
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:
         data = make_data(shape, stored, Path(folder))
-        profiled = profile(configuration(shape, data, workers, shards), data, workers, seconds)
-    Console().print(profiled.table(f"{shape}, {workers} workers, {shards} shards, {stored}"))
+        profiled = profile(configuration(shape, data, workers, shards, arithmetic), data, workers, seconds)
+    Console().print(profiled.table(f"{shape}, {workers} workers, {shards} shards, {stored}, {arithmetic}"))
 
 
 if __name__ == "__main__":

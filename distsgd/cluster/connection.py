@@ -14,8 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
-from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from distsgd.cluster.joining import join, leave
 from distsgd.cluster.local_ray import LocalRay, start
@@ -25,8 +24,8 @@ from distsgd.errors import RefusedError, ResourceError, Stopped
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[contextlib.ExitStack], None]
-"""Connects this process to Ray; pushes the callbacks that close the connection on the stack."""
+Connect = Callable[[Any, contextlib.ExitStack], None]
+"""Joins the address or starts the Ray that it is given; pushes the callbacks that close the connection on the stack."""
 
 
 class Use(Enum):
@@ -107,8 +106,10 @@ class ProcessConnection:
             if connect is None or wanted is None:
                 return Use.NONE, False
             self._ever_made = True
+            if self._sessions and isinstance(wanted, LocalRay):
+                wanted = wanted.with_room()
             with contextlib.ExitStack() as stack:
-                connect(stack)
+                connect(wanted, stack)
                 self._ending = stack.pop_all()
             self._made, use = wanted, Use.MADE
         self._runs += 1
@@ -181,8 +182,9 @@ def session() -> RaySession:
     """Keep one Ray for several runs: within `with distsgd.session():`, only the first run waits for Ray to start.
 
     In a notebook, where the runs are in several cells, call `close()` at the end, or leave that to the kernel's exit.
-    A run that needs more memory for its rows, more processes or other BLAS settings than Ray was started with starts
-    it again, and a failed run ends it. Runs without Ray (`run.workers=0`) are not affected.
+    Ray is started with room for the rows of larger runs: a quarter of the free memory, at most half of the free
+    /dev/shm. A run that needs more than that, more processes or other BLAS settings than Ray was started with starts it
+    again, and a failed run ends it. Runs without Ray (`run.workers=0`) are not affected.
     """
     return RaySession()
 
@@ -205,7 +207,7 @@ def joined(config: Config, environment: dict[str, str]) -> Iterator[Cluster | No
         yield None
         return
     address = address_of(config)
-    with CONNECTION.used(address, None if address is None else partial(_join, address)) as use:
+    with CONNECTION.used(address, None if address is None else _join) as use:
         if use is Use.NONE:
             check_local(config)
             yield None
@@ -220,7 +222,7 @@ def started(config: Config, environment: dict[str, str], *, data_bytes: int) -> 
     If a run in another thread has started one meanwhile, both use that. Raise ResourceError if it does not start.
     """
     wanted = LocalRay.for_run(config, environment, data_bytes)
-    with CONNECTION.used(wanted, partial(_start, wanted)) as use:
+    with CONNECTION.used(wanted, _start) as use:
         own = use in (Use.MADE, Use.KEPT)
         yield Cluster.connected(environment, local=True) if own else _checked(config, environment)
 

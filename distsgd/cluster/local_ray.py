@@ -8,10 +8,13 @@ import logging
 import os
 import resource
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import psutil
 
 from distsgd.cluster.joining import first_lines, leave
 from distsgd.cluster.resources import cores
@@ -24,6 +27,7 @@ from distsgd.system.streams import standard_streams
 STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store besides the rows: parameters and gradients in transit, and Ray's minimum."""
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Ray keeps its object store
 
 DESCRIPTORS = 256
 """Open files that each of Ray's processes must be allowed."""
@@ -44,6 +48,11 @@ class LocalRay:
         """Return what a run with `data_bytes` of rows needs."""
         workers = config.run.workers if isinstance(config.run.workers, int) else 0
         return cls(environment, max(cores(), workers * config.run.blas_threads), data_bytes)
+
+    def with_room(self) -> LocalRay:
+        """Return the same with room for more rows, as later runs may have; memory is taken where rows are put only."""
+        memory, shared = psutil.virtual_memory().available, shutil.disk_usage(SHARED_MEMORY).free
+        return replace(self, data_bytes=max(self.data_bytes, min(memory // 4, shared // 2) - STORE_RESERVE))
 
     def holds(self, other: LocalRay) -> bool:
         """Return whether a run that needs `other` can use this one with the same result."""

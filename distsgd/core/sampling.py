@@ -198,7 +198,7 @@ class Sampler:
 FOREVER = 2**63 - 1
 """More steps than any run has."""
 
-PREFETCHED_ROWS = 8192
+PREFETCHED_ROWS = 65536
 """How many row numbers are computed at a time, which costs little more than doing it for one shard."""
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 from runs import Cli, leaving_nothing
 
-from distsgd.cluster import connection
+from distsgd.cluster import connection, local_ray
 from distsgd.cluster.connection import ProcessConnection, RaySession, Use
 from distsgd.cluster.local_ray import LocalRay
 from distsgd.errors import ResourceError, TrainingError
+
+
+ROOM = 100
+"""Bytes of rows that there is room for in a session."""
 
 
 @pytest.fixture
@@ -21,6 +27,7 @@ def ray(monkeypatch):
     monkeypatch.setattr(connection, "CONNECTION", made)
     recorded = Recorded(made)
     monkeypatch.setattr(connection, "_is_initialized", lambda: recorded.is_up)
+    monkeypatch.setattr(LocalRay, "with_room", lambda self: replace(self, data_bytes=max(self.data_bytes, ROOM)))
     return recorded
 
 
@@ -36,11 +43,11 @@ class Recorded:
         self.is_up = False
 
     @contextlib.contextmanager
-    def run(self, rows: int = 100, cpus: int = 2, threads: str = "1", address: str | None = None):
+    def run(self, rows: int = 50, cpus: int = 2, threads: str = "1", address: str | None = None):
         """Use the connection as a run does, whose rows are read in between."""
         wanted = address or LocalRay({"OMP_NUM_THREADS": threads}, cpus, rows)
 
-        def connect(stack):
+        def connect(_, stack):
             self.events.append("start")
             self.is_up = True
             stack.callback(self.end)
@@ -90,7 +97,7 @@ def test_a_session_that_ends_during_a_run_leaves_ray_to_it(ray):
     assert ray.events == ["start", "end"]
 
 
-@pytest.mark.parametrize("needs", [{"rows": 101}, {"cpus": 3}, {"threads": "2"}, {"address": "host:6379"}])
+@pytest.mark.parametrize("needs", [{"rows": ROOM + 1}, {"cpus": 3}, {"threads": "2"}, {"address": "host:6379"}])
 def test_a_ray_that_does_not_suit_is_replaced(ray, needs):
     with RaySession():
         with ray.run():
@@ -106,10 +113,37 @@ def test_a_run_that_needs_less_uses_what_there_is(ray):
         pass
     ray.events.clear()
     with RaySession():
-        for rows in (100, 1):
+        for rows in (50, 1):
             with ray.run(rows=rows, cpus=1 if rows == 1 else 2):
                 pass
         assert ray.events == ["start"]
+
+
+def test_in_a_session_there_is_room_for_the_rows_of_larger_runs(ray):
+    """As in a grid search, whose last fit has the rows of all folds."""
+    with RaySession():
+        for rows in (1, 50, ROOM):
+            with ray.run(rows=rows):
+                pass
+        assert ray.events == ["start"]
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("rows", "available", "shared", "room"),
+    [
+        (1000, 16 * GIB, 16 * GIB, 4 * GIB - local_ray.STORE_RESERVE),
+        (1000, 16 * GIB, 4 * GIB, 2 * GIB - local_ray.STORE_RESERVE),
+        (1000, 16 * GIB, 64 * 2**20, 1000),  # as in a container
+        (8 * GIB, 16 * GIB, 16 * GIB, 8 * GIB),
+    ],
+)
+def test_the_room_in_a_session_is_a_part_of_what_is_free(monkeypatch, rows, available, shared, room):
+    monkeypatch.setattr(local_ray.psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(available))
+    monkeypatch.setattr(local_ray.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(shared))
+    assert LocalRay({}, 2, rows).with_room() == LocalRay({}, 2, room)
 
 
 def test_a_cluster_that_was_joined_is_kept_until_another_one_is_named(ray):
@@ -185,7 +219,8 @@ def test_a_forked_process_does_not_end_its_parents_ray(ray):
 
 SCRIPT = """
 import os, signal
-import distsgd, ray
+import distsgd, numpy, ray
+from distsgd.sklearn import DistSGDClassifier
 
 def train(name):
     given = {"run.workers": 1, "tracking.enabled": False, "run.dir": name, "train.max_steps": 5}
@@ -200,6 +235,8 @@ try:
             os._exit(0)
         os.wait()
         assert train("second") == sha
+        larger = DistSGDClassifier(workers=1, max_iter=1)
+        larger.fit(numpy.eye(20_000, 800, dtype="float32"), numpy.arange(20_000) % 2)  # 64 MB
         assert ray.get_runtime_context().get_node_id() == node
         ray.shutdown()
         assert train("third") == sha

@@ -219,12 +219,12 @@ def test_prefetched_rows_are_computed_for_many_steps_at_once_within_bounds(monke
         return real(self, steps, shards, **how)
 
     monkeypatch.setattr(Sampler, "shard_rows", counting)
-    sampler = make_sampler(10_000, 100, 4)
+    sampler = make_sampler(80_000, 800, 4)
     ahead = PrefetchedRows(sampler)
     for step in range(200):
         ahead.of(step, range(4))
     assert [len(steps) for steps in asked] == [81, 19, 81, 19]
-    assert sampling.PREFETCHED_ROWS // 100 == 81
+    assert sampling.PREFETCHED_ROWS // 800 == 81
 
 
 def test_prefetched_rows_end_with_the_run(monkeypatch):
