@@ -31,9 +31,7 @@ from distsgd.comm.endpoint import Endpoint
 from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
-from distsgd.core.net import Net
 from distsgd.data import ArrayRows, load
-from distsgd.data.bounds import RunBounds
 from distsgd.engine.computing import Computing, worker_for
 from distsgd.engine.spec import RunSpec
 
@@ -116,15 +114,13 @@ class ProfiledWorker:
         self._worker.prefetch(step, shards, update_here=update_here)
 
 
-def work(
-    number: int, address: str, data: Path, net: Net, bounds: RunBounds | None, keywords: dict[str, Any], results: Any
-) -> None:
+def work(number: int, address: str, data: Path, keywords: dict[str, Any], results: Any) -> None:
     """Run a worker until the server disconnects, then report the seconds per phase since the trial steps."""
     with numerics.pinned_blas(1, None):
         rows = ArrayRows(np.load(data / "X.npy"), np.load(data / "y.npy"))
         watch = Stopwatch()
         watch.install(WORKER_HOOKS)
-        worker = worker_for(net, bounds, train=rows, val=None, device="cpu", **keywords)
+        worker = worker_for(train=rows, val=None, device="cpu", **keywords)
         Endpoint.connect(address, number, worker.net.size).serve(ProfiledWorker(worker, watch, TRIAL_STEPS))
     results.put((worker_name(number), dict(watch.seconds)))
 
@@ -183,9 +179,10 @@ def profile(config: Config, data: Path, workers: int, seconds: float) -> Profile
     server = ProfiledServer(label=label, config=config, net=spec.net, plan=spec.plan, start=spec.start, workers=workers)
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    keywords = {"sampler": spec.plan.sampler, "transform": spec.data.transform}
+    plan = spec.plan
+    keywords = {"net": spec.net, "bounds": plan.bounds, "sampler": plan.sampler, "transform": spec.data.transform}
     processes = [
-        context.Process(target=work, args=(number, server.address, data, spec.net, spec.plan.bounds, keywords, results), daemon=True)
+        context.Process(target=work, args=(number, server.address, data, keywords, results), daemon=True)
         for number in range(workers)
     ]
     for process in processes:

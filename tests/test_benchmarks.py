@@ -184,9 +184,11 @@ def test_what_the_profile_times_exists(hook):
 
 
 @pytest.mark.slow
-def test_a_profile_of_a_step_accounts_for_it(tmp_path):
+@pytest.mark.parametrize(("arithmetic", "phase"), [("fast", "add shards"), ("portable", "round features")])
+def test_a_profile_of_a_step_accounts_for_it(arithmetic, phase, tmp_path):
     command = [sys.executable, "-m", "benchmarks.profile_step", "--shape", str(TINY), "--seconds", "0.2"]
+    command += ["--arithmetic", arithmetic]
     environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    assert all(word in ended.stdout for word in ("gather", "backward", "wait", "reduce", "publish", "worker 1"))
+    assert all(word in ended.stdout for word in ("gather", "backward", "wait", "reduce", "publish", "worker 1", phase))

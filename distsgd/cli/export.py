@@ -25,7 +25,10 @@ def export(run: Path, form: str, out: Path) -> None:
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     from distsgd.export.formats import export as export_model
     from distsgd.run.model import TrainedRun
+    from distsgd.rundir.directory import check_not_own_file
 
-    difference = export_model(TrainedRun.open(run).predictor, form, out)
+    predictor = TrainedRun.open(run).predictor
+    check_not_own_file(out)
+    difference = export_model(predictor, form, out)
     compared = f"; its outputs differ from the model's by {difference:.1e} at most" if difference else ""
     click.echo(f"{out}{compared}")

@@ -182,7 +182,7 @@ def session() -> RaySession:
     """Keep one Ray for several runs: within `with distsgd.session():`, only the first run waits for Ray to start.
 
     In a notebook, where the runs are in several cells, call `close()` at the end, or leave that to the kernel's exit.
-    Ray is started with room for the rows of larger runs: a quarter of the free memory, at most half of the free
+    Ray is started with room for the rows of larger runs: a quarter of the memory, at most half of what is free in
     /dev/shm. A run that needs more than that, more processes or other BLAS settings than Ray was started with starts it
     again, and a failed run ends it. Runs without Ray (`run.workers=0`) are not affected.
     """

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-import psutil
-
 from distsgd.cluster.joining import first_lines, leave
 from distsgd.cluster.resources import cores
 from distsgd.config import Config
 from distsgd.errors import DistsgdError, ResourceError
+from distsgd.system.memory import memory_limit
 from distsgd.system.scratch import scratch_folder
 from distsgd.system.signals import signals_kept_from_ray
 from distsgd.system.streams import standard_streams
@@ -27,7 +26,7 @@ from distsgd.system.streams import standard_streams
 STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store besides the rows: parameters and gradients in transit, and Ray's minimum."""
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Ray keeps its object store
+SHARED_MEMORY = "/dev/shm"
 
 DESCRIPTORS = 256
 """Open files that each of Ray's processes must be allowed."""
@@ -51,8 +50,8 @@ class LocalRay:
 
     def with_room(self) -> LocalRay:
         """Return the same with room for more rows, as later runs may have; memory is taken where rows are put only."""
-        memory, shared = psutil.virtual_memory().available, shutil.disk_usage(SHARED_MEMORY).free
-        return replace(self, data_bytes=max(self.data_bytes, min(memory // 4, shared // 2) - STORE_RESERVE))
+        room = min(memory_limit() // 4, shutil.disk_usage(SHARED_MEMORY).free // 2)
+        return replace(self, data_bytes=max(self.data_bytes, room - STORE_RESERVE))
 
     def holds(self, other: LocalRay) -> bool:
         """Return whether a run that needs `other` can use this one with the same result."""

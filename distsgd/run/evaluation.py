@@ -18,6 +18,7 @@ from distsgd.errors import DataError
 from distsgd.run.model import TrainedRun
 from distsgd.run.observer import Observer
 from distsgd.run.prediction import by_threads, part_rows
+from distsgd.rundir.directory import PER_CLASS, check_not_own_file
 from distsgd.system.files import write_atomically
 from distsgd.system.memory import memory_limit
 from distsgd.system.signals import stop_signals_raise
@@ -52,6 +53,8 @@ def evaluate(
         observer.stage(f"opening {data}")
         target = run.predictor.loss.target
         rows = open_rows(data, run.config.data, run.inputs, classes=run.predictor.classes, target=target)
+        if out is not None:
+            check_not_own_file(out / PER_CLASS)
         folder = _made(run_dir / FOLDER if out is None else out)
         found = _predictions(run.predictor, rows, observer)
         observer.stage("computing the metrics")

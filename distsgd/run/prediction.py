@@ -25,6 +25,7 @@ from distsgd.errors import DataError
 from distsgd.run.model import TrainedRun
 from distsgd.run.observer import Observer
 from distsgd.run.trainer import environment
+from distsgd.rundir.directory import check_not_own_file
 from distsgd.system.files import read_file
 from distsgd.system.signals import stop_signals_raise
 from distsgd.version import __version__
@@ -157,6 +158,7 @@ def _check_target(out: Path, rows: ModelRows) -> None:
         raise DataError(f"--out is {str(out)!r}, and there is no folder {str(out.parent)!r}; create it")
     if out.exists() and any(os.path.exists(f.path) and os.path.samefile(out, f.path) for f in rows.source.files):
         raise DataError(f"--out is {str(out)!r}, which the rows are read from; give another name")
+    check_not_own_file(out)
 
 
 def _identity(run: TrainedRun, rows: ModelRows, size: int) -> dict[str, Any]:

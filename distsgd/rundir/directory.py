@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distsgd.config import Config
+from distsgd.errors import ConfigError
 from distsgd.rundir import seal
 from distsgd.rundir.refusals import not_writable, refusing
 from distsgd.system.files import read_file, temporary_name, write_atomically
@@ -24,6 +25,9 @@ LENGTH_KEYS = ("train.epochs", "train.max_steps")
 
 PER_CLASS, CONFUSION_MATRIX = "per_class.csv", "confusion_matrix.csv"
 """Files with tables on the predictions for the held-out rows."""
+
+OWN_FILES = (CONFIG, "metrics.jsonl", "model.npz", "result.json", "proof.jsonl", PER_CLASS, CONFUSION_MATRIX)
+"""Files of a run that no other command may replace."""
 
 BEST = "best"
 """Folder with a checkpoint of the best weights, if the run stops early."""
@@ -69,6 +73,15 @@ class RunDirectory:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file into the directory, atomically, readable only by its owner."""
         write_atomically(self.path / name, json_text(content).encode(), private=True)
+
+
+def check_not_own_file(path: Path, option: str = "--out") -> None:
+    """Raise ConfigError if to write the file `path`, which `option` names, would replace one that a run has written."""
+    real = path.resolve()
+    if real.name in OWN_FILES and (real.parent / CONFIG).is_file():
+        raise ConfigError(
+            f"{option} would replace {str(path)!r}, a file of the run in that folder; give another name or folder"
+        )
 
 
 def json_text(content: Mapping[str, Any]) -> str:

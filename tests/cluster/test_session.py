@@ -15,7 +15,6 @@ from distsgd.cluster.connection import ProcessConnection, RaySession, Use
 from distsgd.cluster.local_ray import LocalRay
 from distsgd.errors import ResourceError, TrainingError
 
-
 ROOM = 100
 """Bytes of rows that there is room for in a session."""
 
@@ -132,7 +131,7 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(
-    ("rows", "available", "shared", "room"),
+    ("rows", "memory", "shared", "room"),
     [
         (1000, 16 * GIB, 16 * GIB, 4 * GIB - local_ray.STORE_RESERVE),
         (1000, 16 * GIB, 4 * GIB, 2 * GIB - local_ray.STORE_RESERVE),
@@ -140,8 +139,8 @@ GIB = 2**30
         (8 * GIB, 16 * GIB, 16 * GIB, 8 * GIB),
     ],
 )
-def test_the_room_in_a_session_is_a_part_of_what_is_free(monkeypatch, rows, available, shared, room):
-    monkeypatch.setattr(local_ray.psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(available))
+def test_the_room_in_a_session_is_a_part_of_what_is_free(monkeypatch, rows, memory, shared, room):
+    monkeypatch.setattr(local_ray, "memory_limit", lambda: memory)
     monkeypatch.setattr(local_ray.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(shared))
     assert LocalRay({}, 2, rows).with_room() == LocalRay({}, 2, room)
 

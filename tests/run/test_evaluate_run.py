@@ -63,6 +63,26 @@ def test_metrics_are_those_of_scikit_learn(trained):
     assert json.loads(Path("run/evaluation/evaluation.json").read_text()) == measured
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "run", "--format", "npz", "--out", "run/model.npz"],
+        ["export", "run", "--format", "npz", "--out", "link/model.npz"],
+        ["predict", "run", "--data", "train.parquet", "--out", "run/per_class.csv"],
+        ["evaluate", "run", "--data", "train.parquet", "--out", "run"],
+    ],
+)
+def test_no_command_replaces_a_file_of_a_run(words, trained):
+    os.symlink("run", "link")
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    found = invoke(*words)
+    assert found.code == 2
+    assert "--out would replace" in found.err
+    assert "give another name or folder" in found.err
+    assert {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
+    assert invoke("export", "run", "--format", "npz", "--out", "run/exported.npz").code == 0
+
+
 def test_the_files_of_an_evaluation(trained):
     found = invoke("evaluate", "run", "--data", "train.parquet", "--out", "there")
     assert found.code == 0, found.err
