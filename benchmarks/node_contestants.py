@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,14 +88,17 @@ class Place:
 
 @contextlib.contextmanager
 def place_for(
-    contestants: Sequence[NodeContestant], nodes: int, shared: Mapping[str, str], *, delay_ms: float, rate: str | None
+    contestants: Sequence[NodeContestant], nodes: int, shared: Mapping[str, str], **links: Any
 ) -> Iterator[Place]:
-    """Yield that many nodes, with a raylet each if one of the contestants joins their cluster."""
+    """Yield that many nodes, with a raylet each if one of the contestants joins their cluster.
+
+    `links` are those that `namespaces.network` takes.
+    """
     if any(contestant.joins for contestant in contestants):
-        with ray_nodes([1] * nodes, shared, delay_ms=delay_ms, rate=rate) as cluster:
+        with ray_nodes([1] * nodes, shared, **links) as cluster:
             yield Place([node.namespace for node in cluster.nodes], cluster.address)
     else:
-        with network(nodes, delay_ms=delay_ms, rate=rate) as made:
+        with network(nodes, **links) as made:
             yield Place(made.nodes, "")
 
 
@@ -130,7 +133,10 @@ def measure(
     line = command(contestant.program, shape, data, settings)
     with contextlib.ExitStack() as stack:
         processes, outputs = [], []
-        for node, own in zip(place.nodes, environments(contestant, addresses, place.cluster), strict=False):
+        nodes = place.nodes
+        if not (contestant.joins or contestant.per_node):
+            nodes = [replace(nodes[0], cores=())]  # as many cores as all nodes have
+        for node, own in zip(nodes, environments(contestant, addresses, place.cluster), strict=False):
             outputs.append(stack.enter_context(tempfile.TemporaryFile("w+")))
             process = subprocess.Popen(
                 node.inside(*line),

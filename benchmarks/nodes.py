@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 import tempfile
 import time
@@ -101,6 +102,7 @@ def present(names: tuple[str, ...], console: Console) -> list[NodeContestant]:
     help="Delay from one node to another, one way; may be repeated.",
 )  # fmt: skip
 @click.option("--rate", help="Limit on what a node sends, as `tc` understands it, such as 10gbit.")
+@click.option("--own-cores", is_flag=True, help="Give each node its share of the cores, as if it were a machine.")
 @click.option("--connections", default=1, show_default=True, help="Connections of each pair of nodes, plain sockets.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting of distsgd's.")
 @click.option("--only", multiple=True, type=click.Choice([c.name for c in CONTESTANTS]), help="Only this contestant.")
@@ -113,6 +115,7 @@ def main(
     counts: tuple[int, ...],
     delays: tuple[float, ...],
     rate: str | None,
+    own_cores: bool,
     connections: int,
     overrides: tuple[str, ...],
     only: tuple[str, ...],
@@ -125,6 +128,8 @@ def main(
     """Time distsgd, on one node and on several, and its peers on the same nodes, in alternation."""
     if reason := unavailable():
         raise click.UsageError(f"there can be no nodes here: {reason}")
+    if own_cores and max(counts) > (cores := len(os.sched_getaffinity(0))):
+        raise click.UsageError(f"--own-cores: {max(counts)} nodes cannot share {cores} cores; give fewer --nodes")
     console = Console(highlight=False, soft_wrap=True, markup=False)
     contestants, environment = present(only, console), ray_environment(secrets.token_hex(32))
     environment["CONNECTIONS"] = str(connections)
@@ -132,7 +137,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="distsgd-bench-") as folder:
         for nodes, delay in itertools.product(counts, delays):
             settings = Settings(workers=nodes, threads=1, seconds=seconds, overrides=overrides)
-            with place_for(contestants, nodes, environment, delay_ms=delay, rate=rate) as place:
+            links = {"delay_ms": delay, "rate": rate, "own_cores": own_cores}
+            with place_for(contestants, nodes, environment, **links) as place:
                 for shape in shapes:
                     case, data = Case(shape, nodes, delay), make_data(shape, "float32", Path(folder))
                     measurements[case] = alternate(
@@ -148,6 +154,7 @@ def main(
     delayed = "" if not any(delays) else f" delays by {'netem' if has_netem() else 'a switch in a process of its own'};"
     conditions = (
         f"A worker on each node, {rounds} rounds of {seconds:g} s,{delayed} {rate or 'no'} limit on the rate, "
+        f"{'the cores divided among the nodes, ' if own_cores else ''}"
         f"{connections} connections of each pair of plain sockets, settings {', '.join(overrides) or 'as they are'}; "
         f"load average before a run {min(loads):.1f} to {max(loads):.1f}; {time.strftime('%Y-%m-%d', time.gmtime())}."
     )

@@ -37,7 +37,7 @@ def measure(folder: Path, seconds: float) -> Iterator[Point]:
     for nodes in NODES:
         settings = Settings(workers=nodes, threads=1, seconds=seconds)
         contestants = [MESH, OURS_NODES] if nodes == 2 else [MESH]
-        with place_for(contestants, nodes, environment, delay_ms=0.0, rate=None) as place:
+        with place_for(contestants, nodes, environment) as place:
             for shape in shapes():
                 data = make_data(shape, "float32", folder)
                 for contestant in contestants:

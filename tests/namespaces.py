@@ -58,10 +58,13 @@ class Namespace:
 
     name: str
     address: str
+    cores: tuple[int, ...] = ()
+    """The cores that its processes may use; empty if all."""
 
     def inside(self, *command: str) -> list[str]:
         """Return the command line that runs `command` in this namespace, as the process that is started."""
-        return ["nsenter", f"--net={_path(self.name)}", *command]
+        cores = ["taskset", "--cpu-list", ",".join(map(str, self.cores))] if self.cores else []
+        return ["nsenter", f"--net={_path(self.name)}", *cores, *command]
 
     def processes(self) -> list[int]:
         """Return the processes that are in this namespace."""
@@ -107,21 +110,28 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(nodes: int, *, delay_ms: float = 0.0, rate: str | None = None) -> Iterator[Network]:
+def network(
+    nodes: int, *, delay_ms: float = 0.0, rate: str | None = None, own_cores: bool = False
+) -> Iterator[Network]:
     """Yield that many joined namespaces; they and all processes in them are gone afterwards.
 
     `delay_ms` delays all that goes from one to another, so that a round trip takes twice as long in addition; `rate`,
-    as in `10gbit`, limits what each node sends. Raises CalledProcessError if the kernel refuses.
+    as in `10gbit`, limits what each node sends. With `own_cores`, no two nodes use the same core, as if they were
+    machines. Raises CalledProcessError if the kernel refuses.
     """
+    cores = sorted(os.sched_getaffinity(0))
     if not 1 <= nodes <= MOST:
         raise ValueError(f"a network has 1 to {MOST} nodes, not {nodes}")
+    if own_cores and len(cores) < nodes:
+        raise ValueError(f"{nodes} nodes cannot have cores of their own: there are {len(cores)}")
     _remove_stale()
     name = f"{PREFIX}-{os.getpid()}-{next(_networks)}"
     made = Network(f"{name}-s")
     with contextlib.ExitStack() as stack:
         _add(made.switch, stack)
         for number in range(nodes):
-            made.nodes.append(Namespace(f"{name}-{number}", f"{SUBNET}.{number + 1}"))
+            own = tuple(cores[number * len(cores) // nodes : (number + 1) * len(cores) // nodes])
+            made.nodes.append(Namespace(f"{name}-{number}", f"{SUBNET}.{number + 1}", own if own_cores else ()))
             _add(made.nodes[-1].name, stack)
         if delay_ms and not has_netem():
             stack.enter_context(_delaying_switch(made, delay_ms))

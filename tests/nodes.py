@@ -91,15 +91,16 @@ def ray_nodes(
     of_nodes: Sequence[Mapping[str, str]] = (),
     delay_ms: float = 0.0,
     rate: str | None = None,
+    own_cores: bool = False,
 ) -> Iterator[Nodes]:
     """Yield a cluster with a node for each number of CPUs; neither a process nor a file of it is left afterwards.
 
     `environment` has what Ray's processes need, such as the token, `of_nodes` further variables for the first nodes;
-    see `network` for `delay_ms` and `rate`.
+    see `network` for `delay_ms`, `rate` and `own_cores`.
     """
     with (
         scratch_folder() as folder,  # which goes even if the tests are killed
-        network(len(cpus), delay_ms=delay_ms, rate=rate) as links,
+        network(len(cpus), delay_ms=delay_ms, rate=rate, own_cores=own_cores) as links,
     ):
         cluster = Nodes(links, [])
         try:

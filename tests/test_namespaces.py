@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,30 @@ def test_a_round_trip_takes_twice_the_delay(netem, monkeypatch):
             ended = subprocess.run(client, capture_output=True, text=True, timeout=30, check=True)
             process.kill()
     assert 0.01 <= float(ended.stdout) < 0.05
+
+
+def test_nodes_with_cores_of_their_own_share_none():
+    if reason := unavailable():
+        pytest.skip(reason)
+    script = "import os; print(*sorted(os.sched_getaffinity(0)))"
+    count = min(2, len(os.sched_getaffinity(0)))
+    with network(count, own_cores=True) as found:
+        commands = [node.inside(sys.executable, "-S", "-c", script) for node in found.nodes]
+        cores = [subprocess.run(c, capture_output=True, text=True, timeout=30, check=True).stdout for c in commands]
+    assert sorted(int(core) for line in cores for core in line.split()) == sorted(os.sched_getaffinity(0))
+    with pytest.raises(ValueError, match="8 nodes cannot have cores of their own: there are 1"), pinned_to_one():
+        network(8, own_cores=True).__enter__()
+
+
+@contextlib.contextmanager
+def pinned_to_one() -> Iterator[None]:
+    """Run with one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_processes_are_those_of_a_namespace_and_end_with_it():
