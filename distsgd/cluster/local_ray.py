@@ -27,6 +27,7 @@ STORE_RESERVE = 512 * 2**20
 """Bytes of a local object store besides the rows: parameters and gradients in transit, and Ray's minimum."""
 
 SHARED_MEMORY = "/dev/shm"
+"""Where Ray keeps its object store."""
 
 DESCRIPTORS = 256
 """Open files that each of Ray's processes must be allowed."""
@@ -50,7 +51,10 @@ class LocalRay:
 
     def with_room(self) -> LocalRay:
         """Return the same with room for more rows, as later runs may have; memory is taken where rows are put only."""
-        room = min(memory_limit() // 4, shutil.disk_usage(SHARED_MEMORY).free // 2)
+        try:
+            room = min(memory_limit() // 4, shutil.disk_usage(SHARED_MEMORY).free // 2)
+        except OSError:  # there is no such folder
+            return self
         return replace(self, data_bytes=max(self.data_bytes, room - STORE_RESERVE))
 
     def holds(self, other: LocalRay) -> bool:

@@ -75,12 +75,12 @@ class RunDirectory:
         write_atomically(self.path / name, json_text(content).encode(), private=True)
 
 
-def check_not_own_file(path: Path, option: str = "--out") -> None:
-    """Raise ConfigError if to write the file `path`, which `option` names, would replace one that a run has written."""
+def check_not_own_file(path: Path) -> None:
+    """Raise ConfigError if a command whose `--out` is the file `path` would replace one that a run has written."""
     real = path.resolve()
     if real.name in OWN_FILES and (real.parent / CONFIG).is_file():
         raise ConfigError(
-            f"{option} would replace {str(path)!r}, a file of the run in that folder; give another name or folder"
+            f"--out would replace {str(path)!r}, a file of the run in that folder; give another name or folder"
         )
 
 

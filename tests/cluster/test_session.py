@@ -145,6 +145,11 @@ def test_the_room_in_a_session_is_a_part_of_what_is_free(monkeypatch, rows, memo
     assert LocalRay({}, 2, rows).with_room() == LocalRay({}, 2, room)
 
 
+def test_without_shared_memory_there_is_no_more_room(monkeypatch):
+    monkeypatch.setattr(local_ray, "SHARED_MEMORY", "/nowhere")
+    assert LocalRay({}, 2, 1000).with_room() == LocalRay({}, 2, 1000)
+
+
 def test_a_cluster_that_was_joined_is_kept_until_another_one_is_named(ray):
     with RaySession():
         for address in ("a:1", "a:1", None):
