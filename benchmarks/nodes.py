@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import secrets
 import tempfile
 import time
@@ -128,8 +127,10 @@ def main(
     """Time distsgd, on one node and on several, and its peers on the same nodes, in alternation."""
     if reason := unavailable():
         raise click.UsageError(f"there can be no nodes here: {reason}")
-    if own_cores and max(counts) > (cores := len(os.sched_getaffinity(0))):
-        raise click.UsageError(f"--own-cores: {max(counts)} nodes cannot share {cores} cores; give fewer --nodes")
+    if own_cores and max(counts) > machine.cores():
+        raise click.UsageError(
+            f"--own-cores: {max(counts)} nodes cannot share {machine.cores()} cores; give fewer --nodes"
+        )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     contestants, environment = present(only, console), ray_environment(secrets.token_hex(32))
     environment["CONNECTIONS"] = str(connections)

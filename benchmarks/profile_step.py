@@ -32,6 +32,7 @@ from distsgd.comm.transport import worker_name
 from distsgd.config import Config
 from distsgd.core import numerics
 from distsgd.data import ArrayRows, load
+from distsgd.engine.arithmetic import ARITHMETICS
 from distsgd.engine.computing import Computing, worker_for
 from distsgd.engine.spec import RunSpec
 
@@ -223,7 +224,7 @@ def _wait_for_workers(server: ProfiledServer, workers: int) -> None:
 @click.command()
 @click.option("--shape", type=ShapeType(), default="3072-20-10@256", show_default=True, help="The net and mini-batch.")
 @click.option("--num-shards", type=int, help="Shards of a mini-batch; default: one per worker.")
-@click.option("--arithmetic", type=click.Choice(["fast", "portable"]), default="fast", show_default=True)
+@click.option("--arithmetic", type=click.Choice(list(ARITHMETICS)), default="fast", show_default=True)
 @options.workers
 @options.stored
 @options.seconds

