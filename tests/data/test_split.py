@@ -23,7 +23,7 @@ def test_a_split_holds_out_the_rounded_number_of_rows_or_is_refused(size, fracti
     config = DataConfig(val_fraction=fraction, split_seed=seed)
     count = round(size * fraction)
     if (fraction and not count) or count == size:
-        with pytest.raises(DataError, match=f"of {size} row"):
+        with pytest.raises(DataError, match=f"of {size:,} row"):
             split(size, config)
         return
     held_out = split(size, config)
